@@ -1,0 +1,27 @@
+"""softbench measures efficient attention honestly: latency, memory, FLOPs and accuracy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["create", "load", "measure"]
+
+if TYPE_CHECKING:
+    from softbench.api import create, measure
+    from softbench.records import load
+
+_HOMES = {"create": "softbench.api", "measure": "softbench.api", "load": "softbench.records"}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names load their module, and with it torch or pandas, only when they are used."""
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'softbench' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,160 @@
+"""Plugins: a plugin is a module, and its file name is its name.
+
+Three kinds exist: `attention`, `measures`, `studies`. Each has three sources: the files of `softbench/<kind>/`, the
+entry points of the group `softbench.<kind>` that installed packages declare, and, for attentions, a path ending in
+`.py` on the command line. `names` and `facts` read files without importing them, so that listing costs no torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from softbench.errors import PluginError, SoftbenchError, unknown
+
+_ROOT = Path(__file__).parent
+_SINGULAR = {"attention": "attention", "measures": "measure", "studies": "study"}
+
+
+def names(kind: str) -> list[str]:
+    """Names of all plugins of a kind, built-in first, each group sorted."""
+    return [*_builtin(kind), *(n for n in sorted(_entry_points(kind)) if n not in _builtin(kind))]
+
+
+def is_path(name: str) -> bool:
+    """Whether the name of an attention means a file rather than a registered plugin."""
+    return name.endswith(".py")
+
+
+def display_name(name: str) -> str:
+    """What the plugin is called in tables: a path is called by its stem."""
+    return Path(name).stem if is_path(name) else name
+
+
+def facts(kind: str, name: str) -> dict[str, Any]:
+    """The module's literal constants, and its first docstring line under `summary`, read without importing it."""
+    path = _source(kind, name)
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise PluginError(f"Cannot read {_SINGULAR[kind]} '{name}' ({path}): {error}.") from error
+    found: dict[str, Any] = {"summary": (ast.get_docstring(tree) or "").partition("\n")[0]}
+    for node in tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        value = getattr(node, "value", None)
+        if isinstance(target, ast.Name) and target.id.isupper() and value is not None:
+            try:
+                found[target.id] = ast.literal_eval(value)
+            except (ValueError, TypeError):  # not a literal, or one such as {[]: 1}
+                continue
+    return found
+
+
+def load(kind: str, name: str, required: Iterable[str] = ()) -> ModuleType:
+    """Import the plugin and check that it has every name in `required`.
+
+    Raises:
+        UsageError: no plugin of that name. PluginError: it does not import, or lacks a required name.
+    """
+    try:
+        module = _import(kind, name)
+    except (SoftbenchError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a plugin may raise anything, SystemExit included, while it is imported
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": .")
+        raise PluginError(f"Cannot import {_SINGULAR[kind]} '{name}': {reason}.") from error
+    missing = [r for r in required if not hasattr(module, r)]
+    if missing:
+        raise PluginError(f"{_SINGULAR[kind].capitalize()} '{name}' lacks {', '.join(missing)}: see `softbench/{kind}/`"
+                          " for files that keep the contract.")
+    return module
+
+
+def _import(kind: str, name: str) -> ModuleType:
+    if name in _builtin(kind):
+        return importlib.import_module(f"softbench.{kind}.{name}")
+    if is_path(name) and kind == "attention":
+        return _import_file(_source(kind, name))
+    if name in _entry_points(kind):
+        module = _entry_points(kind)[name].load()
+        if not isinstance(module, ModuleType):
+            raise PluginError(f"Entry point '{name}' of softbench.{kind} must name a module, not a"
+                              f" {type(module).__name__}.")
+        return module
+    raise unknown(_SINGULAR[kind], name, names(kind))
+
+
+def _import_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    key = f"softbench_file_{path.stem}_{hashlib.sha1(str(path).encode()).hexdigest()[:8]}"
+    if key in sys.modules:
+        return sys.modules[key]
+    spec = importlib.util.spec_from_file_location(key, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[key] = module  # dataclasses look their module up while the file runs
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[key]
+        raise
+    return module
+
+
+def _source(kind: str, name: str) -> Path:
+    if name in _builtin(kind):
+        return _builtin(kind)[name]
+    if is_path(name) and kind == "attention":
+        if not os.path.isfile(name):  # unlike Path.is_file, False where a name is too long or a folder locked
+            raise PluginError(f"No attention file '{name}'. Give the path of a Python file, or a name from"
+                              " `softbench list`.")
+        stem = display_name(name)
+        if stem in names(kind) and not os.path.samefile(name, _source(kind, stem)):
+            raise PluginError(f"'{name}' has the name of another attention, '{stem}', and records would not tell them"
+                              " apart. Rename the file.")
+        return Path(name)
+    if name in _entry_points(kind):
+        return _entry_point_source(_entry_points(kind)[name])
+    raise unknown(_SINGULAR[kind], name, names(kind))
+
+
+def _entry_point_source(entry: EntryPoint) -> Path:
+    missing = PluginError(f"Entry point '{entry.name}' names '{entry.value}', which cannot be found. Reinstall or"
+                          " remove the package that declares it.")
+    try:
+        parts = entry.module.split(".")
+    except AttributeError:  # not of the form package.module
+        raise missing from None
+    if entry.dist is not None:
+        for tail in (Path(*parts).with_suffix(".py"), Path(*parts, "__init__.py")):
+            path = Path(str(entry.dist.locate_file(tail)))
+            if path.is_file():
+                return path
+    try:
+        spec = importlib.util.find_spec(entry.module)  # an editable install: imports the parent packages
+    except Exception:  # which may raise anything
+        raise missing from None
+    if spec is None or spec.origin is None:
+        raise missing
+    return Path(spec.origin)
+
+
+@functools.cache
+def _builtin(kind: str) -> dict[str, Path]:
+    return {p.stem: p for p in sorted((_ROOT / kind).glob("*.py")) if not p.stem.startswith("_")}
+
+
+@functools.cache
+def _entry_points(kind: str) -> dict[str, EntryPoint]:
+    return {e.name: e for e in entry_points(group=f"softbench.{kind}")}

@@ -1,0 +1,294 @@
+"""Records: one row is one number, in SI units, with its raw samples and the machine it came from.
+
+On disk a record is one line of JSON. Lines are only ever appended, under a lock, one write per case, so that a crash
+loses nothing, two runs may share a file, and a run resumes by identity. Nothing here needs torch; only `to_frame`
+and `load` need pandas.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import glob
+import json
+import math
+import os
+import stat
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from softbench.errors import ResultsError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+UNITS = ("s", "B", "flop", "1", "image/s")
+STATUSES = ("ok", "oom", "unsupported", "timeout", "failed", "diverged")
+_NUMBER = ("value", "unit", "samples", "status", "note", "detail")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ORIGIN = ("label", "environment", "started", "schema")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One number, in four groups of fields.
+
+    Number: `measure quantity value unit samples status note detail`. `value` is the summary (the median, for
+        samples); where it is None, the status says why. `detail` is how it was taken (calls per sample,
+        share of the CPU that other processes had, ...), never a second result.
+    Subject: `attention options model impl mode`; `impl` is resolved, never "auto"; `options` are complete.
+    Point: `batch heads rows cols head_dim dtype device seed coords`; `coords` holds further coordinates by name.
+    Origin: `label environment started schema`; `label` is the subject as the command named it.
+    """
+
+    measure: str
+    quantity: str
+    value: float | None
+    unit: str
+    samples: list[float]
+    status: str
+    note: str
+    detail: dict[str, Any]
+
+    attention: str
+    options: dict[str, Any]
+    model: str
+    impl: str
+    mode: str
+
+    batch: int
+    heads: int
+    rows: int
+    cols: int
+    head_dim: int
+    dtype: str
+    device: str
+    seed: int
+    coords: dict[str, Any]
+
+    label: str
+    environment: dict[str, Any]
+    started: str
+    schema: int = SCHEMA
+
+    def identity(self) -> str:
+        """Everything but the number and its origin: records of one identity measure the same thing."""
+        return json.dumps({n: getattr(self, n) for n in _FIELDS if n not in _NUMBER + _ORIGIN}, sort_keys=True)
+
+    def to_json(self) -> str:
+        """One line of JSON. JSON has no NaN: a number that does not exist is null, and the status says why."""
+        return json.dumps({n: getattr(self, n) for n in _FIELDS}, allow_nan=False)
+
+
+_FIELDS = {f.name: f.type for f in fields(Record)}
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,), "int": (int,), "float | None": (int, float, type(None)), "list[float]": (list,),
+    "dict[str, Any]": (dict,),
+}
+
+
+def check_writable(path: Path | str) -> None:
+    """Raise ResultsError unless `append` could write the file; leaves nothing behind."""
+    path = Path(path)
+    try:
+        try:
+            os.close(_open(path, os.O_RDWR))
+        except FileNotFoundError:
+            nearest = next(folder for folder in path.absolute().parents if os.path.exists(folder))
+            tempfile.TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def append(path: Path | str, records: Iterable[Record]) -> None:
+    """Append records to a JSON Lines file, all or none, and flush them to the disk.
+
+    Raises:
+        ResultsError: the file cannot be written (no permission, disk full); nothing of this call is left in it.
+    """
+    lines = "".join(record.to_json() + "\n" for record in records).encode()
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            _append(handle, lines)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _append(handle: int, lines: bytes) -> None:
+    size = os.fstat(handle).st_size
+    if size and os.pread(handle, 1, size - 1) != b"\n":
+        lines = b"\n" + lines  # a run that died left half a line: end it, so that it spoils only itself
+    try:
+        written = 0
+        while written < len(lines):
+            written += os.write(handle, lines[written:])
+        os.fsync(handle)
+    except BaseException:  # Ctrl-C as well
+        os.ftruncate(handle, size)
+        raise
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open a regular file; OSError for a device or a pipe, which records could not be read back from."""
+    handle = os.open(path, flags, 0o644)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "Not a regular file")
+    return handle
+
+
+def _cannot_write(path: Path, error: OSError) -> ResultsError:
+    advice = "Free space or choose" if error.errno in _FULL else "Choose"
+    return ResultsError(f"Cannot write {path}: {error.strerror}; what was there is kept."
+                        f" {advice} another file with --out.")
+
+
+def read(path: Path | str) -> tuple[list[Record], list[str]]:
+    """All whole records of a file, and one sentence for each line that is not one.
+
+    Raises:
+        ResultsError: the file cannot be read, is empty, or holds no record at all.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ResultsError(f"Cannot read {path}: {error.strerror}.") from error
+    records, problems = [], []
+    lines = raw.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            records.append(_from_json(line))
+        except ValueError as error:
+            torn = number == len(lines) and line.startswith(b"{")  # no newline follows: its writer was cut off
+            what = "is torn (its writer was interrupted)" if torn else f"is not a record ({error})"
+            problems.append(f"{path}, line {number} {what}; it is left out.")
+    if not records:
+        reason = problems[0] if problems else "the file is empty."
+        raise ResultsError(f"{path} holds no softbench records: {reason}")
+    return records, problems
+
+
+def expand(patterns: Sequence[Path | str]) -> list[Path]:
+    """Files that paths and globs name, in order, each once. Raises ResultsError where a pattern names none."""
+    found: dict[Path, None] = {}
+    for pattern in map(str, patterns):
+        matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
+        if not matches:
+            raise ResultsError(f"No result file '{pattern}'. Record one with `softbench latency --out FILE`.")
+        found.update(dict.fromkeys(map(Path, matches)))
+    return list(found)
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """The last record of each identity, in order of first appearance."""
+    return list({record.identity(): record for record in records}.values())
+
+
+def to_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """A frame with one row a record: its fields, `tokens`, quartiles `q1` and `q3` of the samples (SI units), the
+    entries of `coords` as columns of their own, and the environment's as `env.<key>`."""
+    import pandas as pd
+
+    rows = []
+    for record in records:
+        row = {name: getattr(record, name) for name in _FIELDS if name not in ("coords", "environment")}
+        row["tokens"] = record.rows * record.cols
+        row["q1"], row["q3"] = quartiles(record.samples)
+        row |= record.coords | {f"env.{key}": value for key, value in record.environment.items()}
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    return frame.astype({"value": float}) if rows else frame
+
+
+def load(*paths: Path | str) -> pd.DataFrame:
+    """`softbench.load("results/x.jsonl")`: the latest record of each identity in these files, as a frame.
+
+    Paths may be globs. Lines that are not records are left out with a warning.
+
+    Raises:
+        ResultsError: no such file, or one that holds no record.
+    """
+    import warnings
+
+    records = []
+    for path in expand(paths):
+        found, problems = read(path)
+        records += found
+        for problem in problems:
+            warnings.warn(problem, stacklevel=2)
+    return to_frame(latest(records))
+
+
+def median(samples: Sequence[float]) -> float:
+    """The middle sample, or the mean of the middle two."""
+    return _quantile(samples, 0.5)
+
+
+def quartiles(samples: Sequence[float]) -> tuple[float, float]:
+    """First and third quartile by linear interpolation; NaN where there are no samples."""
+    return _quantile(samples, 0.25), _quantile(samples, 0.75)
+
+
+def _quantile(samples: Sequence[float], share: float) -> float:
+    if not samples:
+        return math.nan
+    ordered = sorted(samples)
+    position = share * (len(ordered) - 1)
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
+
+
+def _from_json(line: bytes) -> Record:
+    """A record from one line. Raises ValueError with a short reason."""
+    try:
+        data = json.loads(line, parse_constant=_number, parse_float=_number, parse_int=_whole)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        raise ValueError("not JSON") from None
+    if not isinstance(data, dict) or "schema" not in data:
+        raise ValueError("JSON without a schema number")
+    if data["schema"] != SCHEMA:
+        raise ValueError(f"schema {data['schema']}, this softbench reads {SCHEMA}: install the version that wrote it")
+    missing = [name for name in _FIELDS if name not in data]
+    if missing:
+        raise ValueError(f"lacks {', '.join(missing)}")
+    for name, kind in _FIELDS.items():
+        value = data[name]
+        if not isinstance(value, _TYPES[str(kind)]) or isinstance(value, bool):
+            raise ValueError(f"{name} is {type(value).__name__}, not {kind}")
+    if data["status"] not in STATUSES:
+        raise ValueError(f"unknown status '{data['status']}'")
+    if data["value"] is None and data["status"] == "ok":
+        raise ValueError("the status is ok, yet there is no value")
+    if data["unit"] not in UNITS:
+        raise ValueError(f"unknown unit '{data['unit']}'")
+    if not all(type(sample) in (int, float) for sample in data["samples"]):
+        raise ValueError("samples are not numbers")
+    return Record(**{name: data[name] for name in _FIELDS})
+
+
+def _number(text: str) -> float:
+    """JSON knows no NaN and no infinity, yet json.loads takes them, and 1e999 too."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > 19:
+        raise ValueError(f"{text[:20]}... is beyond 64 bits")
+    return int(text)
