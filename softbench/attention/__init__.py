@@ -1,0 +1,1 @@
+"""Attentions: one file is one attention, and its file name is its name. The contract is in `_contract.py`."""

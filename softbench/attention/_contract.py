@@ -1,0 +1,133 @@
+"""The contract of an attention file, and the few helpers that all of them need.
+
+Shapes: q, k are [B, H, N, D]; v is [B, H, N, E]; N = rows * cols tokens in row-major order; the output is [B, H, N, E].
+
+An attention file `softbench/attention/<name>.py` (or any file given as `--attn ./mine.py`) defines
+
+- a docstring whose first line says what it is, and whose body gives formula, complexity and source;
+- `APPROXIMATES`: the name of the exact attention that it estimates, or None where it defines its own kernel;
+- `SHARES_QK`: True where keys are the queries (SOFT): `k` is then not used, and callers pass q twice;
+- `LINEAR_IN_V`: True where the output is S(q, k) v, so that `attn(q, k, I)` is its own N x N matrix;
+- `IMPLS`: its implementations, fastest first, the plainest (the one trusted as oracle) last;
+- `Options`: a frozen dataclass of `softbench.options.option` fields;
+- `build(shape, options, impl) -> torch.nn.Module` with `forward(q, k, v, grid=(rows, cols)) -> [B, H, N, E]`;
+- `cost(shape, options) -> Cost`;
+- optionally `supports(impl, device, dtype) -> str`: why `impl` cannot run there ("" where it can);
+- optionally `note(shape, options) -> str`: what a reader of the number must know ("36 of 49 landmarks: ...").
+
+All constants are literals, so that `softbench list` can read them without importing torch. Every sample's result
+depends on that sample alone; half precision inputs are accumulated in float32; parameters and random projections are
+drawn while building (seed torch first) or from a seed among the options, never during a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softbench import options as opts
+from softbench import plugins
+from softbench.case import AttentionSpec, Shape
+from softbench.errors import PluginError, Unsupported, UsageError
+
+REQUIRED = ("APPROXIMATES", "SHARES_QK", "LINEAR_IN_V", "IMPLS", "Options", "build", "cost")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one forward call costs in theory.
+
+    Attributes:
+        flops: floating-point operations of all matrix products and convolutions, 2 per multiply-add. Elementwise
+            work, exponentials and reductions are not counted, as in torch's and fvcore's counters.
+        elements: numbers held at once beyond inputs and output, at the peak, to leading order. An estimate: it
+            predicts out-of-memory and fills `--dry-run`; memory itself is measured.
+    """
+
+    flops: float
+    elements: float
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A loaded attention plugin together with the options it is asked to run with."""
+
+    name: str
+    module: ModuleType
+    options: Any
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Attention:
+        return self  # nothing in it changes, and a Python module cannot be copied
+
+    def build(self, shape: Shape, impl: str) -> nn.Module:
+        module: nn.Module = self.module.build(shape, self.options, impl)
+        return module
+
+    def cost(self, shape: Shape) -> Cost:
+        cost: Cost = self.module.cost(shape, self.options)
+        return cost
+
+    def note(self, shape: Shape) -> str:
+        describe: Callable[[Shape, Any], str] = getattr(self.module, "note", lambda shape, options: "")
+        return describe(shape, self.options)
+
+    def resolve(self, impl: str, device: str, dtype: torch.dtype) -> str:
+        """The implementation that runs: `impl` itself, or for "auto" the first one that can.
+
+        Raises:
+            Unsupported: it cannot run on this device and dtype, or does not exist; says which does.
+        """
+        impls: tuple[str, ...] = self.module.IMPLS
+        supports: Callable[[str, str, torch.dtype], str] = getattr(self.module, "supports", lambda *_: "")
+        if impl != "auto" and impl not in impls:
+            raise Unsupported(f"{self.name} has no implementation '{impl}'; it has {', '.join(impls)}")
+        reasons = []
+        for candidate in impls if impl == "auto" else (impl,):
+            if not (reason := supports(candidate, device, dtype)):
+                return candidate
+            reasons.append(f"{candidate}: {reason}")
+        raise Unsupported(f"{self.name} cannot run here ({'; '.join(reasons)})")
+
+
+def load(spec: AttentionSpec, defaults: dict[str, Any] | None = None) -> Attention:
+    """The attention that a spec names, with its options parsed on top of `defaults` (from bench.toml).
+
+    Raises:
+        UsageError: unknown name or option, value of a wrong type. PluginError: the file breaks the contract.
+    """
+    module = plugins.load("attention", spec.name, REQUIRED)
+    name = plugins.display_name(spec.name)
+    _check(module, name)
+    options = opts.parse(module.Options, {**(defaults or {}), **spec.options}, f"attention '{name}'")
+    return Attention(name, module, options)
+
+
+def _check(module: ModuleType, name: str) -> None:
+    try:
+        fields(module.Options)
+    except TypeError:
+        raise PluginError(f"Attention '{name}': Options must be a frozen dataclass.") from None
+    impls = module.IMPLS
+    if not isinstance(impls, tuple) or not impls or not all(isinstance(i, str) for i in impls):
+        raise PluginError(f"Attention '{name}': IMPLS must be a tuple of names, such as (\"eager\",).")
+
+
+def check_inputs(q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> None:
+    """Raise UsageError unless q, k [B, H, N, D], v [B, H, N, E] and grid agree."""
+    if not q.dim() == k.dim() == v.dim() == 4:
+        shapes = ", ".join(str(tuple(t.shape)) for t in (q, k, v))
+        raise UsageError(f"q, k, v must be [batch, heads, tokens, dim]; got {shapes}.")
+    if q.shape != k.shape or q.shape[:3] != v.shape[:3]:
+        raise UsageError(f"q, k, v disagree in shape: {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}.")
+    if grid[0] * grid[1] != q.shape[2]:
+        raise UsageError(f"grid {grid[0]}x{grid[1]} does not hold {q.shape[2]} tokens.")
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 for half precision, otherwise the dtype itself."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

@@ -1,0 +1,88 @@
+"""Performer (FAVOR+): softmax attention through positive random features, f(q) (f(k)^T v) / (f(q) f(k)^T 1).
+
+    kernel=softmax: f(x) = exp(W x - |x|^2 / 2 - c) + eps,  an unbiased estimate of exp(q.k / sqrt(D)) for eps = 0
+    kernel=relu:    f(x) = relu(W x) + 0.001,               the generalised attention; no estimate of softmax
+
+with x = q / D^(1/4) or k / D^(1/4). Rows of W [r, D] are orthogonal within blocks of D, with the lengths of normal
+vectors; W is drawn from `seed`. Work 2 N r (2 D + 2 E + 1) operations, memory N r.
+
+The stabiliser c is the largest exponent: of each query by itself, and of each head's keys over tokens and features
+together. It cancels in the quotient up to eps, so that with eps = 0 the result is exactly that without c; eps is thus
+relative to the largest feature, and keeps the quotient from 0 / 0 at large norms. The gradient goes through c, which
+many codes detach, and so is that of the function computed at any eps. Features and sums are float32 for half inputs.
+The factor 1 / sqrt(r) cancels and is left out.
+
+Source: Choromanski et al., Rethinking Attention with Performers, ICLR 2021 (arXiv 2009.14794), equation 5, Lemma 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
+from softbench.case import Shape
+from softbench.options import option
+
+APPROXIMATES = "softmax"
+SHARES_QK = False
+LINEAR_IN_V = True
+IMPLS = ("eager",)
+
+_RELU_FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class Options:
+    features: int = option(256, "random features r", low=1, high=65536)
+    kernel: Literal["softmax", "relu"] = option("softmax", "feature map: positive features of softmax, or relu")
+    eps: float = option(1e-6, "added to each softmax feature, relative to the largest", low=0, high=1)
+    seed: int = option(0, "seed of the random projection", low=0)
+
+
+class Performer(nn.Module):
+    projection: Tensor
+
+    def __init__(self, head_dim: int, options: Options) -> None:
+        super().__init__()
+        self.options = options
+        self.register_buffer("projection", orthogonal_features(options.features, head_dim, options.seed))  # W [r, D]
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+        check_inputs(q, k, v, grid)
+        acc = accumulation_dtype(q.dtype)
+        fq = self._features(q.to(acc), over=(-1,))  # [B, H, N, r]
+        fk = self._features(k.to(acc), over=(-2, -1))  # [B, H, N, r]
+        summed = fk.mT @ v.to(acc)  # [B, H, r, E]
+        norm = fq @ fk.sum(-2).unsqueeze(-1)  # [B, H, N, 1]
+        return (fq @ summed / norm).to(v.dtype)
+
+    def _features(self, x: Tensor, over: tuple[int, ...]) -> Tensor:
+        x = x * x.shape[-1] ** -0.25
+        projected = x @ self.projection.to(x.dtype).mT  # [B, H, N, r]
+        if self.options.kernel == "relu":
+            return projected.relu() + _RELU_FLOOR
+        exponent = projected.sub_(x.square().sum(-1, keepdim=True) / 2)
+        return (exponent - exponent.amax(over, keepdim=True)).exp_() + self.options.eps
+
+
+def orthogonal_features(features: int, dim: int, seed: int) -> Tensor:
+    """W [features, dim]: blocks of orthogonal rows, uniformly rotated, each row as long as a normal vector."""
+    generator = torch.Generator().manual_seed(seed)
+    blocks = -(-features // dim)
+    q, r = torch.linalg.qr(torch.randn(blocks, dim, dim, generator=generator))
+    rotations = q * r.diagonal(dim1=1, dim2=2).sign().unsqueeze(1)  # without the signs Q is not uniform
+    lengths = torch.randn(features, dim, generator=generator).norm(dim=1)
+    return rotations.mT.reshape(-1, dim)[:features] * lengths.unsqueeze(1)
+
+
+def build(shape: Shape, options: Options, impl: str) -> nn.Module:
+    return Performer(shape.head_dim, options)
+
+
+def cost(shape: Shape, options: Options) -> Cost:
+    groups, n, d, r = shape.batch * shape.heads, shape.tokens, shape.head_dim, options.features
+    return Cost(flops=2.0 * groups * n * r * (4 * d + 1), elements=groups * n * (4 * r + d))

@@ -1,0 +1,38 @@
+"""SOFT: Gaussian attention without softmax through m landmarks, S = P^T A^+ P, linear in N.
+
+    x = q / D^(1/4), l = landmarks of x, A = k(l, l), P = k(l, x), y = P^T (A^+ (P v)),  k(a, b) = exp(-|a - b|^2 / 2)
+
+Keys are the queries: `k` is not used. Work O(N m (2 D + 4 E)) for the products plus the inverse, 4 T m^3 for T steps of
+newton. Two things differ on purpose from the official code: the number of landmarks does not grow with the image, and
+distances keep their digits in half precision (float32, shifted by the mean landmark, clamped at 0).
+
+`newton` is the paper's inverse. It stops after `iterations` steps, converged or not: where landmarks are alike (smooth
+images) 20 steps are too few, and the result is a low-rank part of the inverse (see softbench/ops/pseudo_inverse).
+`cholesky` inverts A + ridge I exactly; a matrix it cannot factor makes that head's output NaN.
+
+Source: Lu et al., SOFT: Softmax-free Transformer with Linear Complexity, NeurIPS 2021 (arXiv 2110.11945), equations 4
+to 9, Algorithms 1 and 2; the ridge and the options `conv` are those of the official code.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from softbench.attention._nystrom import Nystrom, Options, cost, note
+from softbench.case import Shape
+
+__all__ = ["APPROXIMATES", "IMPLS", "LINEAR_IN_V", "SHARES_QK", "Options", "build", "cost", "note"]
+
+APPROXIMATES = "gaussian"
+SHARES_QK = True
+LINEAR_IN_V = True
+IMPLS = ("eager", "reference")
+
+
+class Soft(Nystrom):
+    def middle(self, a: Tensor) -> Tensor:
+        return self.inverted(a)
+
+
+def build(shape: Shape, options: Options, impl: str) -> nn.Module:
+    return Soft(shape, options, impl)

@@ -1,0 +1,51 @@
+"""Exact softmax attention, softmax(q k^T / sqrt(D)) v: the baseline.
+
+Work 2 N^2 (D + E) multiply-adds a head. `sdpa` is torch's fused call, which never writes the N x N scores where the
+device has a kernel for it; `math` writes them and accumulates in float32.
+
+Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017, equation 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
+from softbench.case import Shape
+
+APPROXIMATES = None
+SHARES_QK = False
+LINEAR_IN_V = True
+IMPLS = ("sdpa", "math")
+
+
+@dataclass(frozen=True)
+class Options:
+    """None: exact attention has nothing to choose."""
+
+
+class Softmax(nn.Module):
+    def __init__(self, impl: str) -> None:
+        super().__init__()
+        self.impl = impl
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+        check_inputs(q, k, v, grid)
+        if self.impl == "sdpa":
+            return F.scaled_dot_product_attention(q, k, v)
+        acc = accumulation_dtype(q.dtype)
+        scores = (q.to(acc) * q.shape[-1] ** -0.5) @ k.to(acc).mT  # [B, H, N, N]
+        return (scores.softmax(-1) @ v.to(acc)).to(v.dtype)
+
+
+def build(shape: Shape, options: Options, impl: str) -> nn.Module:
+    return Softmax(impl)
+
+
+def cost(shape: Shape, options: Options) -> Cost:
+    groups = shape.batch * shape.heads
+    return Cost(flops=4.0 * groups * shape.tokens**2 * shape.head_dim,
+                elements=groups * shape.tokens)  # the log-sum-exp of each row

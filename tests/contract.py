@@ -1,0 +1,222 @@
+"""What every attention must keep, as functions that raise AssertionError: for the built-in files and for your own.
+
+Each check takes a loaded attention and the name of one implementation. `CHECKS` names them all.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import helpers
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from softbench import options as opts
+from softbench.attention._contract import Attention
+from softbench.case import Shape
+
+GRIDS = [(8, 8), (14, 14), (7, 9), (1, 60), (13, 1), (2, 3), (1, 1)]
+SMALL = Shape(2, 2, 7, 9, 8)
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
+
+
+def shapes(attention: Attention, impl: str) -> None:
+    """Any grid and any dim of v, also fewer tokens than landmarks; outputs are finite and of the dtype of v."""
+    for rows, cols in GRIDS:
+        shape = Shape(2, 3, rows, cols, 8)
+        module = helpers.build(attention, shape, impl)
+        for value_dim in (5, 11):
+            q, k, v = _inputs(attention, shape, value_dim=value_dim)
+            y = module(q, k, v, grid=shape.grid)
+            assert y.shape == v.shape, f"{rows}x{cols}: {list(y.shape)} for v {list(v.shape)}"
+            assert y.dtype == v.dtype, f"{y.dtype} for v {v.dtype}"
+            assert y.isfinite().all(), f"{rows}x{cols}: not finite"
+
+
+def precision(attention: Attention, impl: str) -> None:
+    """Every dtype, also at large norms: finite, not all zeros, near to float64 of the same rounded numbers."""
+    shape = Shape(1, 2, 16, 16, 16)
+    for dtype, bound in TOLERANCE.items():
+        module = helpers.build(attention, shape, impl).to(dtype)
+        exact = copy.deepcopy(module).double()
+        for kind, scale in (("iid", 1.0), ("structured", 1.0), ("structured", 5.0)):
+            q, _, v = _inputs(attention, shape, kind=kind, scale=scale, dtype=dtype)
+            y = module(q, q, v, grid=shape.grid)  # q for k: tokens near to some key, at any norm
+            what = f"{dtype}, {kind} x{scale:g}"
+            assert y.dtype == dtype, what
+            assert y.isfinite().all(), f"{what}: not finite"
+            assert y.count_nonzero() > 0, f"{what}: all zeros"
+            error = helpers.relative(y, exact(q.double(), q.double(), v.double(), grid=shape.grid))
+            assert error < bound, f"{what}: {error:.2g} from float64"
+
+
+def batch_invariance(attention: Attention, impl: str) -> None:
+    """A sample's output and gradients are those it has alone, next to huge, zero and constant mates."""
+    alone = Shape(1, 2, 7, 9, 8)
+    q, k, v = _inputs(attention, alone, kind="structured")
+    others = [(30 * q, 30 * k, 1e3 * v), (0 * q, 0 * k, 0 * v), (0 * q + 3, 0 * k + 3, 0 * v + 1)]
+    together = [torch.cat(parts) for parts in zip(*others[:1], (q, k, v), *others[1:], strict=True)]
+    y = _with_gradients(attention, alone, impl, [q, k, v])
+    mates = _with_gradients(attention, Shape(4, 2, 7, 9, 8), impl, together, cotangent_of=1)
+    for name, single, batched in zip(("output", "dq", "dk", "dv"), y, mates, strict=True):
+        _assert_near(batched[1:2], single, 1e-9, f"{name} in a batch")
+
+
+def gradients(attention: Attention, impl: str) -> None:
+    """Gradients are those of finite differences, and those of the plainest implementation."""
+    shape = Shape(1, 2, 2, 3, 3)
+    leaves = [t.requires_grad_() for t in _inputs(attention, shape, scale=2.0, value_dim=2)]
+    module = helpers.build(attention, shape, impl)
+
+    def call(q: Tensor, v: Tensor, k: Tensor | None = None) -> Tensor:
+        return module(q, q if k is None else k, v, grid=shape.grid)
+
+    q, k, v = leaves
+    torch.autograd.gradcheck(call, (q, v) if attention.module.SHARES_QK else (q, v, k))
+    for kind in ("iid", "structured"):
+        tensors = list(_inputs(attention, SMALL, kind=kind))
+        ours = _with_gradients(attention, SMALL, impl, tensors)
+        plain = _with_gradients(attention, SMALL, attention.module.IMPLS[-1], tensors)
+        for name, a, b in zip(("output", "dq", "dk", "dv"), ours, plain, strict=True):
+            _assert_near(a, b, 1e-7, f"{name} against {attention.module.IMPLS[-1]}")
+
+
+def poisoned_memory(attention: Attention, impl: str) -> None:
+    """New memory filled with NaN changes nothing: no entry is read before it is written."""
+    tensors = list(_inputs(attention, SMALL, kind="structured"))
+    clean = _with_gradients(attention, SMALL, impl, tensors)
+    with _poisoned():
+        dirty = _with_gradients(attention, SMALL, impl, tensors)
+    for name, a, b in zip(("output", "dq", "dk", "dv"), dirty, clean, strict=True):
+        _assert_near(a, b, 1e-12, f"{name} on poisoned memory")
+
+
+def layouts(attention: Attention, impl: str) -> None:
+    """Strided inputs give what contiguous ones give, and inputs are not written to."""
+    module = helpers.build(attention, SMALL, impl)
+    q, k, v = _inputs(attention, SMALL)
+    truth = module(q.clone(), k.clone(), v.clone(), grid=SMALL.grid)
+    by_token = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in (q, k, v)]
+    by_channel = [t.mT.contiguous().mT for t in (q, k, v)]
+    sliced = [torch.stack([t, torch.full_like(t, torch.nan)], -1)[..., 0] for t in (q, k, v)]
+    for strided in (by_token, by_channel, sliced):
+        before = [t.clone() for t in strided]
+        _assert_near(module(*strided, grid=SMALL.grid), truth, 1e-12, f"strides {strided[0].stride()}")
+        for name, now, then in zip("qkv", strided, before, strict=True):
+            assert torch.equal(now, then), f"{name} was written to"
+
+
+def linearity(attention: Attention, impl: str) -> None:
+    """Where LINEAR_IN_V: attn(q, k, I) is the attention's own matrix."""
+    if not attention.module.LINEAR_IN_V:
+        return
+    q, k, v = _inputs(attention, SMALL, kind="structured")
+    module = helpers.build(attention, SMALL, impl)
+    identity = torch.eye(SMALL.tokens, dtype=v.dtype).expand(*v.shape[:2], -1, -1)
+    matrix = module(q, k, identity, grid=SMALL.grid)  # [B, H, N, N]
+    _assert_near(matrix @ v, module(q, k, v, grid=SMALL.grid), 1e-9, "attn(q, k, I) v")
+
+
+def shared_keys(attention: Attention, impl: str) -> None:
+    """k is not used where SHARES_QK, and is used where not."""
+    module = helpers.build(attention, SMALL, impl)
+    q, k, v = helpers.inputs(SMALL, "structured")
+    tied, free = module(q, q, v, grid=SMALL.grid), module(q, k, v, grid=SMALL.grid)
+    assert torch.equal(tied, free) == attention.module.SHARES_QK, "SHARES_QK does not say what k does"
+
+
+def determinism(attention: Attention, impl: str) -> None:
+    """Two calls agree, and neither draws a random number; two modules of one seed agree."""
+    q, k, v = _inputs(attention, SMALL)
+    first, second = helpers.build(attention, SMALL, impl), helpers.build(attention, SMALL, impl)
+    state = torch.random.get_rng_state()
+    ys = [module(q, k, v, grid=SMALL.grid) for module in (first, first, second)]
+    assert torch.equal(torch.random.get_rng_state(), state), "a call drew random numbers"
+    assert torch.equal(ys[0], ys[1]), "two calls differ"
+    assert torch.equal(ys[0], ys[2]), "two modules of one seed differ"
+
+
+def cost(attention: Attention, impl: str) -> None:
+    """The first implementation's FLOPs are what torch counts, within 1 %, at several shapes."""
+    if impl != attention.module.IMPLS[0]:
+        return
+    for rows, cols, head_dim in ((7, 9, 8), (14, 14, 32), (1, 1, 4), (64, 48, 16)):
+        shape = Shape(2, 3, rows, cols, head_dim)
+        said, counted = attention.cost(shape), counted_flops(attention, shape, impl)
+        assert math.isclose(said.flops, counted, rel_tol=0.01), f"{shape}: cost() says {said.flops}, torch {counted}"
+        assert math.isfinite(said.elements), f"{shape}: elements {said.elements}"
+        assert said.elements > 0, f"{shape}: elements {said.elements}"
+
+
+def options(attention: Attention, impl: str) -> None:
+    """Options print and parse: every default is a valid value."""
+    written = {key: str(value) for key, value in opts.to_dict(attention.options).items()}
+    assert opts.parse(attention.module.Options, written, attention.name) == attention.options
+    assert all(help for *_, help in opts.describe(attention.module.Options)), "an option has no help"
+
+
+def device(attention: Attention, impl: str, where: str) -> None:
+    """On another device: values in every dtype are near to the CPU's float64, gradients in float64 are the same."""
+    shape = Shape(2, 2, 9, 17, 32)
+    truth = _with_gradients(attention, shape, impl, list(_inputs(attention, shape, kind="structured")))
+    moved = [t.to(where) for t in _inputs(attention, shape, kind="structured")]
+    there = _with_gradients(attention, shape, impl, moved)
+    for name, a, b in zip(("output", "dq", "dk", "dv"), there, truth, strict=True):
+        _assert_near(a.cpu(), b, 1e-8, f"{name} on {where}")
+    for dtype, bound in TOLERANCE.items():
+        rounded = [t.to(dtype) for t in moved]
+        module = helpers.build(attention, shape, impl).to(where).to(dtype)
+        exact = copy.deepcopy(module).cpu().double()(*(t.cpu().double() for t in rounded), grid=shape.grid)
+        _assert_near(module(*rounded, grid=shape.grid).cpu().double(), exact, max(bound, 1e-8), f"{dtype} on {where}")
+
+
+CHECKS = {check.__name__: check for check in (shapes, precision, batch_invariance, gradients, poisoned_memory, layouts,
+                                              linearity, shared_keys, determinism, cost, options)}
+VARY_WITH_OPTIONS = ("shapes", "precision", "batch_invariance", "gradients", "layouts", "linearity", "cost")
+
+
+def counted_flops(attention: Attention, shape: Shape, impl: str) -> int:
+    """What torch's counter sees in one forward call on meta tensors."""
+    module = helpers.build(attention, shape, impl).to("meta")
+    q = torch.empty(shape.batch, shape.heads, shape.tokens, shape.head_dim, dtype=torch.float64, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(q, q, q, grid=shape.grid)
+    return counter.get_total_flops()
+
+
+def _inputs(attention: Attention, shape: Shape, **kind: object) -> helpers.Inputs:
+    q, k, v = helpers.inputs(shape, **kind)  # type: ignore[arg-type]
+    return (q, q, v) if attention.module.SHARES_QK else (q, k, v)
+
+
+def _with_gradients(attention: Attention, shape: Shape, impl: str, tensors: list[Tensor],
+                    cotangent_of: int | None = None) -> list[Tensor]:
+    """The output and its gradients by q, k, v; with `cotangent_of`, of that sample's output only."""
+    leaves = [t.detach().clone().requires_grad_() for t in tensors]
+    q, k, v = leaves
+    module = helpers.build(attention, shape, impl).to(q.device)
+    y = module(q, q if attention.module.SHARES_QK else k, v, grid=shape.grid)
+    seen = y if cotangent_of is None else y[cotangent_of:cotangent_of + 1]
+    return [y.detach(), *helpers.gradients(seen, leaves)]
+
+
+def _assert_near(result: Tensor, truth: Tensor, bound: float, what: str) -> None:
+    assert result.isfinite().all(), f"{what}: not finite"
+    error = helpers.relative(result, truth) if truth.any() else float(result.detach().norm())
+    assert error <= bound, f"{what}: {error:.2g} away"
+
+
+@contextmanager
+def _poisoned() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]

@@ -1,0 +1,157 @@
+"""Inputs, distances and deliberately broken plugins that several test files share."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from softbench.attention import _contract
+from softbench.attention._contract import Attention
+from softbench.case import AttentionSpec, Shape
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+def relative(result: Tensor, truth: Tensor) -> float:
+    """||result - truth||_F / ||truth||_F, in float64."""
+    result, truth = result.detach().double(), truth.detach().double()
+    return float((result - truth).norm() / truth.norm())
+
+
+def inputs(shape: Shape, kind: str = "iid", *, scale: float = 1.0, value_dim: int | None = None, seed: int = 0,
+           dtype: torch.dtype = torch.float64) -> Inputs:
+    """q, k [B, H, N, D] and v [B, H, N, E].
+
+    `iid` is independent normal numbers. In `structured`, consecutive tokens share one of a few centres, and q and k the
+    centres; independent inputs alone hide most faults, because all attention is then on nothing or on everything.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    b, h, n, d = shape.batch, shape.heads, shape.tokens, shape.head_dim
+    q, k = normal(b, h, n, d), normal(b, h, n, d)
+    if kind == "structured":
+        segment = torch.arange(n) * min(n, 7) // n
+        centres = normal(b, h, 7, d)[:, :, segment]
+        q, k = centres + 0.5 * q, centres + 0.5 * k
+    v = normal(b, h, n, value_dim or d)
+    return (q * scale).to(dtype), (k * scale).to(dtype), v.to(dtype)
+
+
+def gradients(output: Tensor, leaves: list[Tensor], seed: int = 1) -> list[Tensor]:
+    """Gradients of a random projection of the output; zeros for leaves that it does not depend on."""
+    generator = torch.Generator().manual_seed(seed)
+    cotangent = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+    found = torch.autograd.grad(output, leaves, cotangent, allow_unused=True)
+    return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
+
+
+def load(name: str, **options: object) -> Attention:
+    """An attention plugin by name or path, with options."""
+    return _contract.load(AttentionSpec(name, dict(options)))
+
+
+def build(attention: Attention, shape: Shape, impl: str | None = None, seed: int = 0) -> torch.nn.Module:
+    """A seeded module in float64, as `impl` or the first implementation."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return attention.build(shape, impl or attention.module.IMPLS[0]).double()
+
+
+SOUND = '''
+"""Linear attention q (k^T v) / |k|^2: a sound plugin, to be broken."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
+
+APPROXIMATES = None
+SHARES_QK = False
+LINEAR_IN_V = True
+IMPLS = ("eager",)
+
+
+@dataclass(frozen=True)
+class Options:
+    pass
+
+
+class Linear(nn.Module):
+    def forward(self, q, k, v, grid):
+        check_inputs(q, k, v, grid)
+        acc, kind = accumulation_dtype(q.dtype), v.dtype
+        q, k, v = q.to(acc), k.to(acc), v.to(acc)
+        size = k.square().sum((2, 3), keepdim=True)
+        y = q @ (k.mT @ v) / size
+        return y.to(kind)
+
+
+def build(shape, options, impl):
+    return Linear()
+
+
+def cost(shape, options):
+    return Cost(flops=4.0 * shape.batch * shape.heads * shape.tokens * shape.head_dim**2, elements=shape.head_dim**2)
+'''
+
+# What is wrong -> (the check that must see it, what to replace in SOUND, by what).
+DEFECTS = {
+    "drops the last token": ("shapes", "return y.to(kind)", "return y.to(kind)[:, :, :-1]"),
+    "returns another dtype": ("shapes", "return y.to(kind)", "return y.float()"),
+    "ignores the dim of v": ("shapes", "return y.to(kind)", "return y.to(kind)[..., :q.shape[-1]]"),
+    "sums in half precision": ("precision", "accumulation_dtype(q.dtype)", "q.dtype"),
+    "overflows on large norms": ("precision", "y = q", "y = (40 * k).exp().sum() * 0 + q"),
+    "normalises over the batch": ("batch_invariance", "sum((2, 3), keepdim=True)", "sum()"),
+    "centres over the batch": ("batch_invariance", "y = q", "q = q - q.mean(0).detach()\n        y = q"),
+    "loses a gradient": ("gradients", "y = q @", "y = q.detach() @"),
+    "loses part of a gradient": ("gradients", "sum((2, 3), keepdim=True)", "sum((2, 3), keepdim=True).detach()"),
+    "reads uninitialised memory": ("poisoned_memory", "/ size", "/ size + 0 * torch.empty_like(v)"),
+    "assumes contiguous inputs": ("layouts", "check_inputs(q, k, v, grid)", "q = q.view(-1).view(k.shape)"),
+    "writes into its inputs": ("layouts", "check_inputs(q, k, v, grid)", "q.data.mul_(2)"),
+    "is not linear in v": ("linearity", "k.mT @ v", "k.mT @ v.relu()"),
+    "uses k though it says not": ("shared_keys", "SHARES_QK = False", "SHARES_QK = True"),
+    "ignores k though it says not": ("shared_keys", "check_inputs(q, k, v, grid)", "k = q"),
+    "draws numbers in the call": ("determinism", "/ size", "/ size * torch.rand(())"),
+    "disturbs the random state": ("determinism", "/ size", "/ size + 0 * torch.rand(())"),
+    "leaves an option unexplained": ("options", "    pass\n", "    size: int = 3\n"),
+    "costs half": ("cost", "flops=4.0", "flops=2.0"),
+    "forgets the heads in its cost": ("cost", "* shape.heads", ""),
+}
+
+
+def write_plugin(folder: Path, source: str, name: str = "broken") -> str:
+    """Save the source as a plugin file and give its path, as `--attn` takes it."""
+    path = folder / f"{name}.py"
+    path.write_text(source)
+    return str(path)
+
+
+def quiet_import(name: str) -> ModuleType:
+    """Import a package whose own import warns (old ones that our tests compare with)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(name)
+
+
+def assert_agrees(ours: Callable[..., Tensor], other: Callable[..., Tensor], tensors: Sequence[Tensor],
+                  bound: float = 1e-9) -> None:
+    """Two functions of the same tensors have the same value and the same gradients, relatively."""
+    results = []
+    for call in (ours, other):
+        leaves = [t.detach().clone().requires_grad_() for t in tensors]
+        y = call(*leaves)
+        results.append([y, *gradients(y, leaves)])
+    for i, (a, b) in enumerate(zip(*results, strict=True)):
+        error = relative(a, b)
+        assert error <= bound, f"{f'gradient {i - 1}' if i else 'value'}: {error:.2g} away"
