@@ -1,0 +1,100 @@
+"""The Python interface: `softbench.create` an attention, `softbench.measure` some, `softbench.load` their records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from softbench.attention import _contract
+from softbench.case import AttentionSpec, Shape, most_square
+from softbench.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Attention(nn.Module):
+    """An attention by name, built on its first call: `softbench.create("soft", landmarks=64)(q, k, v)`.
+
+    Parameters (of `linformer`, or of `soft` with a convolution) are drawn at that first call from torch's global
+    generator, on the device and in the dtype of q; call `prepare` to have them before.
+    """
+
+    def __init__(self, attention: _contract.Attention, impl: str) -> None:
+        super().__init__()
+        self.attention = attention
+        self.impl = impl
+        self.core: nn.Module | None = None
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """The attention's output.
+
+        Args:
+            q, k: [B, H, N, D]. Attentions that tie keys to queries (`soft`, `soft_norm`) do not use k.
+            v: [B, H, N, E].
+            grid: rows and columns of the tokens, rows * cols = N; by default as square as N allows.
+        Returns:
+            [B, H, N, E]
+        Raises:
+            UsageError: shapes that do not fit each other or the attention.
+            Unsupported: the implementation does not run on this device and dtype.
+        """
+        if grid is None:
+            grid = most_square(q.shape[2]) if q.dim() == 4 and q.shape[2] else (0, 0)
+        _contract.check_inputs(q, k, v, grid)
+        if not q.shape[2] or not q.is_floating_point():
+            raise UsageError(f"q, k, v must hold floating-point numbers of at least one token, not {q.dtype} of"
+                             f" {q.shape[2]}.")
+        if self.core is None:
+            self.prepare(Shape(q.shape[0], q.shape[1], *grid, q.shape[3]), like=q)
+        assert self.core is not None
+        output: Tensor = self.core(q, k, v, grid=grid)
+        return output
+
+    def prepare(self, shape: Shape, like: Tensor) -> None:
+        """Build the module for a shape, on the device and in the dtype of a tensor."""
+        impl = self.attention.resolve(self.impl, like.device.type, like.dtype)
+        self.core = self.attention.build(shape, impl).to(like).train(self.training)
+
+    def extra_repr(self) -> str:
+        return f"{self.attention.name}, {self.attention.options}"
+
+
+def create(name: str, *, impl: str = "auto", **options: Any) -> Attention:
+    """An attention by its name in `softbench list`, or by the path of a file that keeps the contract.
+
+    Args:
+        impl: one of the attention's implementations; "auto" takes the first that runs.
+        options: options of that attention, as in `--attn`.
+    Raises:
+        UsageError: no such attention or option, or a bad value. PluginError: the file breaks the contract.
+
+    >>> softbench.create("soft", landmarks=64)(q, k, v)  # [B, H, N, D] -> [B, H, N, D]
+    """
+    return Attention(_contract.load(AttentionSpec(name, options)), impl)
+
+
+def measure(name: str, attn: str, *, settings: dict[str, Any] | None = None, **sweep: Any) -> pd.DataFrame:
+    """Run a measure and return its records as a frame; nothing is printed or saved.
+
+    Args:
+        name: a measure: "latency", "memory", "flops".
+        attn: attentions as in `--attn`: "soft,soft:landmarks=64".
+        settings: settings of the measure, as {"rep": 200}.
+        sweep: keys of [sweep] in bench.toml: tokens="1k,4k", dtype="bfloat16", device="cuda".
+    Raises:
+        UsageError: an unknown name or a bad value.
+
+    >>> frame = softbench.measure("latency", "soft,performer", tokens="1k,4k")
+    >>> frame[["label", "tokens", "value"]]
+    """
+    from dataclasses import replace
+
+    from softbench import session
+    from softbench.records import to_frame
+
+    config = session.default(attn=attn, **sweep)
+    if settings:
+        config = replace(config, measures=config.measures | {name: config.measures.get(name, {}) | settings})
+    return to_frame([record for _, group in session.start(config, name) for record in group])

@@ -1,0 +1,151 @@
+"""Configuration: built-in defaults, then bench.toml, then `--set`, then flags; every key is checked.
+
+Sections are `[sweep]` (what is measured), `[process]` (how the process is set up), one for each measure and each study
+(its `Settings`), and `[attention.<name>]` (default options of an attention).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from softbench import options as opts
+from softbench import plugins
+from softbench.errors import UsageError, unknown
+from softbench.options import option
+from softbench.process import Process
+
+FILE = "bench.toml"
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Section [sweep]: the grid of cases. Lists are comma-separated, as on the command line, or TOML arrays."""
+
+    attn: str = option("soft,performer", "attentions, each name[:option=value...] or a .py file")
+    baseline: str = option("softmax", "attention that ratios refer to, added if absent; none for no baseline")
+    tokens: str = option("256..16k", "numbers of tokens N; k means 1,024; a..b doubles from a to b")
+    grid: str = option("", "grids of tokens, rows x columns, instead of --tokens")
+    batch: str = option("1", "batch sizes B")
+    heads: str = option("8", "numbers of heads H")
+    head_dim: str = option("64", "sizes of a head D")
+    dtype: str = option("float32", "float32, bfloat16, float16, float64")
+    mode: str = option("", "forward, backward, forward_backward; by default the measure's first")
+    device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")
+    impl: str = option("auto", "implementation; auto takes the first of each attention that runs here")
+    inputs: str = option("normal", "normal, image, or image:PATH (a photograph or a folder of them)")
+    seed: int = option(0, "seed of inputs and parameters", low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a measuring command needs to know, as parsed and checked values.
+
+    Attributes:
+        measures, studies, attention: raw tables by plugin, checked here and parsed where the plugin is loaded.
+    """
+
+    sweep: SweepConfig
+    process: Process
+    measures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    studies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    attention: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def load(path: Path | None, assignments: Sequence[str] = (),
+         flags: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
+    """The configuration.
+
+    Args:
+        path: the file; None means ./bench.toml if there is one.
+        assignments: `section.key=value` texts of `--set`.
+        flags: section -> key -> value given as flags.
+    Raises:
+        UsageError: an unreadable file, an unknown section or key (names the valid ones), a value of a wrong type.
+    """
+    tables = _read(path)
+    for assignment in assignments:
+        _assign(tables, assignment)
+    for section, values in (flags or {}).items():
+        if section == "sweep" and "tokens" in values:
+            _drop_grid(tables)
+            if values.get("grid"):
+                raise UsageError("--tokens and --grid both say how many tokens there are. Give one of them.")
+        tables.setdefault(section, {}).update(values)
+    sweep = _texts(SweepConfig, tables.pop("sweep", {}))
+    attention = tables.pop("attention", {})
+    for name, table in attention.items():
+        if name not in plugins.names("attention"):
+            raise unknown("attention", name, plugins.names("attention"))
+        _check_table(table, f"[attention.{name}]")
+        opts.parse(plugins.load("attention", name, ["Options"]).Options, table, f"[attention.{name}]")
+    process = opts.parse(Process, tables.pop("process", {}), "[process]")
+    measures = {name: table for name, table in tables.items() if name in plugins.names("measures")}
+    studies = {name: table for name, table in tables.items() if name not in measures}
+    for name in studies:
+        if name not in plugins.names("studies"):
+            raise unknown("section", name, ["sweep", "process", "attention", *plugins.names("measures"),
+                                            *plugins.names("studies")])
+    for kind, found in (("measures", measures), ("studies", studies)):
+        for name, table in found.items():
+            _check_table(table, f"[{name}]")
+            settings = plugins.load(kind, name, ["Settings"]).Settings
+            found[name] = _texts(settings, table)
+            opts.parse(settings, found[name], f"[{name}]")
+    return Config(opts.parse(SweepConfig, sweep, "[sweep]"), process, measures, studies, attention)
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        path = Path(FILE)
+        if not path.exists():
+            return {}
+    try:
+        tables = tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.") from error
+    for name, table in tables.items():
+        _check_table(table, f"{path}: {name}")
+    return tables
+
+
+def _assign(tables: dict[str, Any], assignment: str) -> None:
+    name, equals, value = assignment.partition("=")
+    *sections, key = name.strip().split(".")
+    if not equals or not sections or not key:
+        raise UsageError(f"--set: '{assignment}' is not section.key=value, as in latency.rep=200.")
+    table = tables
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"--set: '{section}' in '{assignment}' is not a section.")
+    if table is tables.get("sweep") and key == "tokens":
+        _drop_grid(tables)
+    table[key] = value.strip()
+
+
+def _drop_grid(tables: dict[str, Any]) -> None:
+    """Tokens given in a later layer take the place of a grid given in an earlier one, which would win otherwise."""
+    tables.setdefault("sweep", {}).pop("grid", None)
+
+
+def _check_table(value: Any, where: str) -> None:
+    if not isinstance(value, dict):
+        raise UsageError(f"{where} must be a section of keys, not '{value}'.")
+
+
+def _texts(cls: type, table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table with its lists and numbers as text where that is what the key holds."""
+    return {key: as_text(value) if opts.types(cls).get(key) is str else value for key, value in table.items()}
+
+
+def as_text(value: Any) -> Any:
+    """TOML numbers and arrays as the text that the flag takes: 8 -> "8", [1, 8] -> "1,8"."""
+    if isinstance(value, list):
+        return ",".join(str(item) for item in value)
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value

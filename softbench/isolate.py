@@ -1,0 +1,155 @@
+"""One child process a case: what it allocates, breaks or hangs on ends with it.
+
+The parent sends a job as JSON on standard input; the child answers with a line `ready` and then one record a line.
+A memory limit counts what the child holds beyond an idle, torch-loaded process (Linux: RLIMIT_DATA). That is more than
+the peak that `softbench memory` shows: the heap keeps holes, up to about as much again with malloc fixed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from softbench import options as opts
+from softbench import process
+from softbench.case import AttentionSpec, Case, Shape
+from softbench.errors import SoftbenchError
+from softbench.measures._contract import Reading
+from softbench.process import Process
+from softbench.records import Record
+from softbench.sweep import Job, Sweep, make_record
+
+_START_SECONDS = 120.0
+
+
+def isolated(sweep: Sweep, settings: Process, memory_limit: int | None) -> Iterator[tuple[int, list[Record]]]:
+    """The sweep, with each job in a child process of its own; cases are then not interleaved.
+
+    Args:
+        memory_limit: bytes that a child may hold; a case that needs more becomes a row `oom`.
+    """
+    for job in sweep.jobs:
+        sweep.on_start(job.case)
+        yield 1, _run_child(sweep, job, settings, memory_limit)
+
+
+def _run_child(sweep: Sweep, job: Job, settings: Process, memory_limit: int | None) -> list[Record]:
+    request = {
+        "measure": sweep.measure_name, "settings": opts.to_dict(sweep.settings), "case": asdict(job.case),
+        "options": opts.to_dict(job.attention.options), "process": opts.to_dict(settings),
+        "environment": sweep.environment, "timeout": sweep.timeout, "memory_limit": memory_limit,
+    }
+    with tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen([sys.executable, "-m", "softbench.isolate"], env=_child_environment(), text=True,
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        overdue = threading.Event()
+        alarm = _alarm(_START_SECONDS, child, overdue)
+        try:
+            child.stdin.write(json.dumps(request))
+            child.stdin.close()
+            started = child.stdout.readline() == "ready\n"
+            alarm.cancel()
+            if started and sweep.timeout is not None:
+                alarm = _alarm(sweep.timeout, child, overdue)
+            lines = child.stdout.read().splitlines()
+            child.wait()
+        except BrokenPipeError:
+            lines = []
+            child.wait()
+        finally:
+            alarm.cancel()
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+            child.stdout.close()
+        if child.returncode == 0:
+            return [Record(**json.loads(line)) for line in lines]
+        errors.seek(0)
+        status, note = _post_mortem(child.returncode, errors.read(), overdue.is_set(), sweep.timeout, memory_limit)
+    reading = Reading(sweep.measure.QUANTITY, sweep.measure.UNIT, [], status=status, note=note)
+    return [make_record(sweep.measure_name, job, reading, sweep.environment)]
+
+
+def _child_environment() -> dict[str, str]:
+    """This environment, with this softbench importable whatever the working directory is."""
+    home = str(Path(__file__).resolve().parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}
+
+
+def _alarm(seconds: float, child: subprocess.Popen[str], overdue: threading.Event) -> threading.Timer:
+    def end() -> None:
+        overdue.set()
+        child.kill()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _post_mortem(code: int, stderr: str, overdue: bool, timeout: float | None,
+                 memory_limit: int | None) -> tuple[str, str]:
+    """Status and note for a child that gave no records."""
+    if overdue:
+        return "timeout", f"no result within {timeout or _START_SECONDS:g} s"
+    last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "").strip()
+    if code >= 0:
+        return "failed", f"the child process ended with {code}: {last[:200]}"
+    name = signal.Signals(-code).name
+    if -code == signal.SIGKILL or (memory_limit and -code in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)):
+        return "oom", f"the child process died of {name}, as when memory runs out"
+    return "failed", f"the child process died of {name}: {last[:200]}".rstrip(": ")
+
+
+def _limit_memory(limit: int) -> None:
+    """Let this process's private writable memory grow by `limit` bytes from here."""
+    status = Path("/proc/self/status").read_text()
+    held = re.search(r"VmData:\s+(\d+) kB", status)
+    if held is None:
+        raise SoftbenchError("--memory-limit needs Linux's /proc/self/status.")
+    bound = int(held[1]) * 1024 + limit
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
+
+
+def _child(request: dict[str, Any]) -> list[Record]:
+    from softbench.attention import _contract
+    from softbench.measures import _contract as measures
+
+    data = request["case"]
+    spec = AttentionSpec(**data.pop("attention"))
+    case = Case(attention=spec, shape=Shape(**data.pop("shape")), **data)
+    attention = _contract.load(AttentionSpec(spec.name, request["options"]))
+    module = measures.load(request["measure"])
+    settings = opts.parse(module.Settings, request["settings"], request["measure"])
+    jobs = [Job(case, attention)]
+    sweep = Sweep(request["measure"], module, settings, jobs, request["environment"], request["timeout"])
+    return [record for _, group in sweep for record in group]
+
+
+def main() -> None:
+    """Entry of the child process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this process
+    request = json.load(sys.stdin)
+    process.apply(opts.parse(Process, request["process"], "process"))
+    if request["memory_limit"]:
+        _limit_memory(request["memory_limit"])
+    print("ready", flush=True)
+    for record in _child(request):
+        print(record.to_json())
+
+
+if __name__ == "__main__":
+    main()

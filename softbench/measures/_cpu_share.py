@@ -1,0 +1,48 @@
+"""The share of the CPU that other processes took while something ran: the commonest reason for a wrong timing.
+
+From /proc/stat (all processes, and time stolen by a hypervisor's other guests) minus this process's own time. The
+kernel counts ticks of 10 ms: the share of a stretch shorter than about 100 ms is coarse, sums over stretches are not.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Ticks:
+    """Processor seconds so far: used by everybody, used by this process; and the wall clock."""
+
+    everybody: float
+    own: float
+    wall: float
+
+    def __sub__(self, other: Ticks) -> Ticks:
+        return Ticks(self.everybody - other.everybody, self.own - other.own, self.wall - other.wall)
+
+    def __add__(self, other: Ticks) -> Ticks:
+        return Ticks(self.everybody + other.everybody, self.own + other.own, self.wall + other.wall)
+
+    @property
+    def foreign_share(self) -> float:
+        """Time of others over all time that the machine's cores had, in 0..1."""
+        capacity = self.wall * (os.cpu_count() or 1)
+        return min(1.0, max(0.0, (self.everybody - self.own) / capacity)) if capacity > 0 else 0.0
+
+
+ZERO = Ticks(0.0, 0.0, 0.0)
+
+
+def now() -> Ticks | None:
+    """The counters now; None where /proc/stat does not exist."""
+    try:
+        with open("/proc/stat", encoding="ascii") as stat:
+            fields = [int(f) for f in stat.readline().split()[1:]]
+    except (OSError, ValueError):
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = fields[:8]
+    busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    own = os.times()
+    return Ticks(busy, own.user + own.system, time.perf_counter())

@@ -1,0 +1,208 @@
+"""Latency: seconds of one call, with every raw sample kept and the cases interleaved.
+
+CPU: `perf_counter` around blocks of calls long enough for the timer; other processes' share of the CPU is recorded.
+CUDA: one pair of events around each call, after a buffer of at least the L2 cache's size has been overwritten, which is
+not timed; the SM clock is recorded. The garbage collector is off while samples are taken.
+
+All workloads of a group are warmed before any is timed. Then rounds follow each other, and in each round every workload
+gets an equal slice of its time budget, in an order that rotates, so that a drift of the machine hits all of them alike.
+Samples are never dropped; the value of a reading is their median.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from softbench.measures import _cpu_share
+from softbench.measures._contract import Reading
+from softbench.options import option
+
+if TYPE_CHECKING:
+    from softbench.workload import Workload
+
+QUANTITY = "latency"
+UNIT = "s"
+BETTER = "lower"
+DETERMINISTIC = False
+MODES = ("forward", "backward", "forward_backward")
+QUICK = {"rep": 60.0, "warmup": 20.0, "rounds": 3}
+FEWEST_SAMPLES = 3
+_SLOW = 0.05  # seconds a call: from here on, one more warming call per slice would cost more than it helps
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long to measure. Times are milliseconds of work, not counts, so that fast and slow cases cost alike."""
+
+    rep: float = option(500.0, "ms of timed work for each case", low=1, high=3_600_000)
+    warmup: float = option(100.0, "ms of untimed work before it", low=0, high=3_600_000)
+    rounds: int = option(5, "rounds that the cases are interleaved over", low=1, high=1000)
+    block: float = option(2.0, "ms that one sample lasts at least, on a CPU", low=0.01, high=60_000)
+
+
+@dataclass
+class _Run:
+    """A workload under measurement."""
+
+    workload: Workload
+    calls: int = 1
+    call_seconds: float = 0.0
+    spent: float = 0.0
+    samples: list[float] = field(default_factory=list)
+    per_round: list[int] = field(default_factory=list)
+    foreign: list[float] = field(default_factory=list)
+    ticks: _cpu_share.Ticks = _cpu_share.ZERO
+    clocks: list[int] = field(default_factory=list)
+
+
+def measure(workload: Workload, settings: Settings) -> list[Reading]:
+    """The latency of one workload alone."""
+    return measure_group([workload], settings)[0]
+
+
+def measure_group(workloads: Sequence[Workload], settings: Settings) -> list[list[Reading]]:
+    """The latency of each workload, interleaved over rounds."""
+    runs = [_Run(workload) for workload in workloads]
+    for run in runs:
+        _warm(run, settings)
+    with _no_garbage_collection():
+        for number in range(settings.rounds):
+            turn = number % len(runs)
+            for run in runs[turn:] + runs[:turn]:
+                if run.spent < settings.rep / 1e3 or len(run.samples) < FEWEST_SAMPLES:
+                    _slice(run, settings.rep / 1e3 / settings.rounds)
+        for run in runs:
+            while len(run.samples) < FEWEST_SAMPLES:
+                _slice(run, 0.0)
+    return [[_reading(run)] for run in runs]
+
+
+def _warm(run: _Run, settings: Settings) -> None:
+    """Untimed calls, at least two unless they are slow; fixes the number of calls in a sample."""
+    started = time.perf_counter()
+    while True:
+        run.call_seconds = _timed_calls(run.workload, 1)
+        elapsed = time.perf_counter() - started
+        if elapsed >= settings.warmup / 1e3 and (elapsed > run.call_seconds * 1.5 or run.call_seconds > _SLOW):
+            break
+    if run.workload.q.device.type == "cpu":
+        run.call_seconds = min(run.call_seconds, _timed_calls(run.workload, 1))
+        run.calls = max(1, math.ceil(settings.block / 1e3 / max(run.call_seconds, 1e-9)))
+
+
+def _slice(run: _Run, seconds: float) -> None:
+    """One round's samples of one workload: at least one, and as many as fit in the given time."""
+    if run.call_seconds < _SLOW:
+        _timed_calls(run.workload, 1)  # the caches hold another workload's data
+    before = _cpu_share.now()
+    cuda = run.workload.q.device.type == "cuda"
+    samples = _cuda_samples(run, seconds) if cuda else _cpu_samples(run, seconds)
+    after = _cpu_share.now()
+    if before and after:
+        run.ticks += after - before
+        run.foreign.append(round((after - before).foreign_share, 4))
+    run.samples += samples
+    run.spent += sum(samples) * run.calls
+    run.per_round.append(len(samples))
+
+
+def _cpu_samples(run: _Run, seconds: float) -> list[float]:
+    samples: list[float] = []
+    while not samples or sum(samples) * run.calls < seconds:
+        samples.append(_timed_calls(run.workload, run.calls))
+    return samples
+
+
+def _timed_calls(workload: Workload, calls: int) -> float:
+    """Seconds of one call, from a block of them; what `prepare` does is left out of the time."""
+    prepare, run = workload.prepare, workload.run
+    if workload.case.mode != "backward":
+        started = time.perf_counter()
+        for _ in range(calls):
+            run(None)
+        _synchronize(workload)
+        return (time.perf_counter() - started) / calls
+    total = 0.0
+    for _ in range(calls):
+        state = prepare()
+        _synchronize(workload)
+        started = time.perf_counter()
+        run(state)
+        _synchronize(workload)
+        total += time.perf_counter() - started
+    return total / calls
+
+
+def _cuda_samples(run: _Run, seconds: float) -> list[float]:
+    """One event pair a call; the device works through the queue before any event is read."""
+    import torch
+
+    device = run.workload.q.device
+    flush = torch.empty(max(torch.cuda.get_device_properties(device).L2_cache_size, 1 << 25) * 2,
+                        dtype=torch.uint8, device=device)
+    prepare, call = run.workload.prepare, run.workload.run
+    samples: list[float] = []
+    while not samples or sum(samples) < seconds:
+        left = max(0.0, seconds - sum(samples))
+        count = max(1, min(100, math.ceil(left / max(run.call_seconds, 1e-6))))
+        events = []
+        for _ in range(count):
+            state = prepare()
+            flush.zero_()
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            call(state)
+            end.record()
+            events.append((start, end))
+        torch.cuda.synchronize(device)
+        samples += [start.elapsed_time(end) / 1e3 for start, end in events]
+        if (clock := _sm_clock(device)) is not None:
+            run.clocks.append(clock)
+    return samples
+
+
+def _sm_clock(device: Any) -> int | None:
+    """SM clock in MHz right after a burst; None where the driver's Python bindings are not installed."""
+    import torch
+
+    try:
+        return torch.cuda.clock_rate(device)
+    except (ImportError, RuntimeError):
+        return None
+
+
+def _synchronize(workload: Workload) -> None:
+    if workload.q.device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(workload.q.device)
+
+
+def _reading(run: _Run) -> Reading:
+    detail: dict[str, Any] = {
+        "calls_per_sample": run.calls,
+        "samples_per_round": run.per_round,
+        "foreign_cpu": round(run.ticks.foreign_share, 4) if run.foreign else None,
+        "foreign_cpu_per_round": run.foreign,
+    }
+    if run.clocks:
+        detail["sm_clock_mhz"] = run.clocks
+    return Reading(QUANTITY, UNIT, run.samples, detail=detail)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,155 @@
+"""memory: the peak of bytes allocated by one call, beyond what is alive before it.
+
+The peak is the largest number of bytes that torch's allocator has handed out at any moment of the call, less what it
+had handed out when the call began. Inputs and parameters are therefore not counted; everything that the call
+allocates is: temporaries inside operators, what is saved for the backward, the gradients, and the output. In mode
+`backward` the graph is built before the call, so the tensors it saved are not counted, and what the call frees of
+them makes room for what it allocates. A pass whose figure is dropped comes first, so that lazily made state (cached
+indices, cuBLAS workspaces) is alive before, and each pass does nothing else but this measurement.
+
+On the CPU, torch.profiler reports every allocation of torch's CPU allocator with its exact size and the running total,
+which is read here (`_on_cpu`); a scalar operand shows up as a few bytes. Not seen is what libraries take from the
+system themselves (packing buffers of MKL and oneDNN). Some kernels keep one buffer for each thread, so the number of
+threads belongs to the number. On CUDA the caching allocator's own statistics are read; it rounds each block up to
+512 bytes.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from softbench.errors import SoftbenchError, Unsupported
+from softbench.measures._contract import Reading
+from softbench.options import option
+
+if TYPE_CHECKING:
+    import torch
+
+    from softbench.workload import Workload
+
+QUANTITY = "peak_memory"
+UNIT = "B"
+BETTER = "lower"
+DETERMINISTIC = True
+MODES = ("forward", "forward_backward", "backward")
+
+
+@dataclass(frozen=True)
+class Settings:
+    passes: int = option(2, "Times that the peak is measured; the passes should agree.", low=1, high=100)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one measured call did: its peak, and the bytes still held once its result is dropped."""
+
+    peak: int
+    kept: int
+
+
+class InconsistentTrace(SoftbenchError):
+    """The profiler's memory events do not add up, so no peak can be read from them."""
+
+
+def measure(workload: Workload, settings: Settings) -> list[Reading]:
+    """The peak of each pass, summarised by the largest.
+
+    Raises:
+        Unsupported: neither a CPU nor a CUDA device. InconsistentTrace: the allocator's events do not add up.
+    """
+    device = workload.q.device
+    if device.type not in ("cpu", "cuda"):
+        raise Unsupported(f"memory is measured on cpu and cuda, not on {device.type}")
+    passes = []
+    for _ in range(1 + settings.passes):
+        gc.collect()  # garbage in cycles would count as alive before, and be freed in the middle of the call
+        passes.append(_on_cpu(workload.prepare, workload.run) if device.type == "cpu"
+                      else _on_cuda(workload.prepare, workload.run, device))
+    del passes[0]  # it made what is made once; a pass like the others, so that the profiler knows what it left
+    peaks, kept = [p.peak for p in passes], max(p.kept for p in passes)
+    notes = []
+    if min(peaks) < max(peaks):
+        notes.append(f"the passes differ ({min(peaks):,} to {max(peaks):,} B); the largest is given")
+    if kept > 0:
+        notes.append(f"{kept:,} B stay allocated after the call")
+    inputs = _bytes({id(t): t for t in (workload.q, workload.k, workload.v)}.values())
+    detail = {"inputs": inputs, "parameters": _bytes([*workload.module.parameters(), *workload.module.buffers()]),
+              "output": _bytes([workload.v]), "kept": kept, "peak_over_inputs": max(peaks) / inputs}
+    return [Reading(QUANTITY, UNIT, [float(p) for p in peaks], value=float(max(peaks)), note="; ".join(notes),
+                    detail=detail)]
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _on_cuda(prepare: Callable[[], Any], run: Callable[[Any], Any], device: torch.device) -> Pass:
+    import torch
+
+    state = prepare()
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    result = run(state)
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device) - before
+    del result
+    return Pass(peak, torch.cuda.memory_allocated(device) - before)
+
+
+def _on_cpu(prepare: Callable[[], Any], run: Callable[[Any], Any]) -> Pass:
+    """One call between the allocation and the release of a marker of one byte, under the profiler.
+
+    `prepare` is profiled too: the release of a block is reported rightly only if its allocation was.
+    """
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when the first profile starts: keeps its log off stderr
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        state = prepare()
+        marker = torch.empty(1, dtype=torch.uint8)
+        address = marker.data_ptr()
+        result = run(state)
+        del result
+        del marker
+    del state
+    with tempfile.TemporaryDirectory(prefix="softbench-") as folder:
+        path = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_bytes())["traceEvents"]
+    return read_events(events, address)
+
+
+def read_events(events: list[dict[str, Any]], marker: int) -> Pass:
+    """The peak between the events of the marker, a block of one byte at that address, in a Chrome trace.
+
+    The allocator writes its running total into every event, under its lock. The total must move by exactly the bytes
+    of each event; where it does not, an event was lost or is out of order.
+
+    Raises:
+        InconsistentTrace: the marker is missing, or the totals do not follow from the events.
+    """
+    memory = sorted((e for e in events if e.get("name") == "[memory]" and e["args"]["Device Type"] == 0),
+                    key=lambda e: float(e["ts"]))
+    rows = [(int(e["args"]["Addr"]), int(e["args"]["Bytes"]), int(e["args"]["Total Allocated"])) for e in memory]
+    starts = [i for i, (address, size, _) in enumerate(rows) if address == marker and size == 1]
+    stops = [i for i, (address, size, _) in enumerate(rows) if address == marker and size == -1]
+    if not starts or not stops or starts[-1] > stops[-1]:
+        raise InconsistentTrace(f"torch.profiler did not report the marker among {len(rows)} memory events;"
+                                " is another profiler active?")
+    rows = rows[starts[-1] : stops[-1]]
+    base = previous = rows[0][2]
+    for _, size, total in rows[1:]:
+        if previous + size != total:
+            raise InconsistentTrace(f"torch.profiler's memory events do not add up: {previous:,} B and an event of"
+                                    f" {size:,} B cannot give {total:,} B")
+        previous = total
+    return Pass(max(total for *_, total in rows) - base, previous - base)

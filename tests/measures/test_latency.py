@@ -1,0 +1,130 @@
+"""Latency: budgets, interleaving and modes, against workloads whose time is known because they sleep."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from softbench.measures import _cpu_share, latency
+from softbench.measures._contract import load
+
+
+@dataclass
+class Sleeper:
+    """Stands for a workload: `run` takes a known time, `prepare` another one."""
+
+    seconds: float
+    name: str = "sleeper"
+    mode: str = "forward"
+    preparing: float = 0.0
+    log: list[str] = field(default_factory=list)
+    q: torch.Tensor = field(default_factory=lambda: torch.zeros(1))
+
+    @property
+    def case(self):
+        return SimpleNamespace(mode=self.mode)
+
+    def prepare(self):
+        time.sleep(self.preparing)
+        return "state"
+
+    def run(self, state):
+        assert state == ("state" if self.mode == "backward" else None)
+        self.log.append(self.name)
+        time.sleep(self.seconds)
+
+
+def settings(**keys):
+    return latency.Settings(**{"rep": 60.0, "warmup": 5.0, "rounds": 5, "block": 2.0, **keys})
+
+
+def test_keeps_the_measure_contract():
+    assert load("latency") is latency
+
+
+def test_median_is_the_time_of_one_call():
+    reading = latency.measure(Sleeper(0.004), settings())[0]
+    assert reading.summary == pytest.approx(0.004, rel=0.3)
+    assert reading.summary == sorted(reading.samples)[len(reading.samples) // 2] or len(reading.samples) % 2 == 0
+    assert reading.detail["calls_per_sample"] == 1
+    assert sum(reading.detail["samples_per_round"]) == len(reading.samples)
+
+
+def test_short_calls_are_timed_in_blocks():
+    reading = latency.measure(Sleeper(0.0002), settings(block=2.0))[0]
+    assert 4 <= reading.detail["calls_per_sample"] <= 10
+    assert reading.summary == pytest.approx(0.0002, rel=0.6)
+
+
+def test_preparation_is_not_timed():
+    slow_start = Sleeper(0.002, mode="backward", preparing=0.01)
+    assert latency.measure(slow_start, settings(rep=20))[0].summary == pytest.approx(0.002, rel=0.3)
+
+
+def test_cases_are_interleaved_and_the_order_rotates():
+    log: list[str] = []
+    group = [Sleeper(0.003, name, log=log) for name in "abc"]
+    latency.measure_group(group, settings(rep=9, rounds=3, warmup=0))
+    rounds = [name for i, name in enumerate(log) if i == 0 or log[i - 1] != name]
+    assert "".join(rounds)[-9:] == "abcbcacab"
+
+
+def test_each_case_gets_its_own_budget():
+    fast, slow = latency.measure_group([Sleeper(0.001), Sleeper(0.02)], settings(rep=100))
+    assert sum(fast[0].samples) * fast[0].detail["calls_per_sample"] == pytest.approx(0.1, rel=0.4)
+    assert sum(slow[0].samples) == pytest.approx(0.1, rel=0.4)
+
+
+def test_slow_cases_get_three_samples_and_no_more():
+    sleeper = Sleeper(0.1)
+    reading = latency.measure(sleeper, settings(rep=10, warmup=1, rounds=5))[0]
+    assert len(reading.samples) == latency.FEWEST_SAMPLES == 3
+    assert len(sleeper.log) <= 6
+
+
+def test_one_round_still_gives_three_samples():
+    assert len(latency.measure(Sleeper(0.03), settings(rep=1, rounds=1))[0].samples) == 3
+
+
+def test_garbage_collector_rests_only_while_sampling():
+    states = []
+    sleeper = Sleeper(0.001)
+    sleeper.run = lambda state: states.append(gc.isenabled())  # type: ignore[method-assign]
+    latency.measure(sleeper, settings(rep=1))
+    assert states[-1] is False
+    assert gc.isenabled()
+
+
+def test_foreign_share_counts_others_but_not_us():
+    before = _cpu_share.now()
+    assert before is not None
+    busy_until = time.perf_counter() + 0.4
+    while time.perf_counter() < busy_until:
+        pass
+    ours = _cpu_share.now() - before
+    assert ours.own == pytest.approx(0.4, abs=0.08)
+    assert ours.everybody >= ours.own - 0.03
+    made_up = _cpu_share.Ticks(everybody=1.5, own=1.0, wall=1.0)
+    assert made_up.foreign_share == pytest.approx(0.5 / os.cpu_count())
+    assert _cpu_share.Ticks(1.0, 1.2, 1.0).foreign_share == 0.0
+    assert _cpu_share.ZERO.foreign_share == 0.0
+
+
+def test_a_stray_process_is_seen():
+    """A second process that spins takes one core of this machine, and must show in the record."""
+    stray = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.1)
+        reading = latency.measure(Sleeper(0.05), settings(rep=400, warmup=0))[0]
+    finally:
+        stray.kill()
+        stray.wait()
+    assert reading.detail["foreign_cpu"] > 0.4 / (os.cpu_count() or 1)

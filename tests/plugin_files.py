@@ -1,0 +1,68 @@
+"""Attention files that tests write to disk: one that is right, and several that misbehave in one way each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MEAN = '''"""Mean attention: every token gets the mean of v."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from softbench.attention._contract import Cost
+from softbench.options import option
+
+APPROXIMATES = None
+SHARES_QK = False
+LINEAR_IN_V = True
+IMPLS = ("eager",)
+
+
+@dataclass(frozen=True)
+class Options:
+    scale: float = option(1.0, "factor of the mean", low=0)
+
+
+class Mean(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, q, k, v, grid):
+        return BODY
+
+
+def build(shape, options, impl):
+    return Mean(options.scale)
+
+
+def cost(shape, options):
+    return Cost(0.0, shape.batch * shape.heads * shape.tokens * ELEMENTS)
+'''
+
+_RIGHT = "(q + k).sum(-1, keepdim=True) * 0 + self.scale * v.mean(2, keepdim=True).expand_as(v)"
+_BODIES = {
+    "mean": _RIGHT,
+    "nan": f"({_RIGHT}) * float('nan')",
+    "wrong_shape": f"({_RIGHT})[:, :, :1]",
+    "raises": "1 / 0",
+    "out_of_memory": "torch.empty(1 << 60)",
+    "slow": f"__import__('time').sleep(1.5 * (q.shape[2] > 1024)) or {_RIGHT}",
+    "half_wrong": f"({_RIGHT}) * (1.5 if v.dtype == torch.float32 else 1.0)",
+    "killed": "__import__('os').kill(__import__('os').getpid(), 9)",
+    "aborted": "__import__('os').abort()",
+    "hungry": f"torch.ones(1 << 27).sum() * 0 + {_RIGHT}",  # 512 MiB of float32
+    "unsupported": "(_ for _ in ()).throw(__import__('softbench.errors').errors.Unsupported('no such kernel here'))",
+    "too_large": _RIGHT,
+    "interrupts": "(_ for _ in ()).throw(KeyboardInterrupt)",
+}
+
+
+def write(folder: Path, name: str) -> str:
+    """Write the attention of that name into a folder; returns its path."""
+    path = folder / f"{name}.py"
+    elements = "1e12" if name == "too_large" else "1"
+    path.write_text(MEAN.replace("BODY", _BODIES[name]).replace("ELEMENTS", elements))
+    return str(path)

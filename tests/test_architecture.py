@@ -1,0 +1,169 @@
+"""The shape of the package: imports point down only, the command line starts light, and every part says what it is."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "softbench"
+MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+           for p in sorted(PACKAGE.rglob("*.py"))}
+
+# Layers from the bottom up; a module may import its own layer and those below. First match wins.
+LAYERS = (
+    ("softbench", "softbench.errors", "softbench.options", "softbench.plugins", "softbench.case", "softbench.records",
+     "softbench.process", "softbench.config", "softbench.environment", "softbench.views"),
+    ("softbench.ops.*",),
+    ("softbench.attention.*",),
+    ("softbench.models.*",),
+    ("softbench.families", "softbench.inputs", "softbench.workload", "softbench.measures.*", "softbench.sweep",
+     "softbench.isolate"),
+    ("softbench.study", "softbench.studies.*", "softbench.training.*", "softbench.session", "softbench.api"),
+    ("softbench.cli.*", "softbench.__main__"),
+)
+
+
+def layer(module: str) -> int:
+    for level, members in enumerate(LAYERS):
+        for member in members:
+            if module == member or (member.endswith(".*") and f"{module}.".startswith(member[:-1])):
+                return level
+    raise AssertionError(f"{module} belongs to no layer: give it one in LAYERS")
+
+
+def imports(module: str) -> Iterator[str]:
+    """Modules of this package that a module imports anywhere, in functions too, as full names."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name in MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} uses a relative import"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                if full in MODULES or node.module in MODULES:
+                    yield full if full in MODULES else str(node.module)
+
+
+def room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down_only(module: str) -> None:
+    if module == "softbench":  # the public names, which are loaded when they are used
+        return
+    found = set(imports(module))
+    if room(module) == "softbench.reports":
+        above = {f for f in found if room(f) != "softbench.reports" and layer(f) > 0}
+    else:
+        reports = {f for f in found if room(f) == "softbench.reports" and layer(module) < layer("softbench.cli")}
+        above = reports | {f for f in found if room(f) != "softbench.reports" and layer(f) > layer(module)}
+    assert above == set()
+
+
+def test_imports_are_seen_where_they_are() -> None:
+    assert {"softbench.errors", "softbench.case"} <= set(imports("softbench.inputs"))
+    assert "softbench.session" in set(imports("softbench.api"))  # inside a function
+    assert layer("softbench.attention._contract") < layer("softbench.sweep") < layer("softbench.cli.listing")
+    with pytest.raises(AssertionError, match="belongs to no layer"):
+        layer("softbench.misplaced")
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("softbench.attention.")])
+def test_attentions_share_through_underscore_files_only(module: str) -> None:
+    shared = [f for f in imports(module) if f.startswith("softbench.attention.")]
+    assert [f for f in shared if not f.rpartition(".")[2].startswith("_")] == []
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("softbench.ops.") and m.count(".") == 3])
+def test_implementations_of_an_operation_do_not_know_each_other(module: str) -> None:
+    operation, _, name = module.rpartition(".")
+    siblings = [f for f in imports(module) if f.startswith(f"{operation}.") or f == operation]
+    if name == "reference":
+        assert siblings == []
+    assert f"{operation}.reference" not in siblings
+    assert not any(f != operation and not f.rpartition(".")[2].startswith("_") for f in siblings)
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if room(m) == "softbench.reports"])
+def test_reports_need_no_torch(module: str) -> None:
+    names = {alias.name for node in ast.walk(ast.parse(MODULES[module].read_text()))
+             for alias in getattr(node, "names", []) if isinstance(node, ast.Import)}
+    modules = {node.module for node in ast.walk(ast.parse(MODULES[module].read_text()))
+               if isinstance(node, ast.ImportFrom)}
+    assert not any(str(name).partition(".")[0] == "torch" for name in names | modules)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_is_of_one_sitting_and_says_what_it_is(module: str) -> None:
+    text = MODULES[module].read_text()
+    assert text.count("\n") <= 500
+    first = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    assert len(first) > 10, "a module begins with a line that says what it is"
+
+
+def test_median_module_is_short() -> None:
+    lengths = sorted(path.read_text().count("\n") for path in MODULES.values())
+    assert lengths[len(lengths) // 2] <= 250
+
+
+# What these are is said once, in the `_contract.py` of their folder.
+CONTRACT = {"softbench.attention": {"Options", "build", "cost", "supports", "note"},
+            "softbench.measures": {"Settings", "measure", "measure_group"},
+            "softbench.studies": {"Settings", "tasks", "run"}}
+
+
+def undocumented(source: str, module: str) -> list[str]:
+    """Public functions and classes that nothing describes. The class that a file is named after is the file."""
+    file = module.rpartition(".")[2].replace("_", "")
+    described = CONTRACT.get(room(module), set())
+    return [node.name for node in ast.parse(source).body
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            and ast.get_docstring(node) is None and node.name not in described and node.name.lower() != file]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_functions_and_classes_have_docstrings(module: str) -> None:
+    assert undocumented(MODULES[module].read_text(), module) == []
+
+
+def test_missing_docstrings_are_seen() -> None:
+    source = "def f(): pass\ndef _g(): pass\nclass C:\n    'x'\nclass SoftNorm: pass\ndef build(): pass\n"
+    assert undocumented(source, "softbench.attention.soft_norm") == ["f"]
+    assert undocumented(source, "softbench.case") == ["f", "SoftNorm", "build"]
+
+
+def run(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
+    command = ["-c", code] if code else ["-m", "softbench"]
+    return subprocess.run([sys.executable, *command, *arguments], capture_output=True, text=True, check=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["--version"], ["latency", "--help"], ["memory", "--help"],
+                                       ["flops", "--help"], ["show", "--help"], ["plot", "--help"], ["env", "--help"]])
+def test_command_line_starts_without_heavy_packages(arguments: list[str]) -> None:
+    code = ("import sys\nfrom softbench.__main__ import main\n"
+            "try: main(sys.argv[1:])\n"
+            "finally: print('LOADED', *sorted({'torch', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules)))")
+    done = run(*arguments, code=code)
+    assert done.stdout.splitlines()[-1] == "LOADED"
+    assert len(done.stdout.splitlines()) > 1
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"]])
+def test_command_line_answers_within_a_third_of_a_second(arguments: list[str]) -> None:
+    def seconds() -> float:
+        started = time.perf_counter()
+        run(*arguments)
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(5)) < 0.3
