@@ -78,6 +78,8 @@ def create(name: str, *, impl: str = "auto", **options: Any) -> Attention:
 def measure(name: str, attn: str, *, settings: dict[str, Any] | None = None, **sweep: Any) -> pd.DataFrame:
     """Run a measure and return its records as a frame; nothing is printed or saved.
 
+    It sets this process up as the command does (threads, malloc, subnormals), and leaves it so.
+
     Args:
         name: a measure: "latency", "memory", "flops".
         attn: attentions as in `--attn`: "soft,soft:landmarks=64".

@@ -1,7 +1,7 @@
 """The environment: everything about this machine, software and process that a number may depend on.
 
 It is taken once a run and carried by every record. `machine` is a short name made from the hardware alone, equal on
-equal machines; no host name, user or path is recorded.
+equal machines; no host name or user is recorded, and no path but those that the user typed.
 """
 
 from __future__ import annotations
@@ -60,9 +60,13 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def available_memory() -> int | None:
-    """Bytes that this machine can still hand out without swapping; None where it does not say."""
+    """Bytes that this process can still get without swapping, within its control group; None where nothing says."""
     match = re.search(r"MemAvailable:\s+(\d+) kB", _read("/proc/meminfo") or "")
-    return int(match[1]) * 1024 if match else None
+    limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
+    bounds = [int(match[1]) * 1024] if match else []
+    if limit and used and limit.isdigit() and used.isdigit():
+        bounds.append(max(0, int(limit) - int(used)))
+    return min(bounds, default=None)
 
 
 def _cpu() -> dict[str, Any]:

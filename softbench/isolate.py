@@ -1,8 +1,9 @@
 """One child process a case: what it allocates, breaks or hangs on ends with it.
 
 The parent sends a job as JSON on standard input; the child answers with a line `ready` and then one record a line.
-A memory limit counts what the child holds beyond an idle, torch-loaded process (Linux: RLIMIT_DATA). That is more than
-the peak that `softbench memory` shows: the heap keeps holes, up to about as much again with malloc fixed.
+A memory limit counts what the child holds beyond an idle, torch-loaded process (Linux: RLIMIT_DATA). Under a limit
+malloc is left at its default, and recorded so: a heap that keeps freed memory has holes, and would reach the limit
+before the tensors do.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def isolated(sweep: Sweep, settings: Process, memory_limit: int | None) -> Itera
     Args:
         memory_limit: bytes that a child may hold; a case that needs more becomes a row `oom`.
     """
+    if memory_limit:
+        settings = replace(settings, malloc="default")
     for job in sweep.jobs:
         sweep.on_start(job.case)
         yield 1, _run_child(sweep, job, settings, memory_limit)
@@ -124,7 +127,7 @@ def _limit_memory(limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
 
 
-def _child(request: dict[str, Any]) -> list[Record]:
+def _child(request: dict[str, Any], state: dict[str, Any]) -> list[Record]:
     from softbench.attention import _contract
     from softbench.measures import _contract as measures
 
@@ -135,7 +138,7 @@ def _child(request: dict[str, Any]) -> list[Record]:
     module = measures.load(request["measure"])
     settings = opts.parse(module.Settings, request["settings"], request["measure"])
     jobs = [Job(case, attention)]
-    sweep = Sweep(request["measure"], module, settings, jobs, request["environment"], request["timeout"])
+    sweep = Sweep(request["measure"], module, settings, jobs, request["environment"] | state, request["timeout"])
     return [record for _, group in sweep for record in group]
 
 
@@ -143,11 +146,11 @@ def main() -> None:
     """Entry of the child process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this process
     request = json.load(sys.stdin)
-    process.apply(opts.parse(Process, request["process"], "process"))
+    state = process.apply(opts.parse(Process, request["process"], "process"))
     if request["memory_limit"]:
         _limit_memory(request["memory_limit"])
     print("ready", flush=True)
-    for record in _child(request):
+    for record in _child(request, state):
         print(record.to_json())
 
 

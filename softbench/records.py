@@ -20,6 +20,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from softbench import environment
 from softbench.errors import ResultsError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 UNITS = ("s", "B", "flop", "1", "image/s")
 STATUSES = ("ok", "oom", "unsupported", "timeout", "failed", "diverged")
+WHOLE_TASK = "whole_task"  # in `detail`: this record stands for a task of a study that gave nothing else
 _NUMBER = ("value", "unit", "samples", "status", "note", "detail")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ORIGIN = ("label", "environment", "started", "schema")
@@ -193,8 +195,20 @@ def expand(patterns: Sequence[Path | str]) -> list[Path]:
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """The last record of each identity, in order of first appearance."""
-    return list({record.identity(): record for record in records}.values())
+    """The last record of each identity on each comparable environment, in order of first appearance.
+
+    Where a task of a study failed as a whole and gave numbers at another time, only the last outcome counts.
+    """
+    def where(record: Record) -> tuple[str, ...]:
+        return tuple(str(record.environment.get(name)) for name in environment.COMPARABLE)
+
+    def task(record: Record) -> tuple[Any, ...]:
+        return record.measure, record.coords.get("task"), *where(record)
+
+    found = list(records)
+    failed = {task(record): WHOLE_TASK in record.detail for record in found}  # the last one of a task decides
+    return list({(record.identity(), *where(record)): record for record in found
+                 if "task" not in record.coords or failed[task(record)] == (WHOLE_TASK in record.detail)}.values())
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
@@ -230,6 +244,13 @@ def load(*paths: Path | str) -> pd.DataFrame:
         for problem in problems:
             warnings.warn(problem, stacklevel=2)
     return to_frame(latest(records))
+
+
+def finite(entry: Any) -> Any:
+    """The entry with None for each number that JSON cannot hold; lists and tuples are walked."""
+    if isinstance(entry, float):
+        return entry if math.isfinite(entry) else None
+    return [finite(item) for item in entry] if isinstance(entry, list | tuple) else entry
 
 
 def median(samples: Sequence[float]) -> float:

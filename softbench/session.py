@@ -56,6 +56,7 @@ def plan(config: Config, modes: tuple[str, ...] = cases.MODES) -> list[Job]:
     """The jobs that a configuration asks for, cases of one point side by side, the baseline first."""
     sweep = config.sweep
     loaded = {spec.label: attentions.load(spec, config.attention.get(spec.name)) for spec in specs(sweep)}
+    _check_distinct(loaded)
     _check_impl(sweep.impl, [a.module.IMPLS for a in loaded.values()])
     inputs.check(sweep.inputs)
     return [Job(case, loaded[case.attention.label]) for case in _cases(sweep, modes)]
@@ -105,6 +106,16 @@ def device(name: str) -> str:
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
         raise UsageError(f"No device '{name}': this machine has {torch.cuda.device_count()} CUDA device(s).")
     return "cpu" if kind == "cpu" else name
+
+
+def _check_distinct(loaded: dict[str, attentions.Attention]) -> None:
+    """Refuse two labels for one thing, such as `soft` and `soft:landmarks=49`: their records could not be told apart."""
+    seen: dict[str, str] = {}
+    for label, attention in loaded.items():
+        impl = cases.parse_attentions(label)[0].impl if ":impl=" in label else None
+        same = seen.setdefault(f"{attention.name} {opts.to_dict(attention.options)} {impl}", label)
+        if same != label:
+            raise UsageError(f"--attn: '{same}' and '{label}' are the same attention. Name it once.")
 
 
 def _check_impl(impl: str, all_impls: list[tuple[str, ...]]) -> None:

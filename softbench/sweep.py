@@ -7,6 +7,7 @@ is not supported, takes too long or gives a wrong result yields a record that sa
 from __future__ import annotations
 
 import gc
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ from softbench.attention._contract import Attention
 from softbench.case import Case
 from softbench.errors import SoftbenchError, Unsupported
 from softbench.measures._contract import Reading, readings
-from softbench.records import Record
+from softbench.records import Record, finite
 from softbench.workload import Workload
 
 _COPIES = {"forward": 1, "backward": 3, "forward_backward": 3}  # of the forward's numbers held, roughly
@@ -118,11 +119,14 @@ class Sweep:
 def make_record(measure: str, job: Job, reading: Reading, environment: dict[str, Any]) -> Record:
     """The record of one reading of a job."""
     case, shape = job.case, job.case.shape
-    note = "; ".join(filter(None, [reading.note, job.attention.note(shape)]))
-    value = reading.summary
+    value = None if reading.summary is None else finite(float(reading.summary))
+    status, notes = reading.status, [reading.note, job.attention.note(shape)]
+    if value is None and status == "ok":
+        status, notes = "failed", [*notes, "the measure gave no finite number"]
     return Record(
-        measure=measure, quantity=reading.quantity, value=None if value is None else float(value), unit=reading.unit,
-        samples=[float(s) for s in reading.samples], status=reading.status, note=note, detail=reading.detail,
+        measure=measure, quantity=reading.quantity, value=value, unit=reading.unit,
+        samples=[float(s) for s in reading.samples if math.isfinite(s)], status=status,
+        note="; ".join(filter(None, notes)), detail={key: finite(entry) for key, entry in reading.detail.items()},
         attention=job.attention.name, options=opts.to_dict(job.attention.options), model="", impl=resolved_impl(job),
         mode=case.mode, batch=shape.batch, heads=shape.heads, rows=shape.rows, cols=shape.cols,
         head_dim=shape.head_dim, dtype=case.dtype, device=torch.device(case.device).type, seed=case.seed,

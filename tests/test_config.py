@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def test_value_may_hold_an_equals_sign_and_commas() -> None:
 def test_section_of_a_broken_measure_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "hollow.py").write_text("'''Nothing.'''\n")
     monkeypatch.setitem(plugins._builtin("attention"), "hollow", tmp_path / "hollow.py")
-    monkeypatch.setitem(__import__("sys").modules, "softbench.attention.hollow", os)
+    monkeypatch.setitem(sys.modules, "softbench.attention.hollow", os)
     with pytest.raises(PluginError, match="Attention 'hollow' lacks Options"):
         config.load(None, ["attention.hollow.x=1"])
 

@@ -8,7 +8,9 @@ import plugin_files
 import pytest
 import torch
 
-from softbench import config, session, sweep
+from softbench import config, environment, session, sweep
+from softbench.errors import UsageError
+from softbench.measures._contract import Reading
 from softbench.records import STATUSES
 
 
@@ -121,3 +123,27 @@ def test_exit_code_reasons():
 def test_an_attention_may_name_its_implementation():
     rows = records_of("softmax:impl=math,soft", baseline="softmax")
     assert [(r.label, r.impl) for r in rows] == [("softmax", "sdpa"), ("softmax:impl=math", "math"), ("soft", "eager")]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_measure_that_gives_no_finite_number_is_a_row(number):
+    flags = {"sweep": {"attn": "soft", "baseline": "none", "tokens": "16"}}
+    made = session.start(config.load(None, flags=flags), "latency")
+    record = sweep.make_record("latency", made.jobs[0], Reading("latency", "s", [number, 1.0, number]), {})
+    assert (record.status, record.value, record.samples) == ("failed", None, [1.0])
+    assert "no finite number" in record.note
+    record.to_json()
+
+
+def test_two_labels_of_one_attention_are_refused():
+    with pytest.raises(UsageError, match="'soft' and 'soft:landmarks=49' are the same attention"):
+        records_of("soft,soft:landmarks=49")
+
+
+def test_memory_of_the_control_group_counts(monkeypatch):
+    files = {"/proc/meminfo": "MemAvailable:    1000 kB", "/sys/fs/cgroup/memory.max": "500000",
+             "/sys/fs/cgroup/memory.current": "100000"}
+    monkeypatch.setattr(environment, "_read", files.get)
+    assert environment.available_memory() == 400_000
+    files["/sys/fs/cgroup/memory.max"] = "max"
+    assert environment.available_memory() == 1000 * 1024

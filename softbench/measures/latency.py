@@ -12,6 +12,7 @@ Samples are never dropped; the value of a reading is their median.
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,7 @@ DETERMINISTIC = False
 MODES = ("forward", "backward", "forward_backward")
 QUICK = {"rep": 60.0, "warmup": 20.0, "rounds": 3}
 FEWEST_SAMPLES = 3
+_FEWEST_CALLS = 4
 _SLOW = 0.05  # seconds a call: from here on, one more warming call per slice would cost more than it helps
 
 
@@ -84,12 +86,15 @@ def measure_group(workloads: Sequence[Workload], settings: Settings) -> list[lis
 
 
 def _warm(run: _Run, settings: Settings) -> None:
-    """Untimed calls, at least two unless they are slow; fixes the number of calls in a sample."""
+    """Untimed calls, at least four unless they are slow; fixes the number of calls in a sample.
+
+    Four, because a heap that keeps freed memory only settles after a few calls.
+    """
     started = time.perf_counter()
-    while True:
+    for count in itertools.count(1):
         run.call_seconds = _timed_calls(run.workload, 1)
-        elapsed = time.perf_counter() - started
-        if elapsed >= settings.warmup / 1e3 and (elapsed > run.call_seconds * 1.5 or run.call_seconds > _SLOW):
+        enough = count >= _FEWEST_CALLS or run.call_seconds > _SLOW
+        if enough and time.perf_counter() - started >= settings.warmup / 1e3:
             break
     if run.workload.q.device.type == "cpu":
         run.call_seconds = min(run.call_seconds, _timed_calls(run.workload, 1))
