@@ -1,0 +1,312 @@
+"""Tables: a frame of records becomes columns of text, drawn as plain text, Markdown or for a rich terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from softbench.errors import UsageError
+from softbench.records import STATUSES
+from softbench.reports import format
+from softbench.reports.sheet import FOREIGN_CPU, Entry, Number, Sheet, sheets
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console, ConsoleOptions, RenderableType
+
+AGREEMENT = 0.01  # counts of FLOP agree where they differ by at most this share
+_CAPTION_WIDTH = 80
+_NARROWEST = 12  # characters that a folded column keeps
+_HEADLINES = {
+    "latency": "latency: median time of one call; IQR is the middle half of its samples.",
+    "memory": "memory: the most bytes that one call holds at once, beyond its inputs and parameters.",
+    "flops": "flops: operations of one call, counted independently.",
+}
+_STYLES = {"title": "bold", "caption": "dim", "header": "bold", "row": "", "space": "dim", "flag": "yellow"}
+_STATUS_WORDS = [status for status in STATUSES if status != "ok"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A header and its alignment; `wraps` marks text that may be folded where the table is too wide."""
+
+    header: str
+    right: bool = True
+    wraps: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in cells, ready to be drawn: `breaks` holds the indices of rows that open a new group."""
+
+    captions: list[str]
+    columns: list[Column]
+    rows: list[list[str]]
+    breaks: list[int] = field(default_factory=list)
+    footnotes: list[str] = field(default_factory=list)
+
+
+def table(frame: pd.DataFrame, baseline: str = "softmax") -> Table:
+    """The table of a frame that holds one measure.
+
+    Raises:
+        UsageError: it holds none, or several.
+    """
+    found = tables(frame, baseline)
+    if len(found) > 1:
+        names = ", ".join(dict.fromkeys(map(str, frame["measure"])))
+        raise UsageError(f"These records hold several measures ({names}): choose one.")
+    return found[0]
+
+
+def tables(frame: pd.DataFrame, baseline: str = "softmax") -> list[Table]:
+    """One table for each measure of the frame, in order of first appearance."""
+    return [_table(sheet) for sheet in sheets(frame, baseline)]
+
+
+def plain(table: Table, width: int | None = None) -> str:
+    """Aligned columns without colour, the same on every machine; nothing is cut off.
+
+    Where a `width` is given and the table is wider, its text columns are folded; should that not do, it stays wider.
+    """
+    return "".join(line.text.rstrip() + "\n" for line in _layout(table, width))
+
+
+def markdown(table: Table) -> str:
+    """A GitHub table with its captions above and its footnotes below."""
+    lines = [_escape(caption) + "  " for caption in table.captions]
+    lines += ["", "| " + " | ".join(_escape(c.header) for c in table.columns) + " |"]
+    lines.append("|" + "|".join("---:" if c.right else ":---" for c in table.columns) + "|")
+    lines += ["| " + " | ".join(map(_escape, row)) + " |" for row in table.rows]
+    if table.footnotes:
+        lines += ["", *(f"- {_escape(note)}" for note in table.footnotes)]
+    return "\n".join(lines) + "\n"
+
+
+def rich_table(table: Table) -> RenderableType:
+    """The plain table in the width of a rich console, with a little colour; no text of a record is read as markup."""
+    return _Rich(table)
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """One row a record, in SI units; lists and mappings are JSON text, and a missing value is empty."""
+    flat = frame.map(lambda value: json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value)
+    return str(flat.to_csv(index=False, lineterminator="\n"))
+
+
+@dataclass(frozen=True)
+class _Rich:
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        from rich.text import Text
+
+        for line in _layout(self.table, options.max_width):
+            text = Text(line.text.rstrip(), style=_STYLES[line.kind], overflow="fold")
+            if line.kind == "row":
+                text.highlight_words(_STATUS_WORDS, "red")
+            yield text
+
+
+@dataclass(frozen=True)
+class _Line:
+    kind: str
+    text: str
+
+
+# A cell's text, from the position of its entry in the sheet.
+_Cell = Callable[[int, Entry], str]
+
+
+def _table(sheet: Sheet) -> Table:
+    columns: list[tuple[Column, _Cell]] = [*_point_columns(sheet), *_VALUES.get(sheet.measure, _generic_columns)(sheet)]
+    notes: dict[str, int] = {}
+    marks = [_marks(entry, notes) for entry in sheet.entries]
+    if any(marks):
+        columns.append((Column("notes", right=False), lambda i, e: marks[i]))
+    rows = [[cell(i, entry) for _, cell in columns] for i, entry in enumerate(sheet.entries)]
+    breaks, start = [], 0
+    for group in sheet.groups():
+        if start and len(sheet.names) > 1:
+            breaks.append(start)
+        start += len(group)
+    footnotes = [f"[{number}] {note}" for note, number in notes.items()]
+    if any(mark.startswith("!") for mark in marks):
+        footnotes.insert(0, "!  The share of the CPU that other processes used while this was measured: above"
+                            f" {format.share(FOREIGN_CPU)} a time is doubtful.")
+    return Table([*_headlines(sheet), *sheet.captions()], [column for column, _ in columns], rows, breaks, footnotes)
+
+
+def _headlines(sheet: Sheet) -> list[str]:
+    """What is shown, and how its ratios are to be read."""
+    first = _HEADLINES.get(sheet.measure, f"{sheet.measure}.")
+    if sheet.measure == "flops":
+        return [first, "FLOP = 2 x MAC: a multiply-add is two operations. Papers often call GMAC GFLOPs."]
+    if not sheet.compares:
+        return [first]
+    if sheet.measure == "latency":
+        return [first, f"vs {sheet.baseline}: how many times faster than {sheet.baseline} (above 1x is faster)."]
+    return [first, f"of {sheet.baseline}: the value over that of {sheet.baseline} (below 1x is less)."]
+
+
+def _point_columns(sheet: Sheet) -> list[tuple[Column, _Cell]]:
+    columns: list[tuple[Column, _Cell]] = []
+    for name in sorted(sheet.varying, key=lambda n: n == "grid"):
+        numeric = all(isinstance(entry.point[name], int | float | None) for entry in sheet.entries)
+        columns.append((Column(name.removeprefix("env."), right=numeric, wraps=not numeric), _at(name)))
+    tokens = Column("tokens"), lambda i, e: format.count(e.tokens)
+    columns.insert(len(columns) - ("grid" in sheet.varying), tokens)
+    columns.append((Column("attention", right=False, wraps=True), lambda i, e: e.name))
+    if len(sheet.impls) > 1:
+        columns.append((Column("impl", right=False), lambda i, e: e.impl))
+    return columns
+
+
+def _at(name: str) -> _Cell:
+    return lambda i, e: format.text(e.point[name])
+
+
+def _latency_columns(sheet: Sheet) -> list[tuple[Column, _Cell]]:
+    quantity = sheet.quantities[0]
+    columns: list[tuple[Column, _Cell]] = [(Column("median"), _value(quantity)), (Column("IQR"), _iqr(quantity))]
+    if sheet.compares:
+        times_faster = [1 / r if r else None for r in sheet.ratios(quantity)]
+        columns.append((Column(f"vs {sheet.baseline}"), lambda i, e: format.ratio(times_faster[i])))
+    columns.append((Column("samples"), lambda i, e: _samples(e.number(quantity))))
+    return columns
+
+
+def _flops_columns(sheet: Sheet) -> list[tuple[Column, _Cell]]:
+    columns = [(Column(q.removeprefix("flops_").replace("_", " ")), _value(q)) for q in sheet.quantities]
+    return [*columns, (Column("GMAC"), lambda i, e: _gmac(e, sheet.quantities)),
+            (Column("agree", right=False), lambda i, e: _agreement(e, sheet.quantities))]
+
+
+def _generic_columns(sheet: Sheet) -> list[tuple[Column, _Cell]]:
+    columns: list[tuple[Column, _Cell]] = []
+    for quantity in sheet.quantities:
+        numbers = [n for e in sheet.entries if (n := e.number(quantity)) and n.value is not None]
+        columns.append((Column(quantity.replace("_", " ")), _value(quantity)))
+        if any(n.q1 != n.q3 for n in numbers if n.samples):
+            columns.append((Column("IQR"), _iqr(quantity)))
+        if sheet.compares and numbers:
+            columns.append((Column(f"of {sheet.baseline}"), _ratio(sheet.ratios(quantity))))
+    return columns
+
+
+_VALUES: dict[str, Callable[[Sheet], list[tuple[Column, _Cell]]]] = {
+    "latency": _latency_columns, "flops": _flops_columns,
+}
+
+
+def _value(quantity: str) -> _Cell:
+    return lambda i, e: _word_or_value(e.number(quantity))
+
+
+def _word_or_value(number: Number | None) -> str:
+    if number is None:
+        return format.MISSING
+    return format.quantity(number.value, number.unit) if number.value is not None else _status(number)
+
+
+def _status(number: Number) -> str:
+    return format.MISSING if number.status == "ok" else number.status
+
+
+def _iqr(quantity: str) -> _Cell:
+    def cell(i: int, entry: Entry) -> str:
+        number = entry.number(quantity)
+        if number is None or number.value is None:
+            return format.MISSING
+        return format.span(number.q1, number.q3, number.unit)
+    return cell
+
+
+def _ratio(ratios: list[float | None]) -> _Cell:
+    return lambda i, e: format.ratio(ratios[i])
+
+
+def _samples(number: Number | None) -> str:
+    return format.MISSING if number is None or number.value is None else format.count(number.samples)
+
+
+def _gmac(entry: Entry, quantities: list[str]) -> str:
+    return format.gmac(next((v for q in quantities if (v := entry.value(q)) is not None), None))
+
+
+def _agreement(entry: Entry, quantities: list[str]) -> str:
+    """`ok` where all counts exist and agree, `no` where none stood the check, otherwise how far they are apart."""
+    counts = [v for q in quantities if (v := entry.value(q)) is not None]
+    if not counts and any((n := entry.number(q)) and n.status == "failed" for q in quantities):
+        return "no"
+    if len(counts) < 2:
+        return format.MISSING
+    apart = (max(counts) - min(counts)) / max(counts) if max(counts) else 0.0
+    if apart > AGREEMENT:
+        return f"{format.share(apart)} off"
+    return "ok" if len(counts) == len(quantities) else f"{len(counts)} of {len(quantities)}"
+
+
+def _marks(entry: Entry, notes: dict[str, int]) -> str:
+    """The entry's flag and footnote numbers; a note that is new gets the next number."""
+    found: dict[str, None] = {}
+    for number in entry.numbers.values():
+        if number.disturbed:
+            found[f"! {format.share(number.foreign_cpu)}"] = None
+    for number in entry.numbers.values():
+        if number.note:
+            found[f"[{notes.setdefault(number.note, len(notes) + 1)}]"] = None
+    return " ".join(found)
+
+
+def _layout(table: Table, width: int | None) -> Iterator[_Line]:
+    """The lines of the table as text, each with what it is."""
+    widths = [max(map(len, cells)) for cells in zip([c.header for c in table.columns], *table.rows, strict=True)]
+    if width is not None:
+        widths = _fold(widths, table.columns, width)
+    total = width or max(_CAPTION_WIDTH, sum(widths) + 2 * (len(widths) - 1))
+    for number, caption in enumerate(table.captions):
+        yield from (_Line("caption" if number else "title", line) for line in _paragraph(caption, total))
+    yield _Line("space", "")
+    yield from (_Line("header", line) for line in _lines([c.header for c in table.columns], widths, table.columns))
+    yield _Line("space", "  ".join("-" * w for w in widths))
+    for index, row in enumerate(table.rows):
+        if index in table.breaks:
+            yield _Line("space", "")
+        yield from (_Line("row", line) for line in _lines(row, widths, table.columns))
+    if table.footnotes:
+        yield _Line("space", "")
+    for note in table.footnotes:
+        yield from (_Line("flag" if note.startswith("!") else "caption", line) for line in _paragraph(note, total))
+
+
+def _fold(widths: list[int], columns: list[Column], width: int) -> list[int]:
+    """Widths that fit, by taking from the widest column that may wrap."""
+    widths = list(widths)
+    while sum(widths) + 2 * (len(widths) - 1) > width:
+        foldable = [i for i, c in enumerate(columns) if c.wraps and widths[i] > max(_NARROWEST, len(c.header))]
+        if not foldable:
+            break
+        widths[max(foldable, key=lambda i: widths[i])] -= 1
+    return widths
+
+
+def _lines(cells: list[str], widths: list[int], columns: list[Column]) -> list[str]:
+    """One row, on as many lines as its tallest cell takes."""
+    stacks = [format.wrap(cell, width) for cell, width in zip(cells, widths, strict=True)]
+    return ["  ".join((stack[i] if i < len(stack) else "").rjust(width) if column.right else
+                      (stack[i] if i < len(stack) else "").ljust(width)
+                      for stack, width, column in zip(stacks, widths, columns, strict=True))
+            for i in range(max(map(len, stacks)))]
+
+
+def _paragraph(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"([\\|`*<>\[\]])", r"\\\1", text)

@@ -1,0 +1,130 @@
+"""Views: how the numbers of a study are shown, as data. A study lists them, `softbench.reports.views` draws them.
+
+A view names columns and quantities of the study's records. A column is a field of the record (`attention`, `dtype`,
+`tokens`), a coordinate by its name (`family`), or an entry of a mapping (`options.landmarks`, `detail.steps`). A
+quantity is what a record calls its number. Records that a view cannot tell apart by the columns it names, such as those
+of two machines, are told apart by the columns in which they differ: a table shows these too, and a figure gets more
+panels. Columns of a table that are the same in all its rows go into its caption.
+
+Numbers: `detail["ci95"] = [low, high]` is drawn as an interval and written as `0.120±0.004`. A record without a value
+appears as its status; one with a value and a status other than "ok" is marked and explained below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What all views have.
+
+    Attributes:
+        name: what `--view` and the name of its picture say; lower case with underscores, unique in the study.
+        title: one sentence that says what is shown.
+        where: keeps only records that have this value, or one of these values (a tuple), in that column. The title
+            should say which these are.
+        words: what columns and quantities are called in headers, axes and panels; others lose their underscores.
+        note: what a reader must know to read it, below the table or figure.
+    """
+
+    name: str
+    title: str
+    where: Mapping[str, Any] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows(View):
+    """A table: a row for each combination of `by`, a column for each quantity.
+
+    Attributes:
+        by: columns, from the outermost to the innermost; numbers ascend, text keeps the order of the records.
+        quantities: in the order of the columns; those that no record has are left out.
+        pareto: quantities to minimise: rows that no other row with the same `among` beats in all of them get a mark.
+        among: columns within which rows compete for that mark.
+    """
+
+    by: tuple[str, ...]
+    quantities: tuple[str, ...]
+    pareto: tuple[str, ...] = ()
+    among: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines(View):
+    """Lines of a quantity against a column of numbers, or of its course against the iteration.
+
+    Attributes:
+        quantities: one: a panel for each value of `panels`. Several: a row of panels for each, quantities side by side.
+        x: the column of numbers; left out where `trace` is set.
+        trace: draw `detail["trace"]` against its index. Entry i is the value after i steps, entry 0 that of the
+            start; None stands for a number that is not finite.
+        series: the column that tells the lines apart.
+        reference: a quantity drawn as thin dashed lines, such as the best possible error; "" for none.
+        reference_by: the column that tells these lines apart.
+        level: where to draw a horizontal line, such as a tolerance.
+        limits: of the axis of values; lines that diverge leave the panel there.
+    """
+
+    quantities: tuple[str, ...]
+    series: str
+    x: str = ""
+    trace: bool = False
+    panels: str = ""
+    log_x: bool = False
+    log_y: bool = True
+    reference: str = ""
+    reference_by: str = ""
+    level: float | None = None
+    limits: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heatmap(View):
+    """A quantity over two columns, written into coloured cells: dark is much, hatched is a record without a value."""
+
+    quantity: str
+    x: str
+    y: str
+    panels: str = ""
+    log: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scatter(View):
+    """Points of two quantities, both to be minimised: those on the Pareto front are filled and joined by steps.
+
+    Attributes:
+        x, y: the quantities of one point, which are two records that agree in `series`, `point` and `panels`.
+        series: the column that gives colour and marker.
+        point: the column that tells the points of a series apart; a thin line follows it, and its value is written
+            beside them.
+    """
+
+    x: str
+    y: str
+    series: str
+    point: str = ""
+    panels: str = ""
+    log_x: bool = True
+    log_y: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dots(View):
+    """A quantity beside each value of a column of names, with intervals: to compare a few choices.
+
+    Attributes:
+        y: the column of names, one line of dots each.
+        series: the column that gives colour and marker; "" for one kind of dots.
+    """
+
+    quantity: str
+    y: str
+    series: str = ""
+    panels: str = ""
+    log_x: bool = False
