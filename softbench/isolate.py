@@ -52,6 +52,7 @@ def _run_child(sweep: Sweep, job: Job, settings: Process, memory_limit: int | No
         "measure": sweep.measure_name, "settings": opts.to_dict(sweep.settings), "case": asdict(job.case),
         "options": opts.to_dict(job.attention.options), "process": opts.to_dict(settings),
         "environment": sweep.environment, "timeout": sweep.timeout, "memory_limit": memory_limit,
+        "check_convergence": sweep.check_convergence,
     }
     with tempfile.TemporaryFile("w+") as errors:
         child = subprocess.Popen([sys.executable, "-m", "softbench.isolate"], env=_child_environment(), text=True,
@@ -138,7 +139,8 @@ def _child(request: dict[str, Any], state: dict[str, Any]) -> list[Record]:
     module = measures.load(request["measure"])
     settings = opts.parse(module.Settings, request["settings"], request["measure"])
     jobs = [Job(case, attention)]
-    sweep = Sweep(request["measure"], module, settings, jobs, request["environment"] | state, request["timeout"])
+    sweep = Sweep(request["measure"], module, settings, jobs, request["environment"] | state, request["timeout"],
+                  request["check_convergence"])
     return [record for _, group in sweep for record in group]
 
 

@@ -60,6 +60,14 @@ def facts(kind: str, name: str) -> dict[str, Any]:
     return found
 
 
+def summary(kind: str, name: str) -> str:
+    """The plugin's first docstring line; for a file that cannot be read, why, so that one cannot spoil a list."""
+    try:
+        return str(facts(kind, name)["summary"])
+    except PluginError as error:
+        return f"cannot be used: {error}"
+
+
 def load(kind: str, name: str, required: Iterable[str] = ()) -> ModuleType:
     """Import the plugin and check that it has every name in `required`.
 

@@ -109,7 +109,7 @@ def device(name: str) -> str:
 
 
 def _check_distinct(loaded: dict[str, attentions.Attention]) -> None:
-    """Refuse two labels for one thing, such as `soft` and `soft:landmarks=49`: their records could not be told apart."""
+    """Refuse two labels for one thing, `soft` and `soft:landmarks=49`: their records could not be told apart."""
     seen: dict[str, str] = {}
     for label, attention in loaded.items():
         impl = cases.parse_attentions(label)[0].impl if ":impl=" in label else None

@@ -27,6 +27,7 @@ from softbench.attention._contract import Attention
 from softbench.case import Case
 from softbench.errors import SoftbenchError, Unsupported
 from softbench.measures._contract import Reading, readings
+from softbench.ops import pseudo_inverse
 from softbench.records import Record, finite
 from softbench.workload import Workload
 
@@ -43,7 +44,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One measure over many jobs on this machine."""
+    """One measure over many jobs on this machine.
+
+    Attributes:
+        timeout: seconds that a case may take.
+        check_convergence: look, in the untimed call before measuring, whether every small inverse in it has
+            converged; the numbers of a case where one has not are marked `diverged`.
+    """
 
     measure_name: str
     measure: ModuleType
@@ -51,7 +58,9 @@ class Sweep:
     jobs: list[Job]
     environment: dict[str, Any]
     timeout: float | None = None
+    check_convergence: bool = False
     on_start: Callable[[Case], None] = field(default=lambda case: None)
+    _unconverged: dict[Case, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[int, list[Record]]]:
         """Yields, for each group of jobs as soon as it is done, how many jobs it was and their records."""
@@ -92,7 +101,9 @@ class Sweep:
         return readings(self.measure, self._attempt(self.measure.measure, built, self.settings))
 
     def _records(self, job: Job, results: Sequence[Reading]) -> list[Record]:
-        return [make_record(self.measure_name, job, reading, self.environment) for reading in results]
+        remark = self._unconverged.get(job.case, "")
+        return [make_record(self.measure_name, job, _diverged(r, remark) if remark else r, self.environment)
+                for r in results]
 
     def _prepare(self, job: Job) -> Workload:
         """Build and check a job. One call of it may take a quarter of the timeout, as several calls follow."""
@@ -101,7 +112,12 @@ class Sweep:
             workload.probe(job.case, job.attention)
             built = workload.build(job.case, job.attention)
             started = time.perf_counter()
-            built.check()
+            if self.check_convergence:
+                with pseudo_inverse.watch() as watched:
+                    built.check()
+                self._unconverged[job.case] = watched.note
+            else:
+                built.check()
             elapsed = time.perf_counter() - started
         if self.timeout is not None and elapsed * 4 > self.timeout:
             raise TimeoutError(f"one call takes {elapsed:.1f} s, too long to repeat within {self.timeout:g} s")
@@ -114,6 +130,13 @@ class Sweep:
         except Exception as error:
             status, note = verdict(error)
             return [Reading(self.measure.QUANTITY, self.measure.UNIT, [], status=status, note=note)]
+
+
+def _diverged(reading: Reading, remark: str) -> Reading:
+    """The reading, marked; a reading that is not ok for another reason stays what it is."""
+    if reading.status != "ok":
+        return reading
+    return replace(reading, status="diverged", note="; ".join(filter(None, [reading.note, remark])))
 
 
 def make_record(measure: str, job: Job, reading: Reading, environment: dict[str, Any]) -> Record:

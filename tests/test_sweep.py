@@ -14,10 +14,12 @@ from softbench.measures._contract import Reading
 from softbench.records import STATUSES
 
 
-def records_of(attn: str, measure: str = "latency", timeout: float | None = None, **keys):
+def records_of(attn: str, measure: str = "latency", timeout: float | None = None, check_convergence: bool = False,
+               **keys):
     settings = {measure: {"rep": "4", "warmup": "1", "rounds": "3"} if measure == "latency" else {}}
     flags = settings | {"sweep": {"attn": attn, "tokens": "16", "heads": "2", "head_dim": "8", "device": "cpu", **keys}}
-    made = session.start(config.load(None, flags=flags), measure, timeout=timeout)
+    made = session.start(config.load(None, flags=flags), measure, timeout=timeout,
+                         check_convergence=check_convergence)
     return [record for _, group in made for record in group]
 
 
@@ -147,3 +149,17 @@ def test_memory_of_the_control_group_counts(monkeypatch):
     assert environment.available_memory() == 400_000
     files["/sys/fs/cgroup/memory.max"] = "max"
     assert environment.available_memory() == 1000 * 1024
+
+
+def test_unconverged_inverse_is_marked_and_its_number_kept():
+    """Twenty steps of the paper's Newton do not invert the kernel of a constant image; a factorisation does."""
+    rows = {r.label: r for r in records_of("soft:inverse=newton,soft:inverse=cholesky", check_convergence=True,
+                                           tokens="256", inputs="constant")}
+    newton, cholesky = rows["soft:inverse=newton"], rows["soft:inverse=cholesky"]
+    assert newton.status == "diverged"
+    assert newton.value > 0
+    assert "inverse not converged: residual" in newton.note
+    assert "newton" in newton.note
+    assert cholesky.status == rows["softmax"].status == "ok"
+    rows = records_of("soft:inverse=newton", tokens="256", inputs="constant")
+    assert {r.status for r in rows} == {"ok"}  # not asked for

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from softbench import workload
+from softbench import plugins, workload
 from softbench.attention import _contract
 from softbench.case import AttentionSpec, Case, Shape
 
@@ -73,7 +73,7 @@ def test_building_leaves_the_global_generator_alone():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-@pytest.mark.parametrize("name", ["softmax", "gaussian", "soft", "soft_norm", "performer", "nystromformer", "linformer"])
+@pytest.mark.parametrize("name", plugins.names("attention"))
 @pytest.mark.parametrize("family", ["normal", "image"])
 def test_every_attention_passes_its_probe(name, dtype, family):
     spec = AttentionSpec(name)

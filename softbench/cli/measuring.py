@@ -1,0 +1,125 @@
+"""Measuring commands: `softbench latency`, `memory`, `flops`, and one for every measure that a plugin adds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from softbench import config as configuration
+from softbench import plugins
+from softbench.cli import presenting, printing, running
+from softbench.cli.progress import Progress
+from softbench.config import Config, SweepConfig
+from softbench.errors import UsageError
+from softbench.measures import _contract as measures
+from softbench.process import Process, parse_bytes
+from softbench.records import Record
+
+if TYPE_CHECKING:
+    from softbench.sweep import Job, Sweep
+
+_QUICK_TOKENS = "256,1k,4k"
+_FIXED_SECONDS, _CALLS, _FLOP_PER_SECOND = 0.7, 5, 1e11  # a rough model of what a case takes, for the time left
+
+
+def measure_command(name: str) -> click.Command:
+    """The command of a measure: the sweep's flags, the process's, and the measure's own settings."""
+    sections = {"sweep": SweepConfig, "process": Process, name: measures.load(name).Settings}
+    run = [*running.run_options("cases"), *_isolation_options()]
+    flags, owners = running.setting_options(sections, run, f"Measure '{name}'")
+
+    def callback(**values: Any) -> int:
+        return _run(name, running.take_settings(values, owners), **values)
+
+    summary = str(plugins.facts("measures", name)["summary"])
+    return click.Command(name, callback=callback, params=[*flags, *run], help=summary, context_settings=running.CONTEXT)
+
+
+def _isolation_options() -> list[click.Option]:
+    return [
+        click.Option(["--isolate"], is_flag=True, help="One child process a case; cases are then not interleaved."),
+        click.Option(["--memory-limit"], metavar="BYTES",
+                     help="With --isolate: the memory a case may use, as 2GiB; beyond it, its row says oom."),
+        click.Option(["--timeout"], type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+                     help="Time a case may take; beyond it, its row says timeout."),
+        click.Option(["--check-convergence"], is_flag=True,
+                     help="Mark a case as diverged where a small inverse within it has not converged."),
+    ]
+
+
+def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str, ...], config: Path | None,
+         out: Path | None, plot: Path | None, form: str, quick: bool, resume: bool, dry_run: bool, isolate: bool,
+         memory_limit: str | None, timeout: float | None, check_convergence: bool) -> int:
+    if memory_limit is not None and not isolate:
+        raise UsageError("--memory-limit works on child processes: add --isolate.")
+    target = running.output(name, out, resume)
+    if plot is not None:
+        from softbench.reports import plots
+
+        plots.check_path(plot)
+    limit = parse_bytes(memory_limit, "--memory-limit") if memory_limit is not None else None
+    settings = configuration.load(config, assignments, _quick(name, flags) if quick else flags)
+    baseline = settings.sweep.baseline
+
+    from softbench import session
+
+    sweep = session.start(settings, name, command=running.command(), timeout=timeout,
+                          check_convergence=check_convergence)
+    if dry_run:
+        from softbench.cli.listing import print_plan
+
+        print_plan(sweep.jobs, form)
+        return 0
+    sweep, known = _resume(sweep, target) if resume else (sweep, [])
+    measured = _measure(sweep, settings, target, isolate, limit)
+    found = [*known, *measured]
+    presenting.print_records(found, form, baseline)
+    drawn = plot is None or presenting.plot_or_say_why(found, plot, baseline)
+    printing.say(f"Records: {target} ({len(measured)} new)")
+    from softbench.sweep import failed
+
+    return running.SOME_FAILED if failed(found) else 0 if drawn else running.ERROR
+
+
+def _measure(sweep: Sweep, settings: Config, out: Path, isolate: bool, limit: int | None) -> list[Record]:
+    """Run the sweep and append what it yields to `out`, group by group."""
+    from softbench import isolate as isolation
+
+    progress = Progress([_weight(job) for job in sweep.jobs], _outcomes)
+    watched = replace(sweep, on_start=lambda case: progress.start(f"{case.attention.label}, N = {case.shape.tokens:,}"))
+    groups = isolation.isolated(watched, settings.process, limit) if isolate else iter(watched)
+    return running.keep(groups, out, progress, "cases")
+
+
+def _weight(job: Job) -> float:
+    """Seconds that a case should roughly take."""
+    return _FIXED_SECONDS + _CALLS * job.attention.cost(job.case.shape).flops / _FLOP_PER_SECOND
+
+
+def _outcomes(group: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(
+        f"{record.label}, N = {record.rows * record.cols:,}"
+        + ("" if record.status == "ok" else f": {record.quantity} {record.status} ({record.note})")
+        for record in group))
+
+
+def _resume(sweep: Sweep, out: Path) -> tuple[Sweep, list[Record]]:
+    """The sweep without the jobs that `out` already holds for this environment, and the records of those jobs."""
+    from softbench.sweep import identity, subject
+
+    names = [identity(sweep.measure_name, job) for job in sweep.jobs]
+    known = running.known(out, sweep.measure_name, sweep.environment, names, subject, "cases")
+    left = [job for i, job in enumerate(sweep.jobs) if i not in known]
+    return replace(sweep, jobs=left), [record for group in known.values() for record in group]
+
+
+def _quick(name: str, flags: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The flags on top of a short programme: what is given explicitly wins."""
+    module = measures.load(name)
+    lengths = {} if "grid" in flags.get("sweep", {}) else {"tokens": _QUICK_TOKENS}
+    quick: dict[str, dict[str, Any]] = {"sweep": lengths, name: dict(getattr(module, "QUICK", {}))}
+    return {section: quick.get(section, {}) | flags.get(section, {}) for section in {**quick, **flags}}

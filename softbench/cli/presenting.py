@@ -1,0 +1,127 @@
+"""Presenting: records as tables on stdout or as pictures, those of a study in the views that it lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from softbench import plugins
+from softbench.cli import printing
+from softbench.errors import SoftbenchError, UsageError, unknown
+from softbench.records import Record, to_frame
+from softbench.studies import _contract as studies
+from softbench.views import Rows, View
+
+# Of the option --view.
+VIEW: dict[str, Any] = {"metavar": "NAME[,NAME]", "help": "Only these tables and pictures of a study. [all]"}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The views to show by study; `named` where the user asked for them rather than taking all."""
+
+    views: dict[str, list[View]] = field(default_factory=dict)
+    named: bool = False
+
+    def tables(self, study: str) -> list[Rows]:
+        return [view for view in self.views[study] if isinstance(view, Rows)]
+
+    def pictures(self, study: str) -> list[View]:
+        return [view for view in self.views[study] if not isinstance(view, Rows)]
+
+
+def choose(measures: Iterable[str], wanted: str | None, *, plot: bool) -> Chosen:
+    """The views of those of the measures that are studies, or the views among them that `--view` names.
+
+    Args:
+        plot: whether pictures are drawn; without them, naming nothing but pictures is a mistake.
+    Raises:
+        UsageError: no view of that name, or none that would be shown.
+    """
+    here = [name for name in dict.fromkeys(measures) if is_study(name)]
+    found: dict[str, list[View]] = {name: list(studies.load(name).VIEWS) for name in here}
+    if wanted is None:
+        return Chosen(found)
+    there = {view.name for views in found.values() for view in views}
+    names = [name.strip() for name in wanted.split(",")]
+    for name in names:
+        if name not in there:
+            raise unknown("view", name, there)
+    kept = {study: [view for view in views if view.name in names] for study, views in found.items()}
+    if not plot and not any(isinstance(view, Rows) for views in kept.values() for view in views):
+        raise UsageError(f"--view {wanted} is a picture, not a table: draw it with --plot, or with `softbench plot`.")
+    return Chosen(kept, named=True)
+
+
+def is_study(measure: str) -> bool:
+    """Whether records of this name come from a study that is installed here."""
+    return measure in plugins.names("studies") and measure not in plugins.names("measures")
+
+
+def print_records(records: Sequence[Record], form: str, baseline: str, chosen: Chosen | None = None) -> None:
+    """The records on stdout: as tables, markdown tables, CSV in SI units, or JSON Lines."""
+    if form == "jsonl":
+        for record in records:
+            click.echo(record.to_json())
+        return
+    from softbench.reports import tables
+    from softbench.reports import views as reports
+
+    frame = to_frame(records)
+    if form == "csv":
+        click.echo(tables.to_csv(frame), nl=False)
+        return
+    chosen = chosen or Chosen()
+    found = []
+    for measure in dict.fromkeys(frame["measure"]):
+        part = frame[frame["measure"] == measure]
+        if measure in chosen.views:
+            found += reports.tables(chosen.tables(measure), part)
+        elif not chosen.named:
+            found.append(tables.table(part, baseline))
+    printing.print_tables(found, form)
+
+
+def plot_or_say_why(records: Sequence[Record], path: Path, baseline: str, chosen: Chosen | None = None) -> bool:
+    """Draw what has just been measured; where it cannot be, say so and return False: the records are kept anyway."""
+    try:
+        plot_records(records, path, baseline, chosen)
+    except SoftbenchError as error:
+        printing.say(f"Warning: no plot. {error}")
+        return False
+    return True
+
+
+def plot_records(records: Sequence[Record], path: Path, baseline: str, chosen: Chosen | None = None) -> None:
+    """Draw the records: one picture, or one for each of a study's views, `out.png` becoming `out-<view>.png`.
+
+    A single view that was named gets the very name given.
+
+    Raises:
+        UsageError: the records hold several measures, or nothing that can be drawn.
+    """
+    from softbench.reports import plots
+    from softbench.reports import views as reports
+
+    frame, measures = to_frame(records), {record.measure for record in records}
+    study = measures.pop() if len(measures) == 1 else ""
+    if chosen is None or study not in chosen.views:
+        plots.plot(frame, path, baseline=baseline)
+        printing.say(f"Plot: {path}")
+        return
+    pictures = chosen.pictures(study)
+    exact = chosen.named and len(pictures) == 1
+    drawn = 0
+    for view in pictures:
+        target = path if exact else path.with_stem(f"{path.stem}-{view.name}")
+        if reports.plot(view, frame, target):
+            drawn += 1
+            printing.say(f"Plot: {target}")
+        else:
+            printing.say(f"No picture '{view.name}': there is nothing to draw in it.")
+    if pictures and not drawn:
+        raise UsageError(f"No record of {study} has a value to plot.")

@@ -1,0 +1,137 @@
+"""What commands that run something share: their flags, what they resume, and how they keep what they find."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from softbench import environment, records
+from softbench import options as opts
+from softbench.cli import printing
+from softbench.errors import Interrupted, UsageError
+from softbench.records import Record
+
+if TYPE_CHECKING:
+    from softbench.cli.progress import Progress
+
+ERROR, SOME_FAILED = 1, 5
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def run_options(items: str) -> list[click.Option]:
+    """Flags of the run itself, which bench.toml does not hold. `items` is what it runs: cases, tasks."""
+    return [
+        click.Option(["--set", "assignments"], multiple=True, metavar="SECTION.KEY=VALUE",
+                     help="Set any key of bench.toml, as in attention.soft.landmarks=64. Repeatable."),
+        click.Option(["--config"], type=click.Path(path_type=Path), help="Configuration file. [./bench.toml]"),
+        click.Option(["--out"], type=click.Path(path_type=Path),
+                     help="JSON Lines file to append records to. [a new file in results/]"),
+        click.Option(["--plot"], type=click.Path(path_type=Path), help="Also draw the numbers: a .png or .svg file."),
+        click.Option(["--format", "form"], type=click.Choice(printing.FORMATS), default="table",
+                     help="What to print: tables to read, or the records as CSV or JSON Lines. [table]"),
+        click.Option(["--quick"], is_flag=True, help="A smaller programme, for a first look."),
+        click.Option(["--resume"], is_flag=True, help=f"Skip the {items} that --out already holds for this machine."),
+        click.Option(["--dry-run"], is_flag=True, help=f"List the {items}; run nothing."),
+    ]
+
+
+def setting_options(sections: Mapping[str, type], run: Sequence[click.Option],
+                    what: str) -> tuple[list[click.Option], dict[str, str]]:
+    """A flag for each key of these sections of bench.toml, and the section that each key belongs to.
+
+    Raises:
+        UsageError: a key of the plugin is a flag already; `what` says whose.
+    """
+    owners: dict[str, str] = {}
+    flags: list[click.Option] = []
+    for section, cls in sections.items():
+        for key, kind, default, text in opts.describe(cls):
+            if key in owners or key in {option.name for option in run}:
+                raise UsageError(f"{what}: its setting '{key}' is already a flag. Rename it.")
+            owners[key] = section
+            shown = f" [{default}]" if default not in ("", None) else ""
+            flags.append(click.Option([f"--{key.replace('_', '-')}"], metavar=_metavar(kind), help=f"{text}.{shown}"))
+    return flags, owners
+
+
+def take_settings(values: dict[str, Any], owners: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Section -> key -> value of the flags that were given; takes them out of `values`."""
+    flags: dict[str, dict[str, Any]] = {}
+    for key, section in owners.items():
+        if (value := values.pop(key)) is not None:
+            flags.setdefault(section, {})[key] = value
+    return flags
+
+
+def output(name: str, out: Path | None, resume: bool) -> Path:
+    """The file that records go to. Raises UsageError where one to resume is not named."""
+    if resume and out is None:
+        raise UsageError("--resume needs the file to continue: give it with --out FILE.")
+    return out or Path("results") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}.jsonl"
+
+
+def command() -> str:
+    """What was typed, so that it can be typed again."""
+    return shlex.join(["softbench", *sys.argv[1:]])
+
+
+def known(out: Path, measure: str, here: Mapping[str, Any], keys: Sequence[str], key: Callable[[Record], str],
+          items: str) -> dict[int, list[Record]]:
+    """The records of this measure that `out` already holds for this environment, by the position of their key.
+
+    What failed before is left out, as it runs again. Says on stderr what was found and what does not fit.
+    """
+    if not out.exists():
+        printing.say(f"Nothing to resume: {out} does not exist yet.")
+        return {}
+    whole, problems = records.read(out)
+    for problem in problems:
+        printing.say(f"Warning: {problem}")
+    found = [(record, environment.differences(record.environment, dict(here)))
+             for record in whole if record.measure == measure]
+    if foreign := {difference for _, differences in found for difference in differences}:
+        printing.say(f"Warning: {out} also holds records of another environment ({'; '.join(sorted(foreign))}); "
+                     f"these {items} are run again.")
+    kept: dict[str, list[Record]] = {}
+    for record in records.latest(record for record, differences in found if not differences):
+        kept.setdefault(key(record), []).append(record)
+    positions = {i: kept[name] for i, name in enumerate(keys)
+                 if name in kept and all(record.status != "failed" for record in kept[name])}
+    commits = {record.environment.get("commit") for group in positions.values() for record in group} - {here["commit"]}
+    if commits:
+        printing.say("Warning: some of the kept records were made at another commit of softbench "
+                     f"({', '.join(map(str, sorted(commits, key=str)))}).")
+    printing.say(f"Resuming: {len(positions)} of {len(keys)} {items} are in {out}.")
+    return positions
+
+
+def keep(steps: Iterable[tuple[int, list[Record]]], out: Path, progress: Progress, items: str) -> list[Record]:
+    """Append what each step gives to `out` as soon as it is there; a step is a number of items and their records.
+
+    Raises:
+        ResultsError: `out` cannot be written. Interrupted: Ctrl-C; the message says how to go on.
+    """
+    records.check_writable(out)  # now, not after an hour of measuring
+    kept: list[Record] = []
+    with progress:
+        try:
+            for count, group in steps:
+                records.append(out, group)
+                kept += group
+                progress.advance(count, group)
+        except KeyboardInterrupt:
+            again = command() + ("" if "--out" in sys.argv else f" --out {shlex.quote(str(out))}")
+            where = f" and kept in {out}" if kept else ""
+            raise Interrupted(f"Interrupted: {progress.done} of {progress.total} {items} are done{where}. "
+                              f"Continue with: {again.replace(' --resume', '')} --resume") from None
+    return kept
+
+
+def _metavar(kind: str) -> str:
+    return {"int": "N", "float": "X", "bool": "true|false", "str": "TEXT"}.get(kind, kind.replace(" ", ""))

@@ -1,0 +1,100 @@
+"""Study commands: `softbench pinv`, `approx-error`, and one for every study that a plugin adds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from softbench import config as configuration
+from softbench import plugins
+from softbench.cli import presenting, printing, running
+from softbench.cli.progress import Progress
+from softbench.process import Process
+from softbench.records import Record
+from softbench.studies import _contract as studies
+
+if TYPE_CHECKING:
+    from softbench.study import Study
+
+
+def study_command(name: str) -> click.Command:
+    """The command of a study: its own settings, and the process's."""
+    run = [*running.run_options("tasks"), click.Option(["--view"], **presenting.VIEW)]
+    sections = {name: studies.load(name).Settings, "process": Process}
+    flags, owners = running.setting_options(sections, run, f"Study '{name}'")
+
+    def callback(**values: Any) -> int:
+        return _run(name, running.take_settings(values, owners), **values)
+
+    summary = str(plugins.facts("studies", name)["summary"])
+    views = ", ".join(view.name for view in studies.load(name).VIEWS)
+    return click.Command(name.replace("_", "-"), callback=callback, params=[*flags, *run], short_help=summary,
+                         help=f"{summary}\n\nViews: {views}.", context_settings=running.CONTEXT)
+
+
+def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str, ...], config: Path | None,
+         out: Path | None, plot: Path | None, form: str, quick: bool, resume: bool, dry_run: bool,
+         view: str | None) -> int:
+    target = running.output(name.replace("_", "-"), out, resume)
+    chosen = presenting.choose([name], view, plot=plot is not None)
+    if plot is not None:
+        from softbench.reports import plots
+
+        plots.check_path(plot)
+    if quick:
+        flags = flags | {name: dict(studies.load(name).QUICK) | flags.get(name, {})}
+    settings = configuration.load(config, assignments, flags)
+
+    from softbench import session
+
+    study = session.start_study(settings, name, command=running.command())
+    if dry_run:
+        title = f"{len(study.tasks)} tasks, not run."
+        printing.print_tables([printing.listing(title, ("task",), [(task.name,) for task in study.tasks])], form)
+        return 0
+    known = running.known(target, name, study.environment, [task.name for task in study.tasks], _task, "tasks") \
+        if resume else {}
+    left = [i for i in range(len(study.tasks)) if i not in known]
+    measured = _measure(replace(study, tasks=[study.tasks[i] for i in left]), target)
+    found = _in_order(study, [*(record for group in known.values() for record in group), *measured])
+    presenting.print_records(found, form, "", chosen)
+    drawn = plot is None or presenting.plot_or_say_why(found, plot, "", chosen)
+    printing.say(f"Records: {target} ({len(measured)} new)")
+    from softbench.sweep import failed
+
+    return running.SOME_FAILED if failed(found) else 0 if drawn else running.ERROR
+
+
+def _measure(study: Study, out: Path) -> list[Record]:
+    """Run the tasks and append what each gives to `out`."""
+    progress = Progress([1.0] * len(study.tasks), _outcome)
+    watched = replace(study, on_start=lambda task: progress.start(task.name))
+    return running.keep(((1, found) for _, found in watched), out, progress, "tasks")
+
+
+def _task(record: Record) -> str:
+    return str(record.coords.get("task", ""))
+
+
+def _outcome(found: Sequence[Record]) -> list[str]:
+    """One line: the task, and which statuses its numbers have besides ok."""
+    if not found:
+        return ["nothing found"]
+    counts: dict[str, int] = {}
+    for record in found:
+        if record.status != "ok":
+            counts[record.status] = counts.get(record.status, 0) + 1
+    if len(found) == 1 and counts:
+        return [f"{_task(found[0])}: {found[0].status} ({found[0].note})"]
+    said = ", ".join(f"{count} of {len(found)} numbers {status}" for status, count in counts.items())
+    return [_task(found[0]) + (f": {said}" if said else "")]
+
+
+def _in_order(study: Study, found: list[Record]) -> list[Record]:
+    """The records in the order of the tasks, however often the study was resumed."""
+    order = {task.name: i for i, task in enumerate(study.tasks)}
+    return sorted(found, key=lambda record: order[_task(record)])

@@ -1,0 +1,88 @@
+"""`softbench show` and `softbench plot`: result files as tables and figures, on any machine, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from softbench import records
+from softbench.cli import presenting, printing
+from softbench.errors import ResultsError, UsageError, unknown
+from softbench.records import Record
+
+
+@click.command("show")
+@click.argument("files", nargs=-1, required=True)
+@click.option("--measure", help="Only the records of this measure.")
+@click.option("--attn", help="Only these attentions, by name or label, comma-separated; the baseline stays.")
+@click.option("--where", multiple=True, metavar="COLUMN=VALUE",
+              help="Only records with this value, as in dtype=float32 or mode=forward. Repeatable.")
+@click.option("--baseline", default="softmax", show_default=True, help="Attention that ratios refer to; none for none.")
+@click.option("--view", **presenting.VIEW)
+@printing.format_option
+def show_command(files: Sequence[str], measure: str | None, attn: str | None, where: tuple[str, ...], baseline: str,
+                 view: str | None, form: str) -> None:
+    """Print result files as tables: the latest record of each case."""
+    found = _select(files, measure, attn, where, baseline)
+    presenting.print_records(found, form, baseline, presenting.choose((r.measure for r in found), view, plot=False))
+
+
+@click.command("plot")
+@click.argument("files", nargs=-1, required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .png or .svg file to write.")
+@click.option("--measure", help="Only the records of this measure.")
+@click.option("--attn", help="Only these attentions, by name or label, comma-separated; the baseline stays.")
+@click.option("--where", multiple=True, metavar="COLUMN=VALUE",
+              help="Only records with this value, as in dtype=float32 or mode=forward. Repeatable.")
+@click.option("--baseline", default="softmax", show_default=True, help="Attention that ratios refer to; none for none.")
+@click.option("--view", **presenting.VIEW)
+def plot_command(files: Sequence[str], out: Path, measure: str | None, attn: str | None, where: tuple[str, ...],
+                 baseline: str, view: str | None) -> None:
+    """Draw result files: numbers against tokens and ratios to the baseline; of a study, a picture for each view."""
+    from softbench.reports import plots
+
+    plots.check_path(out)
+    found = _select(files, measure, attn, where, baseline)
+    presenting.plot_records(found, out, baseline, presenting.choose((r.measure for r in found), view, plot=True))
+
+
+def _select(files: Sequence[str], measure: str | None, attn: str | None, where: Sequence[str],
+            baseline: str) -> list[Record]:
+    found: list[Record] = []
+    for path in records.expand(files):
+        whole, problems = records.read(path)
+        found += whole
+        for problem in problems:
+            printing.say(f"Warning: {problem}")
+    found = records.latest(found)
+    names = set(attn.split(",")) | {baseline} if attn else None
+    wanted = dict(_condition(text) for text in where)
+    for column in wanted:
+        columns = {name for record in found for name in _columns(record)}
+        if column not in columns:
+            raise unknown("column", column, columns)
+    chosen = [r for r in found if measure in (None, r.measure) and (names is None or {r.attention, r.label} & names)
+              and all(_columns(r).get(column) == value for column, value in wanted.items())]
+    if not chosen:
+        there = f"measures {', '.join(sorted({r.measure for r in found}))}; attentions " \
+                f"{', '.join(sorted({r.label for r in found}))}"
+        raise ResultsError(f"No record fits --measure, --attn and --where. The files hold {there}.")
+    return chosen
+
+
+def _condition(text: str) -> tuple[str, str]:
+    column, equals, value = text.partition("=")
+    if not equals or not column:
+        raise UsageError(f"--where: '{text}' is not COLUMN=VALUE, as in dtype=float32.")
+    return column, value
+
+
+def _columns(record: Record) -> dict[str, str]:
+    """What --where may ask for, as text: subject, point and coordinates of a record, and its machine."""
+    names = ("quantity", "status", "attention", "label", "impl", "mode", "batch", "heads", "rows", "cols", "head_dim",
+             "dtype", "device", "seed")
+    values = {name: getattr(record, name) for name in names} | {"tokens": record.rows * record.cols}
+    values |= record.coords | {"machine": record.environment.get("machine", "")}
+    return {name: str(value) for name, value in values.items()}
