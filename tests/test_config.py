@@ -165,7 +165,8 @@ def test_section_of_a_broken_measure_is_told(monkeypatch: pytest.MonkeyPatch, tm
 def test_bench_toml_says_exactly_the_built_in_defaults() -> None:
     tables: dict[str, dict[str, Any]] = config._read(ROOT / "bench.toml")
     sections = {"sweep": SweepConfig, "process": Process} | {
-        name: plugins.load("measures", name).Settings for name in BUILT_IN}
+        name: plugins.load("measures", name).Settings for name in BUILT_IN} | {
+        name: plugins.load("studies", name).Settings for name in plugins._builtin("studies")}
     for name, cls in sections.items():
         defaults = options.to_dict(cls())
         given = tables.pop(name)

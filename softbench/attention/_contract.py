@@ -13,6 +13,8 @@ An attention file `softbench/attention/<name>.py` (or any file given as `--attn 
 - `build(shape, options, impl) -> torch.nn.Module` with `forward(q, k, v, grid=(rows, cols)) -> [B, H, N, E]`;
 - `cost(shape, options) -> Cost`;
 - optionally `supports(impl, device, dtype) -> str`: why `impl` cannot run there ("" where it can);
+- optionally `rank(shape, options) -> int`: a bound on the rank of its matrix, from its landmarks or features;
+- optionally `NORMALISED`: True where it estimates `gaussian` with symmetrically normalised rows and columns;
 - optionally `note(shape, options) -> str`: what a reader of the number must know ("36 of 49 landmarks: ...").
 
 All constants are literals, so that `softbench list` can read them without importing torch. Every sample's result

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softbench.attention import _adaptive
 from softbench.errors import UsageError
 
 POOLED = ("avg", "conv")  # samplings whose landmarks form a grid
@@ -69,7 +70,7 @@ def landmark_note(grid: Grid, sampling: str, count: int) -> str:
 
 
 class Landmarks(nn.Module):
-    """Landmarks of SOFT (NeurIPS 2021, Table 4b).
+    """Landmarks of SOFT (NeurIPS 2021, Table 4b), and two that look at the tokens (`_adaptive`).
 
     - `avg`: adaptive average pooling to the landmark grid, the paper's default.
     - `conv`: as in the official code, a convolution without bias whose stride is its kernel, shared by all heads, then
@@ -78,6 +79,8 @@ class Landmarks(nn.Module):
       grid it was built for.
     - `random`: tokens drawn once without repetition from `seed`, the same for all samples and heads.
     - `first`: the first tokens (the paper's biased sampling). `strided`: evenly spaced tokens.
+    - `kmeans`: centres of a few Lloyd steps. `rpcholesky`: tokens drawn by randomly pivoted Cholesky. Both follow
+      `seed` and are chosen for each sample and head alone.
     """
 
     picked: Tensor
@@ -89,7 +92,7 @@ class Landmarks(nn.Module):
         if sampling == "conv":
             self.conv = nn.Conv2d(head_dim, head_dim, conv_stride(grid, count), conv_stride(grid, count), bias=False)
             self.norm = nn.LayerNorm(head_dim)
-        elif sampling != "avg":
+        elif sampling not in ("avg", *_adaptive.SAMPLINGS):
             self.register_buffer("picked", self._pick(math.prod(grid)), persistent=False)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
@@ -97,6 +100,8 @@ class Landmarks(nn.Module):
             return avg_pool(x, grid, landmark_grid(grid, self.count))
         if self.sampling == "conv":
             return self._convolve(x, grid)
+        if self.sampling in _adaptive.SAMPLINGS:
+            return _adaptive.landmarks(x, self.sampling, self.count, self.seed)
         picked = self.picked if math.prod(grid) == math.prod(self.built_for) else self._pick(math.prod(grid))
         return x.index_select(2, picked.to(x.device))
 
@@ -135,7 +140,9 @@ def conv_positions(grid: Grid, count: int) -> Grid:
 
 
 def sampling_flops(grid: Grid, sampling: str, count: int, head_dim: int) -> float:
-    """Operations to make the landmarks of one head: only the convolution has any that are counted."""
+    """Operations to make the landmarks of one head; pooling and picking have none that are counted."""
+    if sampling in _adaptive.SAMPLINGS:
+        return _adaptive.flops(math.prod(grid), sampling, count, head_dim)
     if sampling != "conv":
         return 0.0
     return 2.0 * head_dim**2 * math.prod(conv_stride(grid, count)) * math.prod(conv_positions(grid, count))

@@ -27,12 +27,13 @@ from softbench.options import option
 @dataclass(frozen=True)
 class Options:
     landmarks: int = option(49, "landmarks m, at any number of tokens", low=1, high=4096)
-    sampling: Literal["avg", "conv", "random", "first", "strided"] = option("avg", "pooled or picked landmarks")
-    inverse: Literal["newton", "cholesky"] = option("newton", "how the m x m kernel is inverted")
-    iterations: int = option(20, "steps of newton", low=1, high=1000)
+    sampling: Literal["avg", "conv", "random", "first", "strided", "kmeans", "rpcholesky"] = option(
+        "avg", "how landmarks are pooled or picked")
+    inverse: pseudo_inverse.PerMatrix = option("cholesky", "how the m x m kernel is inverted")
+    iterations: int = option(0, "steps of an iterative inverse, 0: its usual number", low=0, high=1000)
     ridge: float = option(0.01, "added to the diagonal before inverting", low=0, high=1)
     conv: int = option(0, "size of the depthwise convolution of v that is added (odd, 0: none)", low=0, high=99)
-    seed: int = option(0, "seed of random landmarks", low=0)
+    seed: int = option(0, "seed of random, kmeans and rpcholesky landmarks", low=0)
 
     def __post_init__(self) -> None:
         pseudo_inverse.check(self.inverse, self.ridge)
@@ -56,8 +57,8 @@ class Nystrom(nn.Module):
     def inverted(self, a: Tensor) -> Tensor:
         """A^+ by the chosen method."""
         o = self.options
-        return pseudo_inverse.pseudo_inverse(a, method=o.inverse, iterations=o.iterations, ridge=o.ridge,
-                                             impl=self.impl)
+        return pseudo_inverse.pseudo_inverse(a, method=o.inverse, iterations=o.iterations or None,
+                                             ridge=o.ridge, impl=self.impl)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
         check_inputs(q, k, v, grid)
@@ -92,12 +93,17 @@ class HeadwiseConv(nn.Module):
 def cost(shape: Shape, options: Options) -> Cost:
     """A and P 2 (m^2 + N m) D, P v and P^T (M P v) 4 N m D, M (P v) 2 m^2 D, the inverse, the convolutions."""
     groups, n, d = shape.batch * shape.heads, shape.tokens, shape.head_dim
-    m = _landmarks.landmark_count(shape.grid, options.sampling, options.landmarks)
+    m = rank(shape, options)
     flops = (2.0 * (m**2 + n * m) * d + 4.0 * n * m * d + 2.0 * m**2 * d
-             + pseudo_inverse.flops(m, method=options.inverse, iterations=options.iterations)
+             + pseudo_inverse.flops(m, method=options.inverse, iterations=options.iterations or None)
              + _landmarks.sampling_flops(shape.grid, options.sampling, options.landmarks, d)
              + 2.0 * options.conv**2 * n * d)
     return Cost(flops=groups * flops, elements=groups * (n * (m + d) + 3 * m**2))
+
+
+def rank(shape: Shape, options: Options) -> int:
+    """The number of landmarks m that there will be, which bounds the rank of S."""
+    return _landmarks.landmark_count(shape.grid, options.sampling, options.landmarks)
 
 
 def note(shape: Shape, options: Options) -> str:

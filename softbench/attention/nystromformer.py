@@ -83,10 +83,16 @@ def build(shape: Shape, options: Options, impl: str) -> nn.Module:
 
 
 def cost(shape: Shape, options: Options) -> Cost:
-    groups, n, d, m = shape.batch * shape.heads, shape.tokens, shape.head_dim, _count(shape, options)
+    groups, n, d, m = shape.batch * shape.heads, shape.tokens, shape.head_dim, rank(shape, options)
     flops = (2.0 * m**2 * d + 8.0 * n * m * d + 2.0 * m**2 * d + 2.0 * options.conv * n * d
              + pseudo_inverse.flops(m, method="nystromformer", iterations=options.iterations))
     return Cost(flops=groups * flops, elements=groups * (2 * n * d + 4 * m**2))
+
+
+def rank(shape: Shape, options: Options) -> int:
+    """The number of landmarks m that there will be, which bounds the rank of the attention matrix."""
+    rows, cols = landmark_grid(_pooled_grid(shape, options), options.landmarks)
+    return rows * cols
 
 
 def note(shape: Shape, options: Options) -> str:
@@ -95,8 +101,3 @@ def note(shape: Shape, options: Options) -> str:
 
 def _pooled_grid(shape: Shape, options: Options) -> tuple[int, int]:
     return (1, shape.tokens) if options.pooling == "segment" else shape.grid
-
-
-def _count(shape: Shape, options: Options) -> int:
-    rows, cols = landmark_grid(_pooled_grid(shape, options), options.landmarks)
-    return rows * cols

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from softbench.attention._nystrom import Nystrom, Options, cost, note
+from softbench.attention._nystrom import Nystrom, Options, cost, note, rank
 from softbench.case import Shape
 
-__all__ = ["APPROXIMATES", "IMPLS", "LINEAR_IN_V", "SHARES_QK", "Options", "build", "cost", "note"]
+__all__ = ["APPROXIMATES", "IMPLS", "LINEAR_IN_V", "NORMALISED", "SHARES_QK", "Options", "build", "cost", "note", "rank"]
 
 APPROXIMATES = "gaussian"
+NORMALISED = True
 SHARES_QK = True
 LINEAR_IN_V = True
 IMPLS = ("eager", "reference")

@@ -6,7 +6,8 @@ by the counter itself, is an error, never a silent zero.
 
 Formulas for operators that a counter lacks take the shapes of the operator's positional arguments (None for what is
 not a tensor) and of its first output. Leading terms for [..., m, m] matrices: Golub and Van Loan, Matrix Computations,
-4th edition, sections 3.1 (triangular systems), 3.2 (LU), 4.2 (Cholesky), and LAPACK Working Note 41 (inverses).
+4th edition, sections 3.1 (triangular systems), 3.2 (LU), 4.2 (Cholesky), 8.3 (symmetric eigenvalues, with vectors), and
+LAPACK Working Note 41 (inverses).
 """
 
 from __future__ import annotations
@@ -91,6 +92,8 @@ FORMULAS: dict[str, Formula] = {
     "inverse": _cubic(2),
     "linalg_lu_factor": _cubic(2 / 3),
     "linalg_lu_factor_ex": _cubic(2 / 3),
+    "linalg_eigh": _cubic(9),
+    "_linalg_eigh": _cubic(9),
     "linalg_solve": _solve,
     "linalg_solve_ex": _solve,
     "_linalg_solve_ex": _solve,

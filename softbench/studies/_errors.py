@@ -1,0 +1,197 @@
+"""How far an estimated attention matrix and its gradients are from the exact ones, head by head, in tiles of rows.
+
+The heads of one sample are taken together as one block-diagonal matrix: squares are summed, largest values compared.
+q, k, v are [N, D] of one head in float64; S is the exact matrix, T the estimate. Rows may be a sample of all rows; the
+numbers are then estimates, and `matrix_error` gives the standard error of the first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from softbench.studies import _estimate
+from softbench.studies._estimate import DENSE, Rows
+from softbench.studies._truth import Truth, tiles
+
+OVERLAP_ROWS = 1024  # rows a head whose largest entries are compared: sorting costs more than all else
+_BLOCK = 4
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Squared distance and squared size, of each row or of a whole, and their relative error."""
+
+    distance: Tensor
+    size: Tensor
+
+    @staticmethod
+    def joined(parts: Sequence[Squares]) -> Squares:
+        return Squares(torch.cat([p.distance for p in parts]), torch.cat([p.size for p in parts]))
+
+    @property
+    def relative(self) -> float:
+        """sqrt(sum distance / sum size); 0 where both vanish."""
+        return _ratio(float(self.distance.sum()), float(self.size.sum())) ** 0.5
+
+    @property
+    def worst(self) -> float:
+        """The largest relative error of a single row."""
+        ratios = torch.where(self.distance == 0, 0.0, self.distance / self.size)
+        return float(ratios.max().sqrt())
+
+    @property
+    def standard_error(self) -> float:
+        """Of `relative`, where the rows are a random sample of many: the ratio estimator's, linearised."""
+        ratio, count = self.relative**2, len(self.size)
+        deviation = (self.distance - ratio * self.size).std()
+        return float(deviation) / (2 * ratio**0.5 * float(self.size.mean()) * count**0.5) if ratio and count > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class HeadErrors:
+    """One head. `matrix`, `output`, `row_sums` and `overlap` hold a value for each row."""
+
+    matrix: Squares
+    output: Squares
+    row_sums: Tensor
+    overlap: Tensor
+
+
+def head_errors(truth: Truth, rows: Rows, v: Tensor, index: Tensor, top: int) -> HeadErrors:
+    """The rows `index` of T beside those of S, their sums, their `top` largest entries, and what they make of v."""
+    tokens, stride = len(v), -(-len(index) // OVERLAP_ROWS)
+    found = v.new_empty(5, len(index))  # allocated first: what small tensors are kept of a loop over tiles splits the
+    overlap = v.new_empty(-(-len(index) // stride))  # memory that the tiles leave, which then never fits the next one
+    done = 0
+    for tile in tiles(index, tokens):
+        exact, estimate = truth.rows(tile), rows(tile)  # [n, N]
+        here = slice(done, done + len(tile))
+        total = exact.sum(1)
+        found[4, here] = (estimate.sum(1) - total).abs() / total
+        compared = slice(-done % stride, None, stride)
+        part = _overlap(exact[compared], estimate[compared], min(top, tokens))
+        overlap[-(-done // stride) :][: len(part)] = part
+        estimate.sub_(exact)
+        found[0, here], found[1, here] = _square(estimate), _square(exact)
+        found[2, here], found[3, here] = _square(estimate @ v), _square(exact @ v)
+        done += len(tile)
+        del exact, estimate, total, part
+    return HeadErrors(Squares(found[0], found[1]), Squares(found[2], found[3]), found[4], overlap)
+
+
+def gradient_errors(truth: Truth, module: nn.Module, v: Tensor, grid: tuple[int, int], index: Tensor,
+                    cotangent: Tensor) -> dict[str, Squares]:
+    """Gradients by q, k, v of the sum of cotangent * output over the rows `index`; only q and v where k is q."""
+    shared = truth.k is truth.q
+    tensors = (truth.q, v) if shared else (truth.q, truth.k, v)
+    leaves = [t.detach().clone().requires_grad_() for t in tensors]
+    q, k, value = (leaves[0], leaves[0], leaves[1]) if shared else leaves
+    found = []
+    with torch.enable_grad():
+        for output in (lambda: truth.output(q, k, value, index),
+                       lambda: _estimate.call(module, q, k, value, grid)[index]):
+            gradients = torch.autograd.grad(output(), leaves, cotangent, allow_unused=True)
+            found.append([torch.zeros_like(t) if g is None else g for t, g in zip(leaves, gradients, strict=True)])
+    names = ("dq", "dv") if shared else ("dq", "dk", "dv")
+    return {name: Squares((estimate - exact).square().sum(), exact.square().sum())
+            for name, exact, estimate in zip(names, *found, strict=True)}
+
+
+def difference(truth: Truth, rows: Rows) -> Rows:
+    """Rows of T - S; held as a whole where N is small."""
+    tokens = len(truth.q)
+    if tokens > DENSE:
+        return lambda index: rows(index).sub_(truth.rows(index))
+    everything = torch.arange(tokens)
+    whole = rows(everything).sub_(truth.rows(everything))
+    return lambda index: whole[index]
+
+
+def largest_singular_value(rows: Rows, tokens: int, *, tolerance: float, passes: int) -> tuple[float, float]:
+    """Largest singular value of a matrix given by rows, and the relative residual it was left with.
+
+    Block Krylov iteration on E^T E with full orthogonalisation; one pass over the rows a step. The value is never too
+    large; a singular value lies within that residual of it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    newest = torch.linalg.qr(torch.randn(tokens, min(_BLOCK, tokens), dtype=torch.float64, generator=generator)).Q
+    basis = newest
+    images = newest[:, :0]
+    square = residual = 0.0
+    for _ in range(passes):
+        image = _gram(rows, newest)
+        if not image.isfinite().all():
+            return math.nan, math.nan
+        images = torch.cat([images, image], 1)
+        projected = basis.mT @ images
+        values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
+        square, ritz = float(values[-1]), vectors[:, -1]
+        if square <= 0:
+            return 0.0, 0.0
+        residual = float((images @ ritz - square * (basis @ ritz)).norm()) / square / 2
+        newest = _new_directions(image, basis)
+        if residual <= tolerance or not newest.shape[1]:
+            break
+        basis = torch.cat([basis, newest], 1)
+    return square**0.5, residual
+
+
+def _gram(rows: Rows, x: Tensor) -> Tensor:
+    """E^T E x, from one pass over the rows of E."""
+    result = torch.zeros_like(x)
+    for tile in tiles(torch.arange(len(x)), len(x)):
+        part = rows(tile)
+        result += part.mT @ (part @ x)
+    return result
+
+
+def _new_directions(image: Tensor, basis: Tensor) -> Tensor:
+    """An orthonormal basis of what `image` adds to `basis`, as far as there is room for it."""
+    for _ in range(2):  # once is not enough where hardly anything is left
+        image = image - basis @ (basis.mT @ image)
+        image = torch.linalg.qr(image).Q
+    return image[:, : len(image) - basis.shape[1]]
+
+
+def matrix_error(heads: Sequence[HeadErrors]) -> tuple[float, float]:
+    """||T - S||_F / ||S||_F over all heads, and its standard error if the rows are a sample."""
+    joined = Squares.joined([h.matrix for h in heads])
+    return joined.relative, joined.standard_error
+
+
+def row_quantities(heads: Sequence[HeadErrors]) -> dict[str, float]:
+    """What else the rows say, over all heads."""
+    matrix = Squares.joined([h.matrix for h in heads])
+    return {
+        "error_output": Squares.joined([h.output for h in heads]).relative,
+        "worst_row": matrix.worst,
+        "row_sum_error": float(torch.cat([h.row_sums for h in heads]).mean()),
+        "topk_overlap": float(torch.cat([h.overlap for h in heads]).mean()),
+    }
+
+
+def gradient_quantities(heads: Sequence[dict[str, Squares]]) -> dict[str, float]:
+    """Relative errors of the gradients, over all heads."""
+    return {f"error_{name}": _ratio(sum(float(h[name].distance) for h in heads),
+                                    sum(float(h[name].size) for h in heads)) ** 0.5 for name in heads[0]}
+
+
+def _square(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=1).square()
+
+
+def _ratio(distance: float, size: float) -> float:
+    if size == 0:
+        return 0.0 if distance == 0 else math.inf
+    return distance / size
+
+
+def _overlap(exact: Tensor, estimate: Tensor, top: int) -> Tensor:
+    """The share of the `top` largest entries of each row that the estimate has among its own, [n]."""
+    mark = torch.zeros_like(exact, dtype=torch.bool).scatter_(1, exact.topk(top, 1).indices, True)
+    return mark.gather(1, estimate.topk(top, 1).indices).double().mean(1)

@@ -1,0 +1,233 @@
+"""The tasks of the study pinv: what is computed for each of its parts, as observations."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from softbench.case import most_square
+from softbench.errors import Unsupported, UsageError
+from softbench.measures._contract import Reading
+from softbench.ops import pseudo_inverse as op
+from softbench.studies import _inverse_gradients as gradients
+from softbench.studies import _inverse_times as times
+from softbench.studies import _matrices
+from softbench.studies._contract import Observation
+from softbench.studies._courses import Course, Truth
+from softbench.studies._courses import run as course_of
+from softbench.studies._matrices import Sizes
+
+if TYPE_CHECKING:
+    from softbench.studies.pinv import Settings
+
+_MAIN = ("newton", "nystromformer", "scaled_newton", "cholesky")  # of the default methods, those in the summary
+_FEW = 4  # matrices, where each costs many calls
+_GONE = 1e4  # a course is not followed above: it has diverged, and would flatten all others in a plot
+_FOREIGN = 0.05  # share of the CPU that other processes may have while a call is timed
+
+
+@dataclass
+class _Seen:
+    """Observations of one subject: what they share, and how values of single matrices become one number."""
+
+    settings: Settings
+    dtype: str
+    coords: dict[str, Any]
+    detail: dict[str, Any]
+    count: int = 0  # 0: as the settings say
+
+    def summary(self, quantity: str, values: Tensor, *, status: str = "ok", trace: Tensor | None = None) -> Observation:
+        """The median of single matrices [G]; `trace` is [steps + 1, G], cut off where it has diverged.
+
+        What is no number counts as infinite.
+        """
+        samples = _worst(values).tolist()
+        detail = self.detail
+        if trace is not None:
+            detail = detail | {"trace": [_rounded(median(row)) for row in _worst(trace).tolist()]}
+        return self.observation(quantity, median(samples), samples=[_digits(s) for s in samples], status=status,
+                                detail=detail)
+
+    def share(self, quantity: str, which: Tensor) -> Observation:
+        """The part of the matrices for which it is so."""
+        return self.observation(quantity, float(which.double().mean()))
+
+    def observation(self, quantity: str, value: float | None, **fields: Any) -> Observation:
+        rows, cols = most_square(self.settings.size)
+        return Observation(quantity=quantity, value=value, batch=self.count or self.settings.count, rows=rows,
+                           cols=cols, head_dim=self.settings.head_dim, dtype=self.dtype, seed=self.settings.seed,
+                           coords=self.coords, **({"detail": self.detail} | fields))
+
+
+def inverse(settings: Settings, family: str, ridge: float, dtype: str, method: str) -> list[Observation]:
+    """How near one method comes to the inverse, and how right its gradient is there."""
+    seen = _Seen(settings, dtype, {"family": family, "ridge": ridge, "method": method},
+                 {"part": "inverse", "ridged": ridge > 0, "shown": _shown(settings, method)})
+    truth = _truth(settings, family, ridge, settings.count)
+    kind = getattr(torch, dtype)
+    try:
+        course = course_of(truth, method, kind, settings.max_iterations)
+    except (Unsupported, UsageError) as error:  # the latter: a ridge that the method cannot take
+        return [seen.observation("residual_ipv", None, status="unsupported", note=str(error))]
+    seen.detail["iterative"] = not course.direct
+    invertible = truth.inverse.isfinite().all(-1).all(-1)  # [G]
+    reached, last = course.after(settings.iterations), course.after(settings.max_iterations)
+    final = torch.maximum(last["residual_ipv"], last["residual_ivp"])
+    failing = ~(reached["residual_ipv"] <= settings.tolerance) & (invertible | ~truth.a.isfinite().all(-1).all(-1))
+    found = []
+    for name, values in reached.items():
+        if name == "error_inverse" and not invertible.any():
+            continue
+        doubtful = name == "residual_ipv" and bool(failing.double().mean() >= 0.5)
+        found.append(seen.summary(name, values, trace=None if course.direct else course.distances[name],
+                                  status="diverged" if doubtful else "ok"))
+    found += [seen.share("share_unconverged", failing), seen.share("share_diverged", ~(final <= 1)),
+              seen.share("share_not_finite", ~final.isfinite())]
+    if not course.direct:
+        found.append(_needed(seen, course, settings))
+    if ridge:
+        compared = gradients.compare(truth, method, kind, settings.iterations, settings.seed + 1)
+        found += [seen.summary(name, values) for name, values in compared.items()]
+    return found
+
+
+def conditions(settings: Settings, numbers: Sequence[float], ridge: float, dtype: str,
+               method: str) -> list[Observation]:
+    """The steps that one method needs at each condition number."""
+    found = []
+    for condition in numbers:
+        truth = _truth(settings, f"condition:{condition!r}", ridge, min(settings.count, _FEW))
+        seen = _Seen(settings, dtype, {"condition": condition, "ridge": ridge, "method": method},
+                     {"part": "condition"}, len(truth.a))
+        found.append(_needed(seen, course_of(truth, method, getattr(torch, dtype), settings.max_iterations), settings))
+    return found
+
+
+def speed(settings: Settings, family: str, ridge: float, dtype: str, methods: Sequence[str],
+          points: Sequence[int]) -> list[Observation]:
+    """Times of one call after so many steps beside the residual then, all methods interleaved."""
+    truth, kind = _truth(settings, family, ridge, settings.count), getattr(torch, dtype)
+    timed: list[tuple[times.Call, Tensor, bool]] = []  # the call, its residuals, whether it is the one to tolerance
+    for method in methods:
+        try:
+            course = course_of(truth, method, kind, settings.max_iterations)
+        except Unsupported:
+            continue
+        if course.direct:
+            timed.append((times.Call(method, 0), course.after(0)["residual_ipv"], True))
+            continue
+        needed = median(course.needed(settings.tolerance).tolist())
+        enough = math.ceil(needed) if math.isfinite(needed) else -1
+        for steps in sorted({p for p in (*points, enough) if 0 <= p <= settings.max_iterations}):
+            timed.append((times.Call(method, steps, unrolled=True), course.after(steps)["residual_ipv"],
+                          steps == enough))
+    readings = times.measure(truth.a.to(kind), ridge, [call for call, *_ in timed], settings.rep)
+    found = []
+    for (call, residual, last), reading in zip(timed, readings, strict=True):
+        coords = {"family": family, "ridge": ridge, "method": call.method}
+        point = _Seen(settings, dtype, coords | {"steps": call.steps}, {"part": "speed"})
+        found += [_timed(point, "time", reading), point.summary("residual_ipv", residual)]
+        if last:
+            whole = _Seen(settings, dtype, coords,
+                          {"part": "inverse", "ridged": ridge > 0, "shown": _shown(settings, call.method)})
+            found.append(_timed(whole, "time_to_tolerance", reading))
+    return found
+
+
+def cost(settings: Settings, family: str, ridge: float, dtype: str, methods: Sequence[str]) -> list[Observation]:
+    """Times and saved bytes of forward and backward at the usual number of steps."""
+    a = _truth(settings, family, ridge, settings.count).a.to(getattr(torch, dtype))
+    calls: dict[str, times.Call] = {}
+    for method in methods:
+        entry = op.METHODS[method]
+        calls[f"forward {method}"] = times.Call(method, entry.iterations)
+        if entry.implicit:
+            calls[f"implicit {method}"] = times.Call(method, entry.iterations, "forward_backward")
+        if entry.products:
+            calls[f"unrolled {method}"] = times.Call(method, entry.iterations, "forward_backward", unrolled=True)
+    found = []
+    for (name, call), reading in zip(calls.items(), times.measure(a, ridge, list(calls.values()), settings.rep),
+                                     strict=True):
+        way = name.partition(" ")[0]
+        seen = _Seen(settings, dtype, {"family": family, "ridge": ridge, "method": call.method, "steps": call.steps},
+                     {"part": "cost"})
+        found.append(_timed(seen, f"time_{way}", reading))
+        if way != "forward":
+            kept = gradients.saved_bytes(a, call.method, call.steps, ridge, unrolled=call.unrolled)
+            found.append(seen.observation(f"saved_{way}", float(kept), unit="B"))
+    return found
+
+
+def leak(settings: Settings, families: Sequence[str], dtype: str) -> list[Observation]:
+    """The largest relative change of a matrix's inverse when others join its batch, per method and kind of others."""
+    kind, found = getattr(torch, dtype), []
+    stacks = []
+    for family in families:
+        with contextlib.suppress(Unsupported):  # the photographs are missing, as the part `inverse` says
+            stacks.append(_truth(settings, family, 0.0, min(settings.count, _FEW)).a.to(kind))
+    for method in ("newton", "newton_batch", "nystromformer", "nystromformer_batch"):
+        for mates in ("constant", "normal:1"):
+            others = _truth(settings, mates, 0.0, min(settings.count, _FEW)).a.to(kind)
+            changes = torch.stack([_change(a, others, method) for stack in stacks for a in stack])
+            seen = _Seen(settings, dtype, {"method": method, "mates": mates}, {"part": "leak"}, 1)
+            found.append(seen.observation("change", float(changes.max()),
+                                          samples=[_digits(change) for change in changes.tolist()]))
+    return found
+
+
+def _change(a: Tensor, others: Tensor, method: str) -> Tensor:
+    """Relative to the larger of the two inverses, so that an inverse of 0 is not divided by; infinite for NaN."""
+    alone = op.pseudo_inverse(a, method=method)
+    joined = op.pseudo_inverse(torch.cat([a[None], others]), method=method)[0]
+    larger = torch.maximum(alone.norm(), joined.norm())
+    return _worst((joined - alone).norm() / larger.clamp_min(torch.finfo(larger.dtype).tiny))
+
+
+def _needed(seen: _Seen, course: Course, settings: Settings) -> Observation:
+    needed = seen.summary("needed_steps", course.needed(settings.tolerance))
+    if needed.value is None or math.isfinite(needed.value):
+        return needed
+    return replace(needed, value=None, status="diverged",
+                   note=f"I-PV is not within {settings.tolerance:g} in {settings.max_iterations} steps")
+
+
+def _timed(seen: _Seen, quantity: str, reading: Reading) -> Observation:
+    disturbed = (reading.detail.get("foreign_cpu") or 0) > _FOREIGN
+    return seen.observation(quantity, reading.summary, unit=reading.unit, samples=reading.samples,
+                            status=reading.status, detail=seen.detail | reading.detail,
+                            note=f"other processes took more than {_FOREIGN:.0%} of the CPU" if disturbed else "")
+
+
+@functools.lru_cache(maxsize=8)
+def _matrices_of(family: str, sizes: Sizes, seed: int) -> Truth:
+    return Truth.of(_matrices.make(family, sizes, seed), sizes.ridge)
+
+
+def _truth(settings: Settings, family: str, ridge: float, count: int) -> Truth:
+    return _matrices_of(family, Sizes(count, settings.size, settings.head_dim, ridge), settings.seed)
+
+
+def _shown(settings: Settings, method: str) -> bool:
+    """Whether the summary shows a method: the usual ones, or all that were asked for by name."""
+    return method in _MAIN or settings.methods != type(settings)().methods
+
+
+def _worst(values: Tensor) -> Tensor:
+    """Infinity for what is no number."""
+    return values.double().nan_to_num(math.inf, math.inf, math.inf)
+
+
+def _digits(number: float) -> float:
+    return float(f"{number:.6g}")
+
+
+def _rounded(number: float) -> float | None:
+    return _digits(number) if number <= _GONE else None

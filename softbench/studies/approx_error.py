@@ -1,0 +1,133 @@
+"""approx-error: how far each attention is from the exact one it estimates, beside the best possible and its cost.
+
+Each attention gets q, k, v of one head at a time in float64 and is compared with what its file says it APPROXIMATES, on
+the same numbers (`_truth`). A sample is one seed, which also draws random features and random landmarks; the value is
+the mean over seeds, with the 95 % interval of that mean.
+
+    error_matrix_fro        ||T - S||_F / ||S||_F, S exact, T the estimate; all heads as one block-diagonal matrix
+    error_matrix_spectral   ||T - S||_2 / ||S||_2, within a relative residual that the record gives
+    floor_fro, _spectral    what no matrix of rank m can go below (`_floor`); up to 2,048 tokens
+    error_output            ||T v - S v||_F / ||S v||_F
+    worst_row               the largest ||T_i - S_i|| / ||S_i||
+    row_sum_error           mean |sum_j T_ij - sum_j S_ij| / sum_j S_ij
+    topk_overlap            share of the k largest entries of a row that the estimate finds, on 1,024 rows a head
+    error_dq, _dk, _dv      gradients of <c, y> with one random c on at most 2,048 rows a head
+    latency, peak_memory    softbench's own measures of one forward, float32, on this machine
+
+Up to 16,384 tokens every row is compared. Beyond, 512 rows a head are, drawn at random: their numbers are estimates,
+error_matrix_fro with a standard error, and the spectral error is not given. Nothing of size N x N is ever held above
+2,048 tokens.
+
+An attention that defines its own kernel, is not linear in v, or has weights to be trained has no error that means
+anything, and is `unsupported`; `against` compares the first kind with what you name. Linformer's projections are
+fitted first (`_projection`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from softbench import case as cases
+from softbench.options import option
+from softbench.studies._contract import Task
+from softbench.views import Dots, Lines, Rows, Scatter, View
+
+QUANTITY = "error_matrix_fro"
+UNIT = "1"
+DETERMINISTIC = False
+QUICK: Mapping[str, Any] = {
+    "attn": "soft,performer,nystromformer", "sizes": "16,49", "samplings": "avg,random,rpcholesky",
+    "inputs": "structured", "tokens": "256", "seeds": 2,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    attn: str = option("soft,soft_norm,performer,nystromformer,linformer", "attentions, as in --attn of the measures")
+    sizes: str = option("16,49,144", "numbers m of landmarks, features or projected tokens")
+    samplings: str = option("avg,conv,random,first,strided,kmeans,rpcholesky",
+                            "ways to choose landmarks, compared at the middle m for the first attention that has them;"
+                            " none")
+    inputs: str = option("structured,image,normal", "families of inputs, as in --inputs of the measures")
+    tokens: str = option("1k", "numbers of tokens N, as in --tokens of the measures")
+    heads: int = option(2, "heads", low=1, high=1024)
+    head_dim: int = option(64, "size of a head D", low=1, high=4096)
+    seeds: int = option(3, "samples, each with its own inputs and random features", low=1, high=1000)
+    seed: int = option(0, "the first seed", low=0, high=2**31 - 2000)
+    topk: int = option(10, "largest entries of a row that an estimate should find", low=1, high=1024)
+    against: Literal["own", "softmax", "gaussian"] = option(
+        "own", "own: what each attention estimates; else the exact attention that all are compared with")
+    target_error: float = option(0.0, "0, or the error_matrix_fro for which the smallest m is searched", low=0, high=10)
+    cost: bool = option(True, "measure latency and memory too")
+
+
+def tasks(settings: Settings) -> list[Task]:
+    """One task for each attention, m, family and N; then the ways to choose landmarks, and the search for a target.
+
+    Raises:
+        UsageError: an unknown name or a bad value in the settings.
+    """
+    import functools
+
+    from softbench import inputs
+    from softbench.studies import _approximation, _subjects
+    from softbench.studies._cost import Costs
+    from softbench.studies._subjects import Point
+    from softbench.sweep import Job
+
+    families = list(dict.fromkeys(name.strip() for name in settings.inputs.split(",")))
+    for family in families:
+        inputs.check(family)
+    specs = cases.parse_attentions(settings.attn)
+    sizes = cases.parse_counts(settings.sizes, "sizes")
+    places = [(family, cases.Shape(1, settings.heads, *cases.most_square(tokens), settings.head_dim))
+              for tokens in cases.parse_counts(settings.tokens, "tokens") for family in families]
+    swept = _subjects.swept(specs, sizes)
+    exact = _subjects.exact(swept) if settings.cost else []
+    sampled = _subjects.sampled(specs, sizes[len(sizes) // 2], settings.samplings)
+    searched = _subjects.searched(specs) if settings.target_error else []
+    points = [Point(subject, *place, settings) for place in places for subject in [*exact, *swept, *sampled]]
+    wanted = [Point(subject, *place, settings) for place in places for subject in searched]
+    costs = Costs([Job(p.case, p.subject.attention) for p in points]) if settings.cost else None
+    return ([Task(p.name, functools.partial(_approximation.run, p, costs)) for p in points]
+            + [Task(p.name, functools.partial(_approximation.search, p)) for p in wanted])
+
+
+_WORDS = {
+    "error_matrix_fro": "matrix error", "error_matrix_spectral": "spectral error", "floor_fro": "floor",
+    "floor_spectral": "spectral floor", "error_output": "output error", "peak_memory": "memory", "topk_overlap": "top-k",
+    "worst_row": "worst row", "row_sum_error": "row sums", "error_dq": "dq", "error_dk": "dk", "error_dv": "dv",
+    "size": "m", "size_needed": "m needed", "inputs": "inputs", "label": "attention", "against": "exact",
+}
+_SWEEP = {"part": ("size", "exact")}
+
+VIEWS: tuple[View, ...] = (
+    Rows(name="errors", title="Relative Frobenius error of the attention matrix, beside the best of rank m, and cost",
+         by=("inputs", "tokens", "label", "size"), where=_SWEEP, words=_WORDS,
+         quantities=("error_matrix_fro", "floor_fro", "error_output", "latency", "peak_memory"),
+         pareto=("error_matrix_fro", "latency", "peak_memory"), among=("inputs", "tokens", "against"),
+         note="Mean over seeds with its 95 % interval. Floor: no matrix of rank m comes nearer to the exact one."),
+    Rows(name="details", title="Other distances from the exact attention, at the middle m",
+         by=("inputs", "tokens", "label", "size"), where={"part": "size", "middle": True}, words=_WORDS,
+         quantities=("error_matrix_spectral", "worst_row", "row_sum_error", "topk_overlap", "error_dq", "error_dk",
+                     "error_dv")),
+    Rows(name="landmarks", title="Ways to choose landmarks", by=("inputs", "tokens", "label", "size"),
+         where={"part": "landmarks"}, words=_WORDS, quantities=("error_matrix_fro", "floor_fro", "error_output",
+                                                                "latency")),
+    Rows(name="target", title="Smallest m that reaches the target error", by=("inputs", "tokens", "label"),
+         where={"part": "target"}, words=_WORDS,
+         quantities=("size_needed", "error_matrix_fro", "latency", "peak_memory")),
+    Lines(name="error_by_size", title="Error of the attention matrix against m; dashed: the floor", x="size",
+          quantities=("error_matrix_fro",), series="label", panels="inputs", reference="floor_fro",
+          reference_by="against", log_x=True, where={"part": "size"}, words=_WORDS),
+    *(Scatter(name=f"{exact.lower()}_by_{short}", title=f"Error to exact {exact} attention against {words} of one forward",
+              x=cost, y="error_matrix_fro", series="label", point="size", panels="inputs",
+              where={"part": "size", "against": kinds}, words=_WORDS)
+      for exact, kinds in (("softmax", ("softmax",)), ("Gaussian", ("gaussian", "gaussian_normalised")))
+      for short, words, cost in (("time", "time", "latency"), ("memory", "peak memory", "peak_memory"))),
+    Dots(name="landmark_choice", title="Error of the attention matrix by choice of landmarks",
+         quantity="error_matrix_fro", y="sampling", series="inputs", log_x=True, where={"part": "landmarks"},
+         words=_WORDS),
+)
