@@ -270,6 +270,8 @@ def _quantile(samples: Sequence[float], share: float) -> float:
     position = share * (len(ordered) - 1)
     low = math.floor(position)
     high = min(low + 1, len(ordered) - 1)
+    if ordered[low] == ordered[high]:  # also where both are infinite
+        return ordered[low]
     return ordered[low] + (position - low) * (ordered[high] - ordered[low])
 
 

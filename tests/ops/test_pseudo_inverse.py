@@ -189,7 +189,7 @@ def test_gradient_is_that_of_finite_differences_where_the_inverse_has_converged(
     torch.autograd.gradcheck(call, (x.requires_grad_(),), atol=1e-6)
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in IMPLICIT])
+@pytest.mark.parametrize("method", ["nystromformer", "nystromformer_batch", "newton_batch"])
 def test_gradient_through_the_steps_is_that_of_few_steps_too(method: str) -> None:
     x, _, _ = helpers.inputs(Shape(1, 1, 1, 4, 3), scale=0.5)
 

@@ -1,0 +1,315 @@
+"""approx-error as a study: its tasks, what it refuses, what it flags, and that it repeats itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import helpers
+import pytest
+import torch
+
+from softbench import inputs, study
+from softbench import options as opts
+from softbench.case import Shape
+from softbench.errors import UsageError
+from softbench.measures import memory
+from softbench.records import Record
+from softbench.studies import _approximation, _estimate, _truth, approx_error
+from softbench.studies import _contract as studies
+from softbench.studies._summary import mean_interval
+
+SMALL = {"attn": "soft", "sizes": "9", "samplings": "none", "inputs": "structured", "tokens": "64", "head_dim": "16",
+         "cost": "false"}
+
+
+def settings(**changes: object) -> approx_error.Settings:
+    return opts.parse(approx_error.Settings, SMALL | changes, "study")
+
+
+def records(**changes: object) -> list[Record]:
+    tasks = approx_error.tasks(settings(**changes))
+    return [r for _, found in study.Study("approx_error", approx_error, tasks, {}) for r in found]
+
+
+def numbers(found: list[Record]) -> dict[str, Record]:
+    assert len({r.quantity for r in found}) == len(found)
+    return {r.quantity: r for r in found}
+
+
+def names(**changes: object) -> list[str]:
+    return [task.name for task in approx_error.tasks(settings(**changes))]
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Everything above 50 tokens counts as many: tiles, sampled rows, no floor."""
+    monkeypatch.setattr(_approximation, "EXACT_TOKENS", 50)
+    monkeypatch.setattr(_approximation, "SAMPLED_ROWS", 20)
+    monkeypatch.setattr(_estimate, "DENSE", 10)
+    monkeypatch.setattr(_approximation._floor, "MOST_TOKENS", 50)
+    yield
+    _approximation._cached_spectra.cache_clear()
+
+
+def test_keeps_the_contract_and_its_defaults_are_valid() -> None:
+    assert studies.load("approx_error") is approx_error
+    defaults = approx_error.Settings()
+    assert opts.parse(approx_error.Settings, {k: str(v) for k, v in opts.to_dict(defaults).items()}, "x") == defaults
+    assert dataclasses.replace(defaults, **approx_error.QUICK)
+    found = approx_error.tasks(defaults)
+    assert len({task.name for task in found}) == len(found) == 3 * (5 * 3 + 2 + 7)
+    assert len(approx_error.tasks(dataclasses.replace(defaults, **approx_error.QUICK))) < 15
+    assert len({view.name for view in approx_error.VIEWS}) == len(approx_error.VIEWS)
+
+
+def test_names_say_all_that_decides_the_result() -> None:
+    base = names()
+    for change in ({"seed": 1}, {"seeds": 2}, {"heads": 3}, {"head_dim": 8}, {"tokens": "65"}, {"sizes": "10"},
+                   {"topk": 3}, {"against": "softmax"}, {"inputs": "normal"}, {"attn": "soft:ridge=0.02"},
+                   {"cost": "true"}):
+        assert not set(names(**change)) & set(base), change
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"attn": "sofft"}, "Did you mean 'soft'"), ({"attn": "soft:landmark=3"}, "Did you mean 'landmarks'"),
+    ({"inputs": "structred"}, "Did you mean 'structured'"), ({"inputs": "structured:x"}, "strength alpha"),
+    ({"inputs": "structured,"}, "No inputs named ''"), ({"sizes": "0"}, "sizes must be at least 1"),
+    ({"sizes": "4,x"}, "not a positive whole number"), ({"sizes": "1m"}, "landmarks must be at most 4096"),
+    ({"tokens": "99999999999"}, "tokens must be at most"), ({"tokens": "0"}, "tokens must be at least 1"),
+    ({"samplings": "avg,best"}, "sampling must be one of"), ({"heads": "0"}, "heads must be at least 1"),
+    ({"seeds": "1.5"}, "whole number"), ({"against": "sofmax"}, "must be one of own, softmax, gaussian"),
+    ({"target_error": "-1"}, "at least 0"), ({"attn": "soft:landmarks=3", "target_error": "0.5"}, "leave landmarks out"),
+])
+def test_bad_settings_are_told_in_one_line(change: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        approx_error.tasks(settings(**change))
+    assert "\n" not in str(error.value)
+
+
+def test_every_quantity_with_its_interval() -> None:
+    found = numbers(records(seeds="4"))
+    assert set(found) == {"error_matrix_fro", "error_matrix_spectral", "floor_fro", "floor_spectral", "error_output",
+                          "worst_row", "row_sum_error", "topk_overlap", "error_dq", "error_dv"}
+    for record in found.values():
+        assert record.status == "ok"
+        assert len(record.samples) == 4
+        assert record.value == pytest.approx(sum(record.samples) / 4)
+        low, high = record.detail["ci95"]
+        assert low <= record.value <= high
+        assert (record.coords["size"], record.coords["against"], record.dtype) == (9, "gaussian", "float64")
+        assert record.options["landmarks"] == 9
+        assert len(record.to_json()) < 2000
+    error = found["error_matrix_fro"]
+    assert 0 < found["floor_fro"].value <= error.value < 1
+    assert len(set(error.samples)) == 4
+
+
+@pytest.mark.parametrize("attention", ["performer", "soft:sampling=random", "linformer"])
+def test_seeds_alone_decide(attention: str) -> None:
+    torch.manual_seed(5)
+    first = records(attn=attention)
+    torch.manual_seed(6)
+    assert [r.value for r in records(attn=attention)] == [r.value for r in first]
+    assert [r.samples for r in records(attn=attention, seeds="2")] == [r.samples[:2] for r in first]
+
+
+def test_random_features_differ_between_seeds_unless_their_seed_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = inputs.tokens("structured", Shape(1, 2, 8, 8, 16), 0)
+    monkeypatch.setattr(inputs, "tokens", lambda family, shape, seed: one)
+    assert len(set(numbers(records(attn="performer"))["error_output"].samples)) == 3
+    assert len(set(numbers(records(attn="performer:seed=0"))["error_output"].samples)) == 1
+
+
+def test_each_attention_is_judged_against_what_it_estimates() -> None:
+    found = [r for r in records(attn="soft,soft_norm,performer") if r.quantity == "error_matrix_fro"]
+    assert [r.coords["against"] for r in found] == ["gaussian", "gaussian_normalised", "softmax"]
+    assert "error_dk" in {r.quantity for r in records(attn="performer")}
+
+
+@pytest.mark.parametrize(("attention", "why"), [
+    ("soft:sampling=conv", "weights to be trained"), ("soft:conv=3", "weights to be trained"),
+    ("nystromformer:conv=3", "weights to be trained"), ("softmax", "defines its own kernel"),
+])
+def test_what_has_no_error_that_means_anything_is_not_given_one(attention: str, why: str) -> None:
+    (record,) = records(attn=attention)
+    assert (record.status, record.value) == ("unsupported", None)
+    assert why in record.note
+
+
+def test_plugins_are_judged_by_what_they_say(tmp_path: Path) -> None:
+    path = helpers.write_plugin(tmp_path, helpers.SOUND, "mine")
+    (record,) = records(attn=path)
+    assert "defines its own kernel" in record.note
+    asked = numbers(records(attn=path, against="softmax"))
+    assert asked["error_matrix_fro"].value == pytest.approx(1, abs=0.5)
+    assert asked["floor_fro"].status == "unsupported"
+    path = helpers.write_plugin(tmp_path, helpers.SOUND.replace("LINEAR_IN_V = True", "LINEAR_IN_V = False"), "bent")
+    (record,) = records(attn=path, against="softmax")
+    assert "not linear in v" in record.note
+    path = helpers.write_plugin(tmp_path, helpers.SOUND.replace("APPROXIMATES = None", 'APPROXIMATES = "cosine"'), "far")
+    (record,) = records(attn=path)
+    assert "'cosine', whose exact matrix this study does not have" in record.note
+
+
+def test_exact_attention_asked_for_has_no_error() -> None:
+    assert numbers(records(attn="softmax", against="softmax"))["error_matrix_fro"].value < 1e-14
+
+
+def test_linformer_is_fitted_where_that_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = numbers(records(attn="linformer"))["error_matrix_fro"]
+    assert fitted.value < 1
+    assert "fitted" in fitted.note
+    monkeypatch.setattr(_approximation._projection, "MOST_TOKENS", 50)
+    (record,) = records(attn="linformer")
+    assert (record.status, record.value) == ("unsupported", None)
+    assert "fitted up to 50 tokens" in record.note
+
+
+@pytest.mark.parametrize(("family", "status"), [
+    ("nan", "diverged"), ("inf", "diverged"), ("huge", "ok"), ("zero", "ok"), ("constant", "ok")])
+@pytest.mark.parametrize("attention", ["soft", "soft_norm", "performer", "nystromformer", "linformer",
+                                       "soft:sampling=kmeans", "soft:sampling=rpcholesky"])
+def test_hostile_tokens_give_a_row(monkeypatch: pytest.MonkeyPatch, attention: str, family: str, status: str) -> None:
+    genuine = inputs.tokens
+
+    def hostile(name: str, shape: Shape, seed: int) -> tuple[torch.Tensor, ...]:
+        q, k, v = genuine("constant" if family == "constant" else "structured", shape, seed)
+        if family in ("nan", "inf"):
+            q[0, 0, 3, 2] = float(family)
+        scale = {"huge": 1e18, "zero": 0.0}.get(family, 1.0)
+        return q * scale, k * scale, v
+
+    monkeypatch.setattr(inputs, "tokens", hostile)
+    _approximation._cached_spectra.cache_clear()
+    found = records(attn=attention, seeds="2")
+    _approximation._cached_spectra.cache_clear()
+    error = found[0]
+    assert error.quantity == "error_matrix_fro"
+    assert (error.status, error.value is None) == (status, status == "diverged")
+    assert (error.note == "not finite for 2 of 2 seeds") == (status == "diverged")
+    for record in found:
+        json.loads(record.to_json())
+
+
+def test_one_bad_seed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = inputs.tokens
+
+    def sometimes(name: str, shape: Shape, seed: int) -> tuple[torch.Tensor, ...]:
+        q, k, v = genuine(name, shape, seed)
+        return q * (float("nan") if seed == 1 else 1), k, v
+
+    monkeypatch.setattr(inputs, "tokens", sometimes)
+    _approximation._cached_spectra.cache_clear()
+    error = numbers(records(attn="performer"))["error_matrix_fro"]
+    _approximation._cached_spectra.cache_clear()
+    assert (error.status, error.value, len(error.samples)) == ("diverged", None, 2)
+    assert error.note == "not finite for 1 of 3 seeds"
+
+
+def test_failing_task_still_names_its_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_down(*arguments: object) -> None:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(_approximation, "_sample", break_down)
+    (record,) = records()
+    assert (record.status, record.attention, record.coords["size"]) == ("oom", "soft", 9)
+
+
+def test_many_tokens_are_sampled_and_said_to_be(without: None) -> None:
+    found = numbers(records(attn="performer", tokens="400", heads="1"))
+    error = found["error_matrix_fro"]
+    assert error.note == "estimated from 20 of 400 rows a head"
+    assert all(0 < s < error.value for s in error.detail["standard_error"])
+    assert found["error_matrix_spectral"].status == "unsupported"
+    assert found["floor_fro"].status == "unsupported"
+    assert found["error_dk"].note == "loss on 20 of 400 rows a head"
+
+
+def test_sampled_rows_estimate_what_all_rows_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = numbers(records(tokens="400"))["error_matrix_fro"]
+    monkeypatch.setattr(_approximation, "EXACT_TOKENS", 50)
+    monkeypatch.setattr(_approximation, "SAMPLED_ROWS", 200)
+    some = numbers(records(tokens="400"))["error_matrix_fro"]
+    for exact, sampled, error in zip(every.samples, some.samples, some.detail["standard_error"], strict=True):
+        assert 0 < abs(exact - sampled) < 4 * error
+
+
+def test_graph_that_would_not_fit_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_approximation, "GRAPH_BYTES", 1000)
+    found = numbers(records())
+    assert found["error_dv"].status == "unsupported"
+    assert "error_dq" not in found
+
+
+def test_no_matrix_of_all_tokens_is_held_above_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_truth, "TILE", 1 << 17)
+    monkeypatch.setattr(_approximation, "LOSS_ROWS", 32)
+    (task,) = approx_error.tasks(settings(tokens="4k", heads="1", seeds="1"))
+    peak = memory._on_cpu(lambda: None, lambda state: task.run()).peak
+    assert peak < 8 * 4096**2 / 4
+
+
+def test_landmark_choices_are_compared_at_the_middle_size() -> None:
+    found = records(sizes="4,9,16", samplings="strided,kmeans,rpcholesky", attn="performer,soft", seeds="1")
+    chosen = [r for r in found if r.coords["part"] == "landmarks" and r.quantity == "error_matrix_fro"]
+    assert [(r.coords["sampling"], r.coords["size"], r.label) for r in chosen] == [
+        ("strided", 9, "soft:sampling=strided"), ("kmeans", 9, "soft:sampling=kmeans"),
+        ("rpcholesky", 9, "soft:sampling=rpcholesky")]
+    swept = [r for r in found if r.coords["part"] == "size" and r.quantity == "error_matrix_fro"]
+    assert [(r.label, r.coords["size"], r.coords["middle"]) for r in swept] == [
+        ("performer", 4, False), ("performer", 9, True), ("performer", 16, False),
+        ("soft", 4, False), ("soft", 9, True), ("soft", 16, False)]
+
+
+def test_size_given_with_the_attention_is_not_swept() -> None:
+    found = [r for r in records(attn="soft:landmarks=5", sizes="4,9", seeds="1") if r.quantity == "error_matrix_fro"]
+    assert [(r.coords["size"], r.label) for r in found] == [(5, "soft:landmarks=5")]
+
+
+def test_cost_is_joined_and_measured_once_for_all_families() -> None:
+    found = records(attn="soft,performer", cost="true", inputs="structured,normal", seeds="1")
+    times = [r for r in found if r.quantity == "latency"]
+    assert len(times) == 2 * 4
+    assert len({tuple(r.samples) for r in times}) == 4
+    assert {r.unit for r in times} == {"s"}
+    sizes = {r.label: r.value for r in found if r.quantity == "peak_memory"}
+    assert set(sizes) == {"soft", "performer", "softmax", "gaussian"}
+    assert all(value > 0 for value in sizes.values())
+    assert {r.value for r in found if r.coords["part"] == "exact" and r.quantity == "error_matrix_fro"} == {0.0}
+
+
+def test_target_finds_the_smallest_size() -> None:
+    found = [r for r in records(attn="soft:sampling=first:inverse=cholesky", target_error="0.7", cost="true")
+             if r.coords["part"] == "target"]
+    by_name = numbers(found)
+    size = int(by_name["size_needed"].value)
+    assert set(by_name) == {"size_needed", "error_matrix_fro", "latency", "peak_memory"}
+    tried = {m: error for m, error in by_name["size_needed"].detail["tried"]}
+    assert by_name["size_needed"].detail["interval"] == [size - 1, size]
+    assert tried[size] <= 0.7 < tried[size - 1]
+    assert by_name["error_matrix_fro"].options["landmarks"] == size
+    again = numbers(records(attn="soft:sampling=first:inverse=cholesky", sizes=str(size)))
+    assert again["error_matrix_fro"].value == pytest.approx(tried[size], rel=1e-5)
+
+
+def test_target_that_no_size_reaches_is_told() -> None:
+    (record,) = [r for r in records(target_error="1e-9", inputs="normal") if r.coords["part"] == "target"]
+    assert (record.status, record.value) == ("unsupported", None)
+    assert record.note.startswith("no m up to 64 reaches 1e-09; the smallest error is 0.0")
+
+
+def test_interval_of_the_mean() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for count in (2, 3, 5, 31, 32, 60):
+        samples = torch.randn(count, generator=torch.Generator().manual_seed(count), dtype=torch.float64).tolist()
+        mean, interval = mean_interval(samples)
+        spread = float(torch.tensor(samples, dtype=torch.float64).std()) / count**0.5
+        low, high = stats.t.interval(0.95, count - 1, loc=mean, scale=spread)
+        assert interval is not None
+        assert interval[1] - interval[0] == pytest.approx(high - low, rel=2e-3)
+        assert sum(interval) / 2 == pytest.approx(mean)
+    assert mean_interval([3.0]) == (3.0, None)
+    assert mean_interval([1.0, float("inf")])[1] is None
