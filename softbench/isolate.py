@@ -2,8 +2,8 @@
 
 The parent sends a job as JSON on standard input; the child answers with a line `ready` and then one record a line.
 A memory limit counts what the child holds beyond an idle, torch-loaded process (Linux: RLIMIT_DATA). Under a limit
-malloc is left at its default, and recorded so: a heap that keeps freed memory has holes, and would reach the limit
-before the tensors do.
+malloc must be left at its default: a heap that keeps freed memory has holes, and would reach the limit before the
+tensors do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,6 @@ def isolated(sweep: Sweep, settings: Process, memory_limit: int | None) -> Itera
     Args:
         memory_limit: bytes that a child may hold; a case that needs more becomes a row `oom`.
     """
-    if memory_limit:
-        settings = replace(settings, malloc="default")
     for job in sweep.jobs:
         sweep.on_start(job.case)
         yield 1, _run_child(sweep, job, settings, memory_limit)

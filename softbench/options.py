@@ -53,11 +53,6 @@ def to_dict(options: Any) -> dict[str, Any]:
     return {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
 
 
-def non_default(options: Any) -> dict[str, Any]:
-    """Only the options that differ from their defaults."""
-    return {f.name: v for f in dataclasses.fields(options) if (v := getattr(options, f.name)) != f.default}
-
-
 def describe(cls: type) -> list[tuple[str, str, Any, str]]:
     """(name, type in words, default, help) for each option."""
     return [(f.name, _in_words(types(cls)[f.name]), f.default, f.metadata.get("help", ""))

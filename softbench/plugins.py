@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
@@ -61,9 +62,9 @@ def facts(kind: str, name: str) -> dict[str, Any]:
 
 
 def summary(kind: str, name: str) -> str:
-    """The plugin's first docstring line; for a file that cannot be read, why, so that one cannot spoil a list."""
+    """The plugin's first docstring line, without its name in front; for a file that cannot be read, why."""
     try:
-        return str(facts(kind, name)["summary"])
+        return re.sub(rf"^{re.escape(name.replace('_', '-'))}: ", "", str(facts(kind, name)["summary"]), flags=re.I)
     except PluginError as error:
         return f"cannot be used: {error}"
 

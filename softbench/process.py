@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,8 +44,10 @@ def apply(process: Process) -> dict[str, Any]:
 
     torch.set_flush_denormal(process.denormals == "flush")
     torch.set_num_threads(process.threads or available_cores())
-    torch.backends.cuda.matmul.allow_tf32 = process.tf32
-    torch.backends.cudnn.allow_tf32 = process.tf32
+    torch.set_float32_matmul_precision("high" if process.tf32 else "highest")
+    with warnings.catch_warnings():  # some versions of torch ask for another spelling, which others cannot read back
+        warnings.filterwarnings("ignore", message=".*TF32")
+        torch.backends.cudnn.allow_tf32 = process.tf32
     return {"threads": torch.get_num_threads(), "malloc": malloc, "denormals": _denormals(), "tf32": process.tf32}
 
 

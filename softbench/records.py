@@ -1,7 +1,8 @@
 """Records: one row is one number, in SI units, with its raw samples and the machine it came from.
 
-On disk a record is one line of JSON. Lines are only ever appended, under a lock, one write per case, so that a crash
-loses nothing, two runs may share a file, and a run resumes by identity. Nothing here needs torch; only `to_frame`
+On disk a record is one line of JSON. Lines are only ever appended, under a lock, as soon as a case or a group of
+interleaved cases is done, so that a crash loses nothing that is done, two runs may share a file, and a run resumes by
+identity. Nothing here needs torch; only `to_frame`
 and `load` need pandas.
 """
 

@@ -10,6 +10,7 @@ import gc
 import math
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -83,10 +84,11 @@ class Sweep:
                 ready[index] = outcome
             elif not (ready and outcome[0].status == "oom"):
                 results[index] = outcome
-        measured = self._attempt(self.measure.measure_group, list(ready.values()), self.settings) if ready else []
+        measured = self._attempt(self._measure_group, list(ready.values())) if ready else []
         if ready and not isinstance(measured[0], Reading):
             results |= {i: readings(self.measure, m) for i, m in zip(ready, measured, strict=True)}
         ready.clear()
+        outcome = None  # the last workload too must be gone before another is measured alone
         return [record for index, job in enumerate(jobs)
                 for record in self._records(job, results.get(index) or self._run_alone(job))]
 
@@ -98,36 +100,44 @@ class Sweep:
         built = self._attempt(self._prepare, job)
         if not isinstance(built, Workload):
             return list(built)
-        return readings(self.measure, self._attempt(self.measure.measure, built, self.settings))
+        return readings(self.measure, self._attempt(self._measure, built))
+
+    def _measure(self, built: Workload) -> Any:
+        with _deadline(self.timeout):
+            return self.measure.measure(built, self.settings)
+
+    def _measure_group(self, built: list[Workload]) -> Any:
+        with _deadline(None if self.timeout is None else self.timeout * len(built)):
+            return self.measure.measure_group(built, self.settings)
 
     def _records(self, job: Job, results: Sequence[Reading]) -> list[Record]:
         remark = self._unconverged.get(job.case, "")
-        return [make_record(self.measure_name, job, _diverged(r, remark) if remark else r, self.environment)
-                for r in results]
+        settings = opts.to_dict(self.settings)
+        marked = [_diverged(r, remark) if remark else r for r in results]
+        return [make_record(self.measure_name, job, replace(r, detail={**r.detail, "settings": settings}),
+                            self.environment) for r in marked]
 
     def _prepare(self, job: Job) -> Workload:
-        """Build and check a job. One call of it may take a quarter of the timeout, as several calls follow."""
+        """Build and check a job. One warm call may take a quarter of the timeout, as several calls follow."""
         _refuse_too_large(job)
         with _deadline(self.timeout):
             workload.probe(job.case, job.attention)
             built = workload.build(job.case, job.attention)
-            started = time.perf_counter()
             if self.check_convergence:
                 with pseudo_inverse.watch() as watched:
                     built.check()
                 self._unconverged[job.case] = watched.note
             else:
                 built.check()
-            elapsed = time.perf_counter() - started
-        if self.timeout is not None and elapsed * 4 > self.timeout:
-            raise TimeoutError(f"one call takes {elapsed:.1f} s, too long to repeat within {self.timeout:g} s")
+            if self.timeout is not None and (elapsed := _seconds(built)) * 4 > self.timeout:
+                raise TimeoutError(f"one call takes {elapsed:.1f} s, too long to repeat within {self.timeout:g} s")
         return built
 
     def _attempt(self, action: Callable[..., Any], *arguments: Any) -> Any:
         """The action's result, or a list of the one reading that says why there is none."""
         try:
             return action(*arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a plugin may call sys.exit
             status, note = verdict(error)
             return [Reading(self.measure.QUANTITY, self.measure.UNIT, [], status=status, note=note)]
 
@@ -176,8 +186,9 @@ def subject(record: Record) -> str:
     return replace(record, quantity="").identity()
 
 
-def verdict(error: Exception) -> tuple[str, str]:
-    """Status and note of the row that stands for a case that raised; frees what it held."""
+def verdict(error: BaseException) -> tuple[str, str]:
+    """Status and note of the row that stands for a case that raised; frees what its frames held."""
+    traceback.clear_frames(error.__traceback__)
     _release()
     reason = _first_line(error).rstrip(".")
     if isinstance(error, Unsupported):
@@ -185,7 +196,7 @@ def verdict(error: Exception) -> tuple[str, str]:
     if isinstance(error, TimeoutError):
         return "timeout", reason
     if is_out_of_memory(error):
-        return "oom", reason
+        return "oom", reason or "out of memory"
     return "failed", reason if isinstance(error, SoftbenchError) else f"{type(error).__name__}: {reason}"
 
 
@@ -205,7 +216,11 @@ def _refuse_too_large(job: Job) -> None:
     shape = job.case.shape
     item = max(4, getattr(torch, job.case.dtype).itemsize)
     qkv = 4 * shape.batch * shape.heads * shape.tokens * shape.head_dim
-    needed = item * _COPIES[job.case.mode] * (job.attention.cost(shape).elements + qkv)
+    held = job.attention.cost(shape).elements
+    impls = job.attention.module.IMPLS
+    if job.case.impl in impls[1:] and (job.attention.module.APPROXIMATES is None or job.case.impl == "reference"):
+        held = max(held, 2.0 * shape.batch * shape.heads * shape.tokens**2)  # cost() speaks of the first one
+    needed = item * _COPIES[job.case.mode] * (held + qkv)
     if needed > available:
         raise MemoryError(f"not run: it needs about {needed / 2**30:,.0f} GiB, {available / 2**30:,.0f} GiB are free")
 
@@ -226,6 +241,16 @@ def _deadline(seconds: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+def _seconds(built: Workload) -> float:
+    """The time of one call, the device's work included."""
+    state = built.prepare()
+    started = time.perf_counter()
+    built.run(state)
+    if built.q.is_cuda:
+        torch.cuda.synchronize(built.q.device)
+    return time.perf_counter() - started
 
 
 def _release() -> None:

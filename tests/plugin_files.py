@@ -54,6 +54,8 @@ _BODIES = {
     "killed": "__import__('os').kill(__import__('os').getpid(), 9)",
     "aborted": "__import__('os').abort()",
     "hungry": f"torch.ones(1 << 27).sum() * 0 + {_RIGHT}",  # 512 MiB of float32
+    "exits": "__import__('sys').exit(3)",
+    "wrong_gradient": f"(lambda y: y.detach() + 2 * (y - y.detach()) if v.dtype == torch.float32 else y)({_RIGHT})",
     "unsupported": "(_ for _ in ()).throw(__import__('softbench.errors').errors.Unsupported('no such kernel here'))",
     "too_large": _RIGHT,
     "interrupts": "(_ for _ in ()).throw(KeyboardInterrupt)",

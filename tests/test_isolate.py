@@ -11,7 +11,7 @@ from softbench.isolate import isolated
 
 def rows_of(attn: str, *, limit: int | None = None, timeout: float | None = None, **keys):
     flags = {"sweep": {"attn": attn, "baseline": "none", "tokens": "16", "heads": "2", "head_dim": "8", "device": "cpu",
-                       **keys}, "latency": {"rep": "2", "warmup": "1", "rounds": "1"}}
+                       **keys}, "process": {"malloc": "default"}, "latency": {"rep": "2", "warmup": "1", "rounds": "1"}}
     settings = config.load(None, flags=flags)
     made = session.start(settings, "latency", timeout=timeout)
     return {r.attention: r for _, group in isolated(made, settings.process, limit) for r in group}

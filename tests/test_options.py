@@ -90,8 +90,6 @@ def test_no_values_give_the_defaults_in_order() -> None:
     parsed = options.parse(Everything, {}, "x")
     assert parsed == Everything()
     assert list(options.to_dict(parsed)) == ["whole", "real", "yes", "word", "choice", "sizes"]
-    assert options.non_default(parsed) == {}
-    assert options.non_default(Everything(whole=5, yes=False)) == {"whole": 5, "yes": False}
 
 
 def test_description_names_types_defaults_and_help() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+import weakref
 
 import plugin_files
 import pytest
 import torch
 
-from softbench import config, environment, session, sweep
+from softbench import config, environment, session, sweep, workload
 from softbench.errors import UsageError
 from softbench.measures._contract import Reading
 from softbench.records import STATUSES
@@ -28,6 +29,7 @@ def records_of(attn: str, measure: str = "latency", timeout: float | None = None
     ("wrong_shape", "failed", "[1, 2, 1, 8] float32; it must be [1, 2, 16, 8] float32"),
     ("raises", "failed", "ZeroDivisionError: division by zero"),
     ("out_of_memory", "oom", ""),
+    ("exits", "failed", "SystemExit: 3"),
     ("unsupported", "unsupported", "no such kernel here"),
     ("too_large", "oom", "not run: it needs about"),
 ])
@@ -163,3 +165,51 @@ def test_unconverged_inverse_is_marked_and_its_number_kept():
     assert cholesky.status == rows["softmax"].status == "ok"
     rows = records_of("soft:inverse=newton", tokens="256", inputs="constant")
     assert {r.status for r in rows} == {"ok"}  # not asked for
+
+
+def test_wrong_gradient_shows_no_speed(tmp_path):
+    """In float32 this file has the right output and twice the right gradient."""
+    bad = plugin_files.write(tmp_path, "wrong_gradient")
+    assert records_of(bad, baseline="none")[0].status == "ok"
+    row = records_of(bad, baseline="none", mode="forward_backward")[0]
+    assert row.status == "failed"
+    assert "the gradient is 100.0% away" in row.note
+
+
+def test_what_float16_cannot_hold_is_not_an_error():
+    """Far-apart keys give Gaussian scores below the smallest float16; zero rows are then the right answer."""
+    keys = {"dtype": "float16", "inputs": "peaky", "head_dim": "64", "tokens": "256"}
+    assert {r.status for r in records_of("soft,gaussian", **keys)} == {"ok"}
+
+
+def test_timeout_bounds_the_measuring_too():
+    flags = {"latency": {"rep": "60000"}, "sweep": {"attn": "soft", "baseline": "none", "tokens": "1k", "heads": "1",
+                                                   "device": "cpu"}}
+    started = time.perf_counter()
+    ((_, (row,)),) = session.start(config.load(None, flags=flags), "latency", timeout=2)
+    assert time.perf_counter() - started < 12
+    assert row.status == "timeout"
+
+
+def test_only_the_fast_implementation_is_predicted_by_its_cost():
+    rows = records_of("softmax:impl=math", baseline="softmax", tokens="64k", heads="64", timeout=0.01)
+    assert [(r.label, r.status) for r in rows][1] == ("softmax:impl=math", "oom")
+    assert "not run: it needs about" in rows[1].note
+
+
+def test_what_does_not_fit_beside_the_others_is_measured_alone(monkeypatch):
+    """A memory that holds one workload: the second fits only once the first, and all that held it, is gone."""
+    alive: weakref.WeakSet = weakref.WeakSet()
+    build = workload.build
+
+    def in_small_memory(*arguments):
+        if len(alive):
+            raise MemoryError
+        made = build(*arguments)
+        alive.add(made.module)
+        return made
+
+    monkeypatch.setattr(workload, "build", in_small_memory)
+    monkeypatch.setattr(workload, "probe", lambda *arguments: None)
+    assert [(r.label, r.status) for r in records_of("soft,performer", baseline="none")] == [
+        ("soft", "ok"), ("performer", "ok")]

@@ -71,7 +71,12 @@ class Attention:
         return module
 
     def cost(self, shape: Shape) -> Cost:
-        cost: Cost = self.module.cost(shape, self.options)
+        try:
+            cost = self.module.cost(shape, self.options)
+        except Exception as error:
+            raise PluginError(f"Attention '{self.name}': cost() raised {type(error).__name__}: {error}.") from error
+        if not isinstance(cost, Cost):
+            raise PluginError(f"Attention '{self.name}': cost() must return a Cost, not a {type(cost).__name__}.")
         return cost
 
     def note(self, shape: Shape) -> str:

@@ -60,4 +60,4 @@ def build(shape: Shape, options: Options, impl: str) -> nn.Module:
 
 def cost(shape: Shape, options: Options) -> Cost:
     groups, n, d, r = shape.batch * shape.heads, shape.tokens, shape.head_dim, options.projected
-    return Cost(flops=8.0 * groups * n * r * d, elements=groups * (2 * r * d + n))
+    return Cost(flops=8.0 * groups * n * r * d, elements=2.0 * n * r + groups * (2 * r * d + n))

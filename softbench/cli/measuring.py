@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from softbench import config as configuration
+from softbench import options as opts
 from softbench import plugins
 from softbench.cli import presenting, printing, running
 from softbench.cli.progress import Progress
 from softbench.config import Config, SweepConfig
-from softbench.errors import UsageError
+from softbench.errors import PluginError, UsageError
 from softbench.measures import _contract as measures
 from softbench.process import Process, parse_bytes
 from softbench.records import Record
@@ -35,7 +36,7 @@ def measure_command(name: str) -> click.Command:
     def callback(**values: Any) -> int:
         return _run(name, running.take_settings(values, owners), **values)
 
-    summary = str(plugins.facts("measures", name)["summary"])
+    summary = plugins.summary("measures", name)
     return click.Command(name, callback=callback, params=[*flags, *run], help=summary, context_settings=running.CONTEXT)
 
 
@@ -63,6 +64,8 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
         plots.check_path(plot)
     limit = parse_bytes(memory_limit, "--memory-limit") if memory_limit is not None else None
     settings = configuration.load(config, assignments, _quick(name, flags) if quick else flags)
+    if limit:  # see softbench/isolate.py
+        settings = replace(settings, process=replace(settings.process, malloc="default"))
     baseline = settings.sweep.baseline
 
     from softbench import session
@@ -97,7 +100,10 @@ def _measure(sweep: Sweep, settings: Config, out: Path, isolate: bool, limit: in
 
 def _weight(job: Job) -> float:
     """Seconds that a case should roughly take."""
-    return _FIXED_SECONDS + _CALLS * job.attention.cost(job.case.shape).flops / _FLOP_PER_SECOND
+    try:
+        return _FIXED_SECONDS + _CALLS * job.attention.cost(job.case.shape).flops / _FLOP_PER_SECOND
+    except PluginError:
+        return _FIXED_SECONDS
 
 
 def _outcomes(group: Sequence[Record]) -> list[str]:
@@ -112,7 +118,9 @@ def _resume(sweep: Sweep, out: Path) -> tuple[Sweep, list[Record]]:
     from softbench.sweep import identity, subject
 
     names = [identity(sweep.measure_name, job) for job in sweep.jobs]
-    known = running.known(out, sweep.measure_name, sweep.environment, names, subject, "cases")
+    settings = opts.to_dict(sweep.settings)
+    known = running.known(out, sweep.measure_name, sweep.environment, names, subject, "cases",
+                          lambda record: record.detail.get("settings") == settings)
     left = [job for i, job in enumerate(sweep.jobs) if i not in known]
     return replace(sweep, jobs=left), [record for group in known.values() for record in group]
 

@@ -82,10 +82,11 @@ def command() -> str:
 
 
 def known(out: Path, measure: str, here: Mapping[str, Any], keys: Sequence[str], key: Callable[[Record], str],
-          items: str) -> dict[int, list[Record]]:
+          items: str, fits: Callable[[Record], bool] = lambda record: True) -> dict[int, list[Record]]:
     """The records of this measure that `out` already holds for this environment, by the position of their key.
 
-    What failed before is left out, as it runs again. Says on stderr what was found and what does not fit.
+    What failed before, or was measured with other settings (`fits`), is left out, as it runs again. Says on stderr
+    what was found and what does not fit.
     """
     if not out.exists():
         printing.say(f"Nothing to resume: {out} does not exist yet.")
@@ -98,8 +99,11 @@ def known(out: Path, measure: str, here: Mapping[str, Any], keys: Sequence[str],
     if foreign := {difference for _, differences in found for difference in differences}:
         printing.say(f"Warning: {out} also holds records of another environment ({'; '.join(sorted(foreign))}); "
                      f"these {items} are run again.")
+    here_too = [record for record, differences in found if not differences]
+    if not all(map(fits, here_too)):
+        printing.say(f"Warning: {out} also holds records made with other settings; these {items} are run again.")
     kept: dict[str, list[Record]] = {}
-    for record in records.latest(record for record, differences in found if not differences):
+    for record in records.latest(filter(fits, here_too)):
         kept.setdefault(key(record), []).append(record)
     positions = {i: kept[name] for i, name in enumerate(keys)
                  if name in kept and all(record.status != "failed" for record in kept[name])}

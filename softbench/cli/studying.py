@@ -30,7 +30,7 @@ def study_command(name: str) -> click.Command:
     def callback(**values: Any) -> int:
         return _run(name, running.take_settings(values, owners), **values)
 
-    summary = str(plugins.facts("studies", name)["summary"])
+    summary = plugins.summary("studies", name)
     views = ", ".join(view.name for view in studies.load(name).VIEWS)
     return click.Command(name.replace("_", "-"), callback=callback, params=[*flags, *run], short_help=summary,
                          help=f"{summary}\n\nViews: {views}.", context_settings=running.CONTEXT)

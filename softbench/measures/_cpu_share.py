@@ -1,7 +1,8 @@
 """The share of the CPU that other processes took while something ran: the commonest reason for a wrong timing.
 
-From /proc/stat (all processes, and time stolen by a hypervisor's other guests) minus this process's own time. The
-kernel counts ticks of 10 ms: the share of a stretch shorter than about 100 ms is coarse, sums over stretches are not.
+From /proc/stat, for the cores that this process may use: all processes, and time stolen by a hypervisor's other guests,
+minus this process's own time. The kernel counts ticks of 10 ms: the share of a stretch shorter than about 100 ms is
+coarse, sums over stretches are not.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+
+from softbench.process import available_cores
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class Ticks:
 
     @property
     def foreign_share(self) -> float:
-        """Time of others over all time that the machine's cores had, in 0..1."""
-        capacity = self.wall * (os.cpu_count() or 1)
+        """Time of others over all time that this process's cores had, in 0..1."""
+        capacity = self.wall * available_cores()
         return min(1.0, max(0.0, (self.everybody - self.own) / capacity)) if capacity > 0 else 0.0
 
 
@@ -39,10 +42,15 @@ def now() -> Ticks | None:
     """The counters now; None where /proc/stat does not exist."""
     try:
         with open("/proc/stat", encoding="ascii") as stat:
-            fields = [int(f) for f in stat.readline().split()[1:]]
-    except (OSError, ValueError):
+            lines = [line.split() for line in stat if line.startswith("cpu")]
+        mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        busy = sum(_busy([int(field) for field in line[1:]]) for line in lines if line[0] in mine)
+    except (OSError, ValueError, AttributeError):
         return None
-    user, nice, system, _idle, _iowait, irq, softirq, steal = fields[:8]
-    busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
     own = os.times()
-    return Ticks(busy, own.user + own.system, time.perf_counter())
+    return Ticks(busy / os.sysconf("SC_CLK_TCK"), own.user + own.system, time.perf_counter())
+
+
+def _busy(ticks: list[int]) -> int:
+    user, nice, system, _idle, _iowait, irq, softirq, steal = ticks[:8]
+    return user + nice + system + irq + softirq + steal

@@ -35,6 +35,7 @@ MODES = ("forward", "backward", "forward_backward")
 QUICK = {"rep": 60.0, "warmup": 20.0, "rounds": 3}
 FEWEST_SAMPLES = 3
 _FEWEST_CALLS = 4
+_BURST, _MOST_SAMPLES = 50, 200  # on a GPU: calls queued at once, samples of a slice
 _SLOW = 0.05  # seconds a call: from here on, one more warming call per slice would cost more than it helps
 
 
@@ -61,6 +62,7 @@ class _Run:
     foreign: list[float] = field(default_factory=list)
     ticks: _cpu_share.Ticks = _cpu_share.ZERO
     clocks: list[int] = field(default_factory=list)
+    host: list[float] = field(default_factory=list)
 
 
 def measure(workload: Workload, settings: Settings) -> list[Reading]:
@@ -141,34 +143,43 @@ def _timed_calls(workload: Workload, calls: int) -> float:
         run(state)
         _synchronize(workload)
         total += time.perf_counter() - started
+        del state  # the graph of one call, before the next is built
     return total / calls
 
 
 def _cuda_samples(run: _Run, seconds: float) -> list[float]:
-    """One event pair a call; the device works through the queue before any event is read."""
+    """One event pair a call; the device works through the queue before any event is read.
+
+    Where the host takes longer to issue a call than the device to run it, the time between the events is the host's;
+    the record tells both (`host_seconds`).
+    """
     import torch
 
     device = run.workload.q.device
-    flush = torch.empty(max(torch.cuda.get_device_properties(device).L2_cache_size, 1 << 25) * 2,
-                        dtype=torch.uint8, device=device)
     prepare, call = run.workload.prepare, run.workload.run
     samples: list[float] = []
-    while not samples or sum(samples) < seconds:
-        left = max(0.0, seconds - sum(samples))
-        count = max(1, min(100, math.ceil(left / max(run.call_seconds, 1e-6))))
-        events = []
-        for _ in range(count):
-            state = prepare()
-            flush.zero_()
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            call(state)
-            end.record()
-            events.append((start, end))
-        torch.cuda.synchronize(device)
-        samples += [start.elapsed_time(end) / 1e3 for start, end in events]
-        if (clock := _sm_clock(device)) is not None:
-            run.clocks.append(clock)
+    started = time.perf_counter()
+    with torch.cuda.device(device):  # events are recorded on the current device's stream
+        cache = torch.cuda.get_device_properties(device).L2_cache_size
+        flush = torch.empty(max(cache, 1 << 25) * 2, dtype=torch.uint8, device=device)
+        while not samples or (time.perf_counter() - started < seconds and len(samples) < _MOST_SAMPLES):
+            events, host = [], 0.0
+            for _ in range(max(1, min(_BURST, math.ceil(seconds / max(run.call_seconds, 1e-6))))):
+                state = prepare()
+                flush.zero_()
+                start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                start.record()
+                issued = time.perf_counter()
+                call(state)
+                host += time.perf_counter() - issued
+                end.record()
+                del state  # the graph of one call, before the next is built
+                events.append((start, end))
+            torch.cuda.synchronize(device)
+            samples += [start.elapsed_time(end) / 1e3 for start, end in events]
+            run.host.append(host / len(events))
+            if (clock := _sm_clock(device)) is not None:
+                run.clocks.append(clock)
     return samples
 
 
@@ -178,7 +189,7 @@ def _sm_clock(device: Any) -> int | None:
 
     try:
         return torch.cuda.clock_rate(device)
-    except (ImportError, RuntimeError):
+    except Exception:  # NVML has an error class for each thing that a container may not read
         return None
 
 
@@ -193,11 +204,12 @@ def _reading(run: _Run) -> Reading:
     detail: dict[str, Any] = {
         "calls_per_sample": run.calls,
         "samples_per_round": run.per_round,
-        "foreign_cpu": round(run.ticks.foreign_share, 4) if run.foreign else None,
-        "foreign_cpu_per_round": run.foreign,
     }
-    if run.clocks:
-        detail["sm_clock_mhz"] = run.clocks
+    share = round(run.ticks.foreign_share, 4) if run.foreign else None
+    if run.host:  # a GPU: other processes on the host do not make its time doubtful
+        detail |= {"foreign_cpu_of_host": share, "host_seconds": run.host, "sm_clock_mhz": run.clocks}
+    else:
+        detail |= {"foreign_cpu": share, "foreign_cpu_per_round": run.foreign}
     return Reading(QUANTITY, UNIT, run.samples, detail=detail)
 
 

@@ -347,6 +347,35 @@ def test_a_plot_that_cannot_be_drawn_loses_nothing(run):
     assert len(records.read("x.jsonl")[0]) == 14
 
 
+def test_resume_measures_again_with_other_settings(run):
+    run("latency", "--attn", "soft", *BRIEF, "--out", "x.jsonl")
+    code, _, err = run("latency", "--attn", "soft", *BRIEF[:-2], "--rounds", "2", "--out", "x.jsonl", "--resume")
+    assert code == 0
+    assert "made with other settings" in err
+    assert "(4 new)" in err
+
+
+def test_resume_under_a_memory_limit(run):
+    arguments = ["latency", "--attn", "soft", *BRIEF, "--tokens", "16", "--isolate", "--memory-limit", "1GiB", "--out",
+                 "x.jsonl"]
+    run(*arguments)
+    assert "Resuming: 2 of 2" in run(*arguments, "--resume")[2]
+
+
+@pytest.mark.parametrize(("cost", "message"), [
+    ("1 / 0", "cost() raised ZeroDivisionError: division by zero"), ("3.0", "cost() must return a Cost, not a float")])
+def test_a_broken_cost_is_told(run, tmp_path, cost, message):
+    path = Path(plugin_files.write(tmp_path, "mean"))
+    path.write_text(path.read_text().partition("def cost")[0] + f"def cost(shape, options):\n    return {cost}\n")
+    code, out, err = run("latency", "--attn", str(path), *BRIEF)
+    assert code == 5
+    assert message in out
+    code, out, err = run("latency", "--attn", str(path), *BRIEF, "--dry-run")
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
 def test_show_selects(run):
     run("latency", "--attn", "soft,performer", *BRIEF, "--dtype", "float32,float64", "--out", "x.jsonl")
     _, out, _ = run("show", "x.jsonl", "--attn", "soft", "--where", "dtype=float64", "--where", "tokens=16",

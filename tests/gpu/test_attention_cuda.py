@@ -21,7 +21,7 @@ pytestmark = pytest.mark.gpu
 def test_output_is_that_of_float64(name, dtype, grid):
     spec = AttentionSpec(name)
     attention = _contract.load(spec)
-    for family in ("normal", "image"):
+    for family in ("normal", "structured"):
         workload.probe(Case(spec, Shape(2, 2, *grid, 32), dtype=dtype, device="cuda", inputs=family), attention)
 
 

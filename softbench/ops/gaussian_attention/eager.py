@@ -23,6 +23,7 @@ from softbench.ops._common import needs_grad, once, widened
 
 # Scores held at once: 16 MiB in float32, below the size from which glibc gives freed memory back to the system.
 TILE = 1 << 22
+_TILE_ON_GPU = 1 << 26  # 256 MiB: a GPU needs more work in one launch
 _SIDE = 2048  # keys in a tile
 
 
@@ -127,9 +128,10 @@ def _tiles(x: Tensor, k: Tensor) -> Iterator[tuple[slice, slice, slice]]:
     if x.is_meta:
         yield slice(groups), slice(tokens), slice(keys)
         return
+    tile = TILE if x.device.type == "cpu" else _TILE_ON_GPU
     width = min(keys, _SIDE)
-    height = min(tokens, TILE // width)
-    depth = min(groups, TILE // (width * height))
+    height = min(tokens, tile // width)
+    depth = min(groups, tile // (width * height))
     for g in range(0, groups, depth):
         for n in range(0, tokens, height):
             for m in range(0, keys, width):
