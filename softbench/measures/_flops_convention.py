@@ -82,6 +82,7 @@ FORMULAS: dict[str, Formula] = {
     "_euclidean_dist": _product(0),
     "_convolution_mode": _convolution,
     "scaled_dot_product_attention": _attention,
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "linalg_cholesky": _cubic(1 / 3),
     "linalg_cholesky_ex": _cubic(1 / 3),
     "cholesky_inverse": _cubic(2 / 3),

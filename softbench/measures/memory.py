@@ -113,7 +113,7 @@ def _on_cpu(prepare: Callable[[], Any], run: Callable[[Any], Any]) -> Pass:
     from torch.profiler import ProfilerActivity, profile
 
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when the first profile starts: keeps its log off stderr
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         state = prepare()
         marker = torch.empty(1, dtype=torch.uint8)
         address = marker.data_ptr()

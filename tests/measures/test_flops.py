@@ -296,7 +296,7 @@ def test_a_module_that_reads_values_is_sent_to_real_tensors() -> None:
 
 def test_a_cost_that_raises_fails_its_own_reading() -> None:
     closed, *others = judge(plugin(scores, lambda shape: {}["no formula"]))
-    assert (closed.status, closed.note) == ("failed", "cannot count: KeyError: 'no formula'")
+    assert (closed.status, closed.note) == ("failed", "Attention 'mine': cost() raised KeyError: 'no formula'.")
     assert [r.status for r in others] == ["ok", "ok"]
 
 
