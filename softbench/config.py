@@ -36,7 +36,7 @@ class SweepConfig:
     mode: str = option("", "forward, backward, forward_backward; by default the measure's first")
     device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")
     impl: str = option("auto", "implementation; auto takes the first of each attention that runs here")
-    inputs: str = option("normal", "normal, image, or image:PATH (a photograph or a folder of them)")
+    inputs: str = option("normal", "normal, image, image:PATH, structured and others of `softbench list`")
     seed: int = option(0, "seed of inputs and parameters", low=0, high=2**31 - 1)
 
 

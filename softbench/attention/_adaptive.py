@@ -4,8 +4,8 @@ Tokens x are [B, H, N, D], scaled so that the kernel is exp(-|x_i - x_j|^2 / 2);
 one fixed sequence of uniform numbers u_t from a seed, the same for every matrix, and choose by the inverse of each
 matrix's own distribution: no call draws random numbers, and no matrix sees another.
 
-Sources: Arthur and Vassilvitskii, k-means++, SODA 2007. Chen, Epperly, Tropp and Webber, Randomly pivoted Cholesky, 2022
-(arXiv 2207.06503), Algorithm 2.1.
+Sources: Arthur and Vassilvitskii, k-means++, SODA 2007. Chen, Epperly, Tropp and Webber, Randomly pivoted Cholesky,
+2022 (arXiv 2207.06503), Algorithm 2.1.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def flops(tokens: int, sampling: str, count: int, head_dim: int) -> float:
         return 0.0
     if sampling == "kmeans":
         return 4.0 * LLOYD_STEPS * tokens * count * head_dim
-    return 2.0 * tokens * count * head_dim + tokens * count * (count - 1.0)
+    return 2.0 * tokens * (count - 1) * head_dim + tokens * (count - 1.0) * (count - 2)
 
 
 def _kmeans(x: Tensor, uniforms: Tensor) -> Tensor:
@@ -86,6 +86,8 @@ def _pivots(x: Tensor, uniforms: Tensor) -> Tensor:
     for step, u in enumerate(uniforms):
         pick = _draw(residual, free, u)
         picks.append(pick)
+        if step == len(uniforms) - 1:
+            break
         free.scatter_(1, pick, 0)
         column = gaussian_kernel(x[None], _gathered(x, pick)[None])[0]  # [G, N, 1]
         if step:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from softbench.attention._nystrom import Nystrom, Options, cost, note, rank
 from softbench.case import Shape
 
-__all__ = ["APPROXIMATES", "IMPLS", "LINEAR_IN_V", "NORMALISED", "SHARES_QK", "Options", "build", "cost", "note", "rank"]
+__all__ = ["APPROXIMATES", "IMPLS", "LINEAR_IN_V", "NORMALISED", "SHARES_QK", "Options", "build", "cost", "note",
+           "rank"]
 
 APPROXIMATES = "gaussian"
 NORMALISED = True

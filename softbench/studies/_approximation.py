@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from softbench.errors import Unsupported
 from softbench.studies import _errors, _estimate, _floor, _projection, _truth
 from softbench.studies._contract import Observation
 from softbench.studies._cost import Costs
-from softbench.studies._errors import HeadErrors, Squares
+from softbench.studies._errors import HeadErrors
 from softbench.studies._subjects import Point, largest_size
 from softbench.studies._summary import mean_interval
 from softbench.studies._truth import Truth
@@ -25,11 +26,10 @@ from softbench.sweep import Job
 
 EXACT_TOKENS = 16384  # up to here every row is compared
 SAMPLED_ROWS = 512
-LOSS_ROWS = 2048
+LOSS_ROWS, SAMPLED_LOSS_ROWS = 2048, 128  # exact softmax holds as many rows of scores for its gradients
 GRAPH_BYTES = 1 << 30
+_VISIBLE = 1e-3  # a larger residual is told
 _FIRST_HELD_OUT, _HELD_OUT = 1_000_000, 4  # seeds of the samples that projections are fitted to
-_PRECISE: dict[str, Any] = {"tolerance": 1e-6, "passes": 60}
-_ROUGH: dict[str, Any] = {"tolerance": 1e-3, "passes": 4}
 
 Head = tuple[Tensor, Tensor, Tensor]  # q, k, v [N, D] in float64; k is q where the attention shares them
 
@@ -48,7 +48,8 @@ def run(point: Point, costs: Costs | None) -> list[Observation]:
         found = [point.observation("error_matrix_fro", 0.0, note="exact by definition")]
     else:
         try:
-            found = _errors_of(point)
+            with _few_threads(point.shape.tokens):
+                found = _errors_of(point)
         except Exception as error:
             status, note = sweep.verdict(error)
             found = [point.observation("error_matrix_fro", None, status=status, note=note)]
@@ -65,7 +66,8 @@ def search(point: Point) -> list[Observation]:
     tried: dict[int, float] = {}
 
     def reaches(size: int) -> bool:
-        samples = _matrix_errors(replace(point, subject=point.subject.at(size)))
+        with _few_threads(point.shape.tokens):
+            samples = _matrix_errors(replace(point, subject=point.subject.at(size)))
         tried[size] = mean_interval(samples)[0]
         return tried[size] <= point.settings.target_error
 
@@ -90,6 +92,18 @@ def search(point: Point) -> list[Observation]:
             best.observation("error_matrix_fro", tried[reached]), *(_cost(best, costs) if costs else [])]
 
 
+@contextmanager
+def _few_threads(tokens: int) -> Iterator[None]:
+    """One thread up to DENSE tokens: matrices are small there, and threads that wait for each other while another
+    process holds a core make the study ten times slower. The cost is measured outside of this."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if tokens <= _estimate.DENSE else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _cost(point: Point, costs: Costs) -> list[Observation]:
     return [point.observation(r.quantity, r.value, unit=r.unit, samples=r.samples, status=r.status, note=r.note,
                               detail=r.detail, dtype=r.dtype, impl=r.impl, mode=r.mode) for r in costs.of(point.case)]
@@ -106,7 +120,9 @@ def _errors_of(point: Point) -> list[Observation]:
         detail: dict[str, Any] = {"ci95": [_digits(x) for x in interval]} if interval else {}
         for key in samples[0][name].detail:
             detail[key] = [_digits(sample[name].detail[key]) for sample in samples]
-        found.append(point.observation(name, mean, samples=values, detail=detail, note=_note(point, name)))
+        bad = sum(not math.isfinite(value) for value in values)
+        note = f"not finite for {bad} of {len(values)} seeds" if bad else _note(point, name, detail)
+        found.append(point.observation(name, mean, samples=values, detail=detail, note=note))
     return found + [point.observation(name, None, status="unsupported", note=why) for name, why in missing.items()]
 
 
@@ -124,11 +140,14 @@ def _missing(point: Point) -> dict[str, str]:
     return missing
 
 
-def _note(point: Point, quantity: str) -> str:
+def _note(point: Point, quantity: str, detail: dict[str, Any]) -> str:
     notes = []
+    if (residual := max(detail.get("residual", [0.0]))) > _VISIBLE:
+        notes.append(f"to about {residual:.1%}")
     if point.shape.tokens > EXACT_TOKENS and not quantity.startswith("floor"):
-        what = "loss on" if quantity in ("error_dq", "error_dk", "error_dv") else "estimated from"
-        notes.append(f"{what} {SAMPLED_ROWS} of {point.shape.tokens:,} rows a head")
+        gradient = quantity in ("error_dq", "error_dk", "error_dv")
+        what = f"loss on {SAMPLED_LOSS_ROWS}" if gradient else f"estimated from {SAMPLED_ROWS}"
+        notes.append(f"{what} of {point.shape.tokens:,} rows a head")
     if quantity == "error_matrix_fro":
         notes.append(point.subject.attention.note(point.shape))
         if point.subject.attention.name == "linformer":
@@ -142,21 +161,20 @@ def _sample(point: Point, module: nn.Module, seed: int) -> dict[str, Number]:
     exact = tokens <= EXACT_TOKENS
     generator = torch.Generator().manual_seed(seed)
     index = _some(tokens, tokens if exact else SAMPLED_ROWS, generator)
-    loss = _some(tokens, LOSS_ROWS, generator) if exact else index
+    loss = _some(tokens, LOSS_ROWS if exact else SAMPLED_LOSS_ROWS, generator)
     with_gradients = _graph_bytes(point) <= GRAPH_BYTES
     spectra = _spectra(point, seed) if tokens <= _floor.MOST_TOKENS else None
     heads: list[HeadErrors] = []
-    gradients: list[dict[str, Squares]] = []
+    gradients: list[dict[str, tuple[float, float]]] = []
     distances, sizes = [], []
     for number, (q, k, v) in enumerate(_heads(point, seed)):
         truth = _truth_of(point, q, k)
         rows = _estimate.matrix_rows(module, q, k, grid, point.rank if exact else None)
         heads.append(_errors.head_errors(truth, rows, v, index, point.settings.topk))
         if exact:
-            precision = _PRECISE if tokens <= _estimate.DENSE else _ROUGH
-            distances.append(_errors.largest_singular_value(_errors.difference(truth, rows), tokens, **precision))
-            sizes.append((float(spectra[number][0]), 0.0) if spectra else
-                         _errors.largest_singular_value(truth.rows, tokens, **precision))
+            distance, *size = _errors.spectral_norms(truth, rows)
+            distances.append(distance)
+            sizes += [(float(spectra[number][0]), 0.0)] if spectra else size
         del rows
         if with_gradients:
             cotangent = torch.randn(len(loss), v.shape[1], dtype=v.dtype, generator=generator)

@@ -8,7 +8,7 @@ numbers are then estimates, and `matrix_error` gives the standard error of the f
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,9 +47,11 @@ class Squares:
     @property
     def standard_error(self) -> float:
         """Of `relative`, where the rows are a random sample of many: the ratio estimator's, linearised."""
-        ratio, count = self.relative**2, len(self.size)
-        deviation = (self.distance - ratio * self.size).std()
-        return float(deviation) / (2 * ratio**0.5 * float(self.size.mean()) * count**0.5) if ratio and count > 1 else 0.0
+        error, count = self.relative, len(self.size)
+        if not error or count < 2:
+            return 0.0
+        deviation = (self.distance - error**2 * self.size).std()
+        return float(deviation / self.size.mean()) / (2 * error * count**0.5)
 
 
 @dataclass(frozen=True)
@@ -85,69 +87,89 @@ def head_errors(truth: Truth, rows: Rows, v: Tensor, index: Tensor, top: int) ->
 
 
 def gradient_errors(truth: Truth, module: nn.Module, v: Tensor, grid: tuple[int, int], index: Tensor,
-                    cotangent: Tensor) -> dict[str, Squares]:
-    """Gradients by q, k, v of the sum of cotangent * output over the rows `index`; only q and v where k is q."""
+                    cotangent: Tensor) -> dict[str, tuple[float, float]]:
+    """Squared distance and size of the gradients by q, k, v of the sum of cotangent * output over the rows `index`.
+
+    Only by q and v where k is q, with q in both its roles. Plain numbers, for the reason given in `head_errors`.
+    """
     shared = truth.k is truth.q
     tensors = (truth.q, v) if shared else (truth.q, truth.k, v)
     leaves = [t.detach().clone().requires_grad_() for t in tensors]
     q, k, value = (leaves[0], leaves[0], leaves[1]) if shared else leaves
-    found = []
     with torch.enable_grad():
-        for output in (lambda: truth.output(q, k, value, index),
-                       lambda: _estimate.call(module, q, k, value, grid)[index]):
-            gradients = torch.autograd.grad(output(), leaves, cotangent, allow_unused=True)
-            found.append([torch.zeros_like(t) if g is None else g for t, g in zip(leaves, gradients, strict=True)])
+        exact = _gradients(truth.output(q, k, value, index), leaves, cotangent)
+        estimate = _gradients(_estimate.call(module, q, k, value, grid)[index], leaves, cotangent)
     names = ("dq", "dv") if shared else ("dq", "dk", "dv")
-    return {name: Squares((estimate - exact).square().sum(), exact.square().sum())
-            for name, exact, estimate in zip(names, *found, strict=True)}
+    return {name: (float((b - a).square().sum()), float(a.square().sum()))
+            for name, a, b in zip(names, exact, estimate, strict=True)}
 
 
-def difference(truth: Truth, rows: Rows) -> Rows:
-    """Rows of T - S; held as a whole where N is small."""
-    tokens = len(truth.q)
-    if tokens > DENSE:
-        return lambda index: rows(index).sub_(truth.rows(index))
-    everything = torch.arange(tokens)
-    whole = rows(everything).sub_(truth.rows(everything))
-    return lambda index: whole[index]
+def spectral_norms(truth: Truth, rows: Rows) -> list[tuple[float, float]]:
+    """||T - S||_2, and ||S||_2 too above DENSE tokens, each with the relative residual it was left with.
 
-
-def largest_singular_value(rows: Rows, tokens: int, *, tolerance: float, passes: int) -> tuple[float, float]:
-    """Largest singular value of a matrix given by rows, and the relative residual it was left with.
-
-    Block Krylov iteration on E^T E with full orthogonalisation; one pass over the rows a step. The value is never too
-    large; a singular value lies within that residual of it.
+    Up to DENSE tokens both matrices are held; above, rows are made anew in each of a few passes, in float32.
     """
-    generator = torch.Generator().manual_seed(0)
-    newest = torch.linalg.qr(torch.randn(tokens, min(_BLOCK, tokens), dtype=torch.float64, generator=generator)).Q
-    basis = newest
-    images = newest[:, :0]
-    square = residual = 0.0
+    tokens = len(truth.q)
+    everything = torch.arange(tokens)
+    if tokens <= DENSE:
+        whole = rows(everything).sub_(truth.rows(everything))
+        return largest_singular_values(lambda index: (whole[index],), tokens, tolerance=1e-6, passes=60)
+    exact, estimate = truth.single(), _estimate.single(rows)
+
+    def both(index: Tensor) -> tuple[Tensor, ...]:
+        tile = exact.rows(index)
+        return estimate(index).sub_(tile), tile
+
+    return largest_singular_values(both, tokens, tolerance=1e-3, passes=3)
+
+
+def largest_singular_values(rows: Callable[[Tensor], tuple[Tensor, ...]], tokens: int, *, tolerance: float,
+                            passes: int) -> list[tuple[float, float]]:
+    """Largest singular value of some matrices given by their rows, and the relative residual it was left with.
+
+    Block Krylov iteration on E^T E with full orthogonalisation, one pass over the rows a step, until every residual is
+    within the tolerance. A value is never too large, and a singular value lies within the residual of it.
+    """
+    searches = [_Krylov(tokens) for _ in rows(torch.arange(1))]
     for _ in range(passes):
-        image = _gram(rows, newest)
-        if not image.isfinite().all():
-            return math.nan, math.nan
-        images = torch.cat([images, image], 1)
-        projected = basis.mT @ images
-        values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
-        square, ritz = float(values[-1]), vectors[:, -1]
-        if square <= 0:
-            return 0.0, 0.0
-        residual = float((images @ ritz - square * (basis @ ritz)).norm()) / square / 2
-        newest = _new_directions(image, basis)
-        if residual <= tolerance or not newest.shape[1]:
+        images = [torch.zeros_like(search.newest) for search in searches]
+        for tile in tiles(torch.arange(tokens), tokens):
+            for part, search, image in zip(rows(tile), searches, images, strict=True):
+                image += part.mT @ (part @ search.newest.to(part.dtype))
+        for search, image in zip(searches, images, strict=True):
+            search.extend(image)
+        if all(search.exhausted or not search.residual > tolerance for search in searches):
             break
-        basis = torch.cat([basis, newest], 1)
-    return square**0.5, residual
+    return [(search.value, search.residual) for search in searches]
 
 
-def _gram(rows: Rows, x: Tensor) -> Tensor:
-    """E^T E x, from one pass over the rows of E."""
-    result = torch.zeros_like(x)
-    for tile in tiles(torch.arange(len(x)), len(x)):
-        part = rows(tile)
-        result += part.mT @ (part @ x)
-    return result
+class _Krylov:
+    """The search for the largest eigenvalue of E^T E: `newest` is to be multiplied by it, then given to `extend`."""
+
+    def __init__(self, tokens: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        start = torch.randn(tokens, min(_BLOCK, tokens), dtype=torch.float64, generator=generator)
+        self.newest = torch.linalg.qr(start).Q
+        self.basis = self.newest
+        self.images = start[:, :0]
+        self.value = self.residual = 0.0
+        self.exhausted = False
+
+    def extend(self, image: Tensor) -> None:
+        if self.exhausted or not image.isfinite().all():
+            self.value = self.value if self.exhausted else math.nan
+            self.exhausted = True
+            return
+        self.images = torch.cat([self.images, image], 1)
+        projected = self.basis.mT @ self.images
+        values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
+        square, ritz = max(0.0, float(values[-1])), vectors[:, -1]
+        self.value = square**0.5
+        distance = float((self.images @ ritz - square * (self.basis @ ritz)).norm())
+        self.residual = distance / square / 2 if square else 0.0
+        self.newest = _new_directions(image, self.basis)
+        self.exhausted = not square or not self.newest.shape[1]
+        self.basis = torch.cat([self.basis, self.newest], 1)
 
 
 def _new_directions(image: Tensor, basis: Tensor) -> Tensor:
@@ -175,10 +197,15 @@ def row_quantities(heads: Sequence[HeadErrors]) -> dict[str, float]:
     }
 
 
-def gradient_quantities(heads: Sequence[dict[str, Squares]]) -> dict[str, float]:
+def gradient_quantities(heads: Sequence[dict[str, tuple[float, float]]]) -> dict[str, float]:
     """Relative errors of the gradients, over all heads."""
-    return {f"error_{name}": _ratio(sum(float(h[name].distance) for h in heads),
-                                    sum(float(h[name].size) for h in heads)) ** 0.5 for name in heads[0]}
+    return {f"error_{name}": _ratio(sum(h[name][0] for h in heads), sum(h[name][1] for h in heads)) ** 0.5
+            for name in heads[0]}
+
+
+def _gradients(output: Tensor, leaves: list[Tensor], cotangent: Tensor) -> list[Tensor]:
+    found = torch.autograd.grad(output, leaves, cotangent, allow_unused=True)
+    return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
 
 
 def _square(x: Tensor) -> Tensor:

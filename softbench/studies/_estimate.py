@@ -12,6 +12,7 @@ The module is linear in v, y = S v. Which way its rows are found depends on N an
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,7 @@ def matrix_rows(module: nn.Module, q: Tensor, k: Tensor, grid: tuple[int, int], 
         matrix = apply(module, q, k, torch.eye(tokens, dtype=q.dtype), grid)
         return lambda index: matrix[index]
     if rank is not None and 2 * rank < tokens and (factors := _factors(module, q, k, grid, rank)) is not None:
-        left, right = factors
-        return lambda index: left[index] @ right
+        return factors
     return _Adjoint(module, q, k, grid)
 
 
@@ -48,6 +48,24 @@ def call(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, in
     return output[0, 0]
 
 
+def single(rows: Rows) -> Rows:
+    """The same rows in float32."""
+    if isinstance(rows, _LowRank):
+        return _LowRank(rows.left.float(), rows.right.float())
+    return lambda index: rows(index).float()
+
+
+@dataclass(frozen=True)
+class _LowRank:
+    """L [N, w] and R [w, N]."""
+
+    left: Tensor
+    right: Tensor
+
+    def __call__(self, index: Tensor) -> Tensor:
+        return self.left[index] @ self.right
+
+
 class _Adjoint:
     """Rows by vector-Jacobian products."""
 
@@ -61,8 +79,8 @@ class _Adjoint:
 
 
 def _factors(module: nn.Module, q: Tensor, k: Tensor, grid: tuple[int, int],
-             rank: int) -> tuple[Tensor, Tensor] | None:
-    """L [N, w] and R [w, N], or None where their product is not the module's matrix."""
+             rank: int) -> _LowRank | None:
+    """The factors, or None where their product is not the module's matrix."""
     generator = torch.Generator().manual_seed(0)
     columns = torch.randn(len(q), rank + _EXTRA, dtype=q.dtype, generator=generator)
     left = torch.linalg.qr(apply(module, q, k, columns, grid)).Q
@@ -71,7 +89,7 @@ def _factors(module: nn.Module, q: Tensor, k: Tensor, grid: tuple[int, int],
     probe = torch.randn(len(q), 1, dtype=q.dtype, generator=generator)
     seen = apply(module, q, k, probe, grid)
     if (left @ (right @ probe) - seen).norm() <= _AGREEMENT * seen.norm():
-        return left, right
+        return _LowRank(left, right)
     return None
 
 

@@ -12,6 +12,7 @@ is the best linear read-out for these E, not the best E: training may find bette
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -63,13 +64,15 @@ def _total(sums: Sequence[Sums]) -> Sums:
 
 
 def _solve(total: Sums, ridge: float) -> Tensor:
-    """F^T [r, N]."""
+    """F^T [r, N]; NaN where the sums have none."""
     gram, target = total
     lifted = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    return torch.cholesky_solve(target, torch.linalg.cholesky(lifted))
+    factor, info = torch.linalg.cholesky_ex(lifted)
+    return torch.full_like(target, torch.nan) if info else torch.cholesky_solve(target, factor)
 
 
 def _excess(read_out: Tensor, sums: Sums) -> float:
-    """||S - P F^T||_F^2 of a sample, less ||S||_F^2."""
+    """||S - P F^T||_F^2 of a sample, less ||S||_F^2; infinite for a read-out that is NaN."""
     gram, target = sums
-    return float((read_out * (gram @ read_out - 2 * target)).sum())
+    excess = float((read_out * (gram @ read_out - 2 * target)).sum())
+    return math.inf if math.isnan(excess) else excess

@@ -95,8 +95,9 @@ class Point:
     def observation(self, quantity: str, value: float | None, **more: Any) -> Observation:
         """One number of this point."""
         subject, shape = self.subject, self.shape
-        coords: dict[str, Any] = {"part": subject.part, "inputs": self.family, "against": self.kind,
-                                  "middle": subject.middle}
+        coords: dict[str, Any] = {"part": subject.part, "inputs": self.family, "against": self.kind}
+        if subject.part == "size":
+            coords["middle"] = subject.middle
         if subject.size is not None:
             coords["size"] = subject.size
         if subject.sampling:

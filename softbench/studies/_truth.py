@@ -1,23 +1,25 @@
 """Exact attention of one head, by rows: what an estimate is compared with, at any number of tokens.
 
-q, k are [N, D] and v is [N, E], in float64. `rows` gives rows of the N x N matrix S, never all of it; `output` is S v for
-some rows, differentiable in q, k and v.
+q, k are [N, D] and v is [N, E], in float64. `rows` gives rows of the N x N matrix S, never all of it; `output` is S v
+for some rows, differentiable in q, k and v.
 
 - `softmax`: S = softmax(q k^T / sqrt(D)).
 - `gaussian`: S_ij = exp(-|q_i - k_j|^2 / (2 sqrt(D))).
-- `gaussian_normalised`: C S C with the Gaussian S, q = k and C = D^(-1/2), D_i = 1 + (m - 1) / (N - 1) sum_{j != i} S_ij.
-  SOFT++ takes D from the kernel between its m landmarks; this D is what those row sums are on average where landmarks
-  are tokens drawn at random. With D over all N tokens its matrix would be off by a factor up to N / m and nothing else
-  would be seen; at m = N both agree, and this is the symmetric normalisation of the paper. There, with every token a
-  landmark, SOFT++ is S C S^+ C S, which equals C S C only if all D_i are alike: its error need not end at 0.
+- `gaussian_normalised`: C S C, C = D^(-1/2), with the Gaussian S, q = k and
+  D_i = 1 + (m - 1) / (N - 1) sum_{j != i} S_ij. SOFT++ takes D from the kernel between its m landmarks; this D is what
+  those row sums are on average where landmarks are tokens drawn at random. With D over all N tokens its matrix would be
+  off by a factor up to N / m and nothing else would be seen; at m = N both agree, and this is the symmetric
+  normalisation of the paper. There, with every token a landmark, SOFT++ is S C S^+ C S, which equals C S C only if all
+  D_i are alike: its error need not end at 0.
 """
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Self
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -37,6 +39,13 @@ class Truth(ABC):
     @abstractmethod
     def rows(self, index: Tensor) -> Tensor:
         """S[index], [n, N], newly allocated."""
+
+    def single(self) -> Self:
+        """The same matrix in float32."""
+        other = copy.copy(self)
+        other.q = self.q.float()
+        other.k = other.q if self.k is self.q else self.k.float()
+        return other
 
     @abstractmethod
     def output(self, q: Tensor, k: Tensor, v: Tensor, index: Tensor) -> Tensor:
@@ -66,7 +75,10 @@ class Gaussian(Truth):
 
     def rows(self, index: Tensor) -> Tensor:
         scale = self.q.shape[1] ** -0.25
-        return gaussian_kernel((self.q[index] * scale)[None, None], (self.k * scale)[None, None])[0, 0]
+        scores = gaussian_kernel((self.q[index] * scale)[None, None], (self.k * scale)[None, None])[0, 0]
+        if self.symmetric:
+            scores.scatter_(1, index.unsqueeze(1), 1)  # the distance of huge tokens to themselves is rounding alone
+        return scores
 
     def output(self, q: Tensor, k: Tensor, v: Tensor, index: Tensor) -> Tensor:
         return _weighted(q[index], k, v)
@@ -79,6 +91,11 @@ class NormalisedGaussian(Gaussian):
         super().__init__(q, k)
         self.size = size
         self.c = self._scale(q, k).squeeze(1)  # [N]
+
+    def single(self) -> Self:
+        other = super().single()
+        other.c = self.c.float()
+        return other
 
     def rows(self, index: Tensor) -> Tensor:
         return super().rows(index).mul_(self.c).mul_(self.c[index].unsqueeze(1))

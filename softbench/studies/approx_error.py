@@ -11,12 +11,13 @@ the mean over seeds, with the 95 % interval of that mean.
     worst_row               the largest ||T_i - S_i|| / ||S_i||
     row_sum_error           mean |sum_j T_ij - sum_j S_ij| / sum_j S_ij
     topk_overlap            share of the k largest entries of a row that the estimate finds, on 1,024 rows a head
-    error_dq, _dk, _dv      gradients of <c, y> with one random c on at most 2,048 rows a head
+    error_dq, _dk, _dv      gradients of <c, y> with one random c on at most 2,048 rows a head; where keys are the
+                            queries, dq is the gradient by both
     latency, peak_memory    softbench's own measures of one forward, float32, on this machine
 
-Up to 16,384 tokens every row is compared. Beyond, 512 rows a head are, drawn at random: their numbers are estimates,
-error_matrix_fro with a standard error, and the spectral error is not given. Nothing of size N x N is ever held above
-2,048 tokens.
+Up to 16,384 tokens every row is compared. Beyond, 512 rows a head are, drawn at random (128 for the gradients): the
+numbers are estimates, error_matrix_fro with a standard error, and the spectral error is not given. No N x N matrix is
+ever held above 2,048 tokens.
 
 An attention that defines its own kernel, is not linear in v, or has weights to be trained has no error that means
 anything, and is `unsupported`; `against` compares the first kind with what you name. Linformer's projections are
@@ -97,9 +98,9 @@ def tasks(settings: Settings) -> list[Task]:
 
 _WORDS = {
     "error_matrix_fro": "matrix error", "error_matrix_spectral": "spectral error", "floor_fro": "floor",
-    "floor_spectral": "spectral floor", "error_output": "output error", "peak_memory": "memory", "topk_overlap": "top-k",
-    "worst_row": "worst row", "row_sum_error": "row sums", "error_dq": "dq", "error_dk": "dk", "error_dv": "dv",
-    "size": "m", "size_needed": "m needed", "inputs": "inputs", "label": "attention", "against": "exact",
+    "error_output": "output error", "peak_memory": "memory", "topk_overlap": "top-k", "worst_row": "worst row",
+    "row_sum_error": "row sums", "error_dq": "dq", "error_dk": "dk", "error_dv": "dv", "size": "m",
+    "size_needed": "m needed", "label": "attention", "against": "exact",
 }
 _SWEEP = {"part": ("size", "exact")}
 
@@ -122,9 +123,9 @@ VIEWS: tuple[View, ...] = (
     Lines(name="error_by_size", title="Error of the attention matrix against m; dashed: the floor", x="size",
           quantities=("error_matrix_fro",), series="label", panels="inputs", reference="floor_fro",
           reference_by="against", log_x=True, where={"part": "size"}, words=_WORDS),
-    *(Scatter(name=f"{exact.lower()}_by_{short}", title=f"Error to exact {exact} attention against {words} of one forward",
-              x=cost, y="error_matrix_fro", series="label", point="size", panels="inputs",
-              where={"part": "size", "against": kinds}, words=_WORDS)
+    *(Scatter(name=f"{exact.lower()}_by_{short}", title=f"Error to exact {exact} attention by {words} of one forward",
+              x=cost, y="error_matrix_fro", series="label", point="size", panels="inputs", words=_WORDS,
+              where={"part": "size", "against": kinds})
       for exact, kinds in (("softmax", ("softmax",)), ("Gaussian", ("gaussian", "gaussian_normalised")))
       for short, words, cost in (("time", "time", "latency"), ("memory", "peak memory", "peak_memory"))),
     Dots(name="landmark_choice", title="Error of the attention matrix by choice of landmarks",

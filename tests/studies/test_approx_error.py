@@ -48,6 +48,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Everything above 50 tokens counts as many: tiles, sampled rows, no floor."""
     monkeypatch.setattr(_approximation, "EXACT_TOKENS", 50)
     monkeypatch.setattr(_approximation, "SAMPLED_ROWS", 20)
+    monkeypatch.setattr(_approximation, "SAMPLED_LOSS_ROWS", 7)
     monkeypatch.setattr(_estimate, "DENSE", 10)
     monkeypatch.setattr(_approximation._floor, "MOST_TOKENS", 50)
     yield
@@ -81,7 +82,8 @@ def test_names_say_all_that_decides_the_result() -> None:
     ({"tokens": "99999999999"}, "tokens must be at most"), ({"tokens": "0"}, "tokens must be at least 1"),
     ({"samplings": "avg,best"}, "sampling must be one of"), ({"heads": "0"}, "heads must be at least 1"),
     ({"seeds": "1.5"}, "whole number"), ({"against": "sofmax"}, "must be one of own, softmax, gaussian"),
-    ({"target_error": "-1"}, "at least 0"), ({"attn": "soft:landmarks=3", "target_error": "0.5"}, "leave landmarks out"),
+    ({"target_error": "-1"}, "at least 0"),
+    ({"attn": "soft:landmarks=3", "target_error": "0.5"}, "leave landmarks out"),
 ])
 def test_bad_settings_are_told_in_one_line(change: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message) as error:
@@ -149,7 +151,8 @@ def test_plugins_are_judged_by_what_they_say(tmp_path: Path) -> None:
     path = helpers.write_plugin(tmp_path, helpers.SOUND.replace("LINEAR_IN_V = True", "LINEAR_IN_V = False"), "bent")
     (record,) = records(attn=path, against="softmax")
     assert "not linear in v" in record.note
-    path = helpers.write_plugin(tmp_path, helpers.SOUND.replace("APPROXIMATES = None", 'APPROXIMATES = "cosine"'), "far")
+    source = helpers.SOUND.replace("APPROXIMATES = None", 'APPROXIMATES = "cosine"')
+    path = helpers.write_plugin(tmp_path, source, "far")
     (record,) = records(attn=path)
     assert "'cosine', whose exact matrix this study does not have" in record.note
 
@@ -225,7 +228,7 @@ def test_many_tokens_are_sampled_and_said_to_be(without: None) -> None:
     assert all(0 < s < error.value for s in error.detail["standard_error"])
     assert found["error_matrix_spectral"].status == "unsupported"
     assert found["floor_fro"].status == "unsupported"
-    assert found["error_dk"].note == "loss on 20 of 400 rows a head"
+    assert found["error_dk"].note == "loss on 7 of 400 rows a head"
 
 
 def test_sampled_rows_estimate_what_all_rows_give(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +290,7 @@ def test_target_finds_the_smallest_size() -> None:
     by_name = numbers(found)
     size = int(by_name["size_needed"].value)
     assert set(by_name) == {"size_needed", "error_matrix_fro", "latency", "peak_memory"}
-    tried = {m: error for m, error in by_name["size_needed"].detail["tried"]}
+    tried = dict(by_name["size_needed"].detail["tried"])
     assert by_name["size_needed"].detail["interval"] == [size - 1, size]
     assert tried[size] <= 0.7 < tried[size - 1]
     assert by_name["error_matrix_fro"].options["landmarks"] == size
@@ -313,3 +316,14 @@ def test_interval_of_the_mean() -> None:
         assert sum(interval) / 2 == pytest.approx(mean)
     assert mean_interval([3.0]) == (3.0, None)
     assert mean_interval([1.0, float("inf")])[1] is None
+
+
+def test_threads_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        monkeypatch.setattr(_approximation, "_errors_of", lambda point: seen.append(torch.get_num_threads()) or [])
+        records(cost="true", samplings="none")
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
