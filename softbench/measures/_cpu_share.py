@@ -1,8 +1,8 @@
 """The share of the CPU that other processes took while something ran: the commonest reason for a wrong timing.
 
 From /proc/stat, for the cores that this process may use: all processes, and time stolen by a hypervisor's other guests,
-minus this process's own time. The kernel counts ticks of 10 ms: the share of a stretch shorter than about 100 ms is
-coarse, sums over stretches are not.
+minus this process's own time. The kernel counts in ticks of 10 ms, so one tick is taken off: a share that short stretches
+could have by rounding alone is not reported.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import time
 from dataclasses import dataclass
 
 from softbench.process import available_cores
+
+
+_TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class Ticks:
 
     @property
     def foreign_share(self) -> float:
-        """Time of others over all time that this process's cores had, in 0..1."""
+        """Time of others, less a tick, over all time that this process's cores had, in 0..1."""
         capacity = self.wall * available_cores()
-        return min(1.0, max(0.0, (self.everybody - self.own) / capacity)) if capacity > 0 else 0.0
+        return min(1.0, max(0.0, (self.everybody - self.own - _TICK) / capacity)) if capacity > 0 else 0.0
 
 
 ZERO = Ticks(0.0, 0.0, 0.0)
@@ -47,8 +50,7 @@ def now() -> Ticks | None:
         busy = sum(_busy([int(field) for field in line[1:]]) for line in lines if line[0] in mine)
     except (OSError, ValueError, AttributeError):
         return None
-    own = os.times()
-    return Ticks(busy / os.sysconf("SC_CLK_TCK"), own.user + own.system, time.perf_counter())
+    return Ticks(busy * _TICK, time.process_time(), time.perf_counter())
 
 
 def _busy(ticks: list[int]) -> int:

@@ -113,7 +113,8 @@ def test_foreign_share_counts_others_but_not_us():
     assert ours.own == pytest.approx(0.4, abs=0.08)
     assert ours.everybody >= ours.own - 0.03
     made_up = _cpu_share.Ticks(everybody=1.5, own=1.0, wall=1.0)
-    assert made_up.foreign_share == pytest.approx(0.5 / len(os.sched_getaffinity(0)))
+    assert made_up.foreign_share == pytest.approx(0.49 / len(os.sched_getaffinity(0)))
+    assert _cpu_share.Ticks(everybody=0.03, own=0.02, wall=0.02).foreign_share == pytest.approx(0.0)  # one tick
     assert _cpu_share.Ticks(1.0, 1.2, 1.0).foreign_share == 0.0
     assert _cpu_share.ZERO.foreign_share == 0.0
 
