@@ -1,8 +1,8 @@
 """The share of the CPU that other processes took while something ran: the commonest reason for a wrong timing.
 
 From /proc/stat, for the cores that this process may use: all processes, and time stolen by a hypervisor's other guests,
-minus this process's own time. The kernel counts in ticks of 10 ms, so one tick is taken off: a share that short stretches
-could have by rounding alone is not reported.
+minus this process's own time. The kernel counts in ticks of 10 ms, so one tick is taken off: a share that a short
+stretch could have by rounding alone is not reported.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 
 from softbench.process import available_cores
-
 
 _TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 
