@@ -32,12 +32,19 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         _fail("Interrupted.", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         sys.exit(1)
     except OSError as error:
         if sys.stdout.closed or error.filename is None:
+            _forget_output()
             _fail(f"Cannot write the output: {error.strerror}.", 1)
         raise
+
+
+def _forget_output() -> None:
+    """Let what stdout still holds go nowhere, so that Python does not fail on it once more at its end."""
+    if not sys.stdout.closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> None:

@@ -296,7 +296,7 @@ def test_output_into_a_closed_pipe_ends_quietly(process, tmp_path):
 
 def test_output_to_a_full_disk_is_one_line(tmp_path):
     with open("/dev/full", "w") as full:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
         done = subprocess.run([sys.executable, "-m", "softbench", "list"], stdout=full, stderr=subprocess.PIPE,
                               text=True, env=environment, cwd=tmp_path, check=False)
     assert done.returncode == 1
@@ -355,11 +355,14 @@ def test_resume_measures_again_with_other_settings(run):
     assert "(4 new)" in err
 
 
-def test_resume_under_a_memory_limit(run):
+def test_resume_under_a_memory_limit(process, tmp_path):
     arguments = ["latency", "--attn", "soft", *BRIEF, "--tokens", "16", "--isolate", "--memory-limit", "1GiB", "--out",
                  "x.jsonl"]
-    run(*arguments)
-    assert "Resuming: 2 of 2" in run(*arguments, "--resume")[2]
+    for more in ([], ["--resume"]):  # processes of their own, as the parent's environment is compared with the child's
+        with process(*arguments, *more, cwd=tmp_path) as child:
+            _, err = child.communicate(timeout=120)
+        assert child.returncode == 0
+    assert "Resuming: 2 of 2" in err
 
 
 @pytest.mark.parametrize(("cost", "message"), [
