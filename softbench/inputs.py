@@ -48,7 +48,9 @@ def tokens(family: str, shape: Shape, seed: int) -> tuple[Tensor, Tensor, Tensor
     generator = torch.Generator().manual_seed(seed)
     if name in families.FAMILIES:
         return families.tokens(family, shape, generator)
-    return _image_tokens(_photographs(path), shape, generator)
+    photographs = _photographs(path)
+    first = seed % len(photographs)  # so that several seeds see several photographs, whatever the batch
+    return _image_tokens(photographs[first:] + photographs[:first], shape, generator)
 
 
 def _image_tokens(photographs: list[Tensor], shape: Shape, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -115,11 +115,13 @@ def speed(settings: Settings, family: str, ridge: float, dtype: str, methods: Se
           points: Sequence[int]) -> list[Observation]:
     """Times of one call after so many steps beside the residual then, all methods interleaved."""
     truth, kind = _truth(settings, family, ridge, settings.count), getattr(torch, dtype)
+    refused: Unsupported | None = None
     timed: list[tuple[times.Call, Tensor, bool]] = []  # the call, its residuals, whether it is the one to tolerance
     for method in methods:
         try:
             course = course_of(truth, method, kind, settings.max_iterations)
-        except Unsupported:
+        except Unsupported as error:
+            refused = error
             continue
         if course.direct:
             timed.append((times.Call(method, 0), course.after(0)["residual_ipv"], True))
@@ -129,6 +131,8 @@ def speed(settings: Settings, family: str, ridge: float, dtype: str, methods: Se
         for steps in sorted({p for p in (*points, enough) if 0 <= p <= settings.max_iterations}):
             timed.append((times.Call(method, steps, unrolled=True), course.after(steps)["residual_ipv"],
                           steps == enough))
+    if not timed and refused is not None:
+        raise refused
     readings = times.measure(truth.a.to(kind), ridge, [call for call, *_ in timed], settings.rep)
     found = []
     for (call, residual, last), reading in zip(timed, readings, strict=True):

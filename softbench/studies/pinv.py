@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from softbench.case import DTYPES, check_choices
+from softbench.case import DTYPES, check_choices, parse_counts
 from softbench.errors import UsageError
 from softbench.options import option
 from softbench.studies._contract import Observation, Task
@@ -125,7 +125,7 @@ def tasks(settings: Settings) -> list[Task]:
     dtypes = check_choices(settings.dtype.split(","), DTYPES, "dtype")
     wide = check_choices(settings.condition_dtypes.split(","), DTYPES, "dtype")
     conditions = _numbers(settings.conditions, "conditions", low=1, high=1e15)
-    points = [int(n) for n in _numbers(settings.steps, "steps", low=1, high=1000)]
+    points = parse_counts(settings.steps, "pinv: steps")
     parts = check_choices(settings.parts.split(","), PARTS, "part")
     if settings.iterations > settings.max_iterations:
         raise UsageError(f"pinv: iterations ({settings.iterations}) must be at most max_iterations"
