@@ -126,7 +126,7 @@ def seeded_module(case: Case, attention: Attention, impl: str) -> nn.Module:
 
 def relative_error(result: Tensor, truth: Tensor) -> float:
     """||result - truth||_F / ||truth||_F in float64; 0 where both vanish."""
-    result, truth = result.detach().cpu().double(), truth.detach().cpu().double()
+    result, truth = _wide(result), _wide(truth)
     scale, distance = float(truth.norm()), float((result - truth).norm())
     return distance / scale if scale else distance
 

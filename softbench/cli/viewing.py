@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -13,14 +13,25 @@ from softbench.errors import ResultsError, UsageError, unknown
 from softbench.records import Record
 
 
+def _selecting(command: Callable[..., None]) -> Callable[..., None]:
+    """The flags that choose records and views."""
+    flags = (
+        click.option("--measure", help="Only the records of this measure."),
+        click.option("--attn", help="Only these attentions, by name or label, comma-separated; the baseline stays."),
+        click.option("--where", multiple=True, metavar="COLUMN=VALUE",
+                     help="Only records with this value, as in dtype=float32 or mode=forward. Repeatable."),
+        click.option("--baseline", default="softmax", show_default=True,
+                     help="Attention that ratios refer to; none for none."),
+        click.option("--view", **presenting.VIEW),
+    )
+    for flag in reversed(flags):  # as decorators apply from the last to the first
+        command = flag(command)
+    return command
+
+
 @click.command("show")
 @click.argument("files", nargs=-1, required=True)
-@click.option("--measure", help="Only the records of this measure.")
-@click.option("--attn", help="Only these attentions, by name or label, comma-separated; the baseline stays.")
-@click.option("--where", multiple=True, metavar="COLUMN=VALUE",
-              help="Only records with this value, as in dtype=float32 or mode=forward. Repeatable.")
-@click.option("--baseline", default="softmax", show_default=True, help="Attention that ratios refer to; none for none.")
-@click.option("--view", **presenting.VIEW)
+@_selecting
 @printing.format_option
 def show_command(files: Sequence[str], measure: str | None, attn: str | None, where: tuple[str, ...], baseline: str,
                  view: str | None, form: str) -> None:
@@ -32,12 +43,7 @@ def show_command(files: Sequence[str], measure: str | None, attn: str | None, wh
 @click.command("plot")
 @click.argument("files", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The .png or .svg file to write.")
-@click.option("--measure", help="Only the records of this measure.")
-@click.option("--attn", help="Only these attentions, by name or label, comma-separated; the baseline stays.")
-@click.option("--where", multiple=True, metavar="COLUMN=VALUE",
-              help="Only records with this value, as in dtype=float32 or mode=forward. Repeatable.")
-@click.option("--baseline", default="softmax", show_default=True, help="Attention that ratios refer to; none for none.")
-@click.option("--view", **presenting.VIEW)
+@_selecting
 def plot_command(files: Sequence[str], out: Path, measure: str | None, attn: str | None, where: tuple[str, ...],
                  baseline: str, view: str | None) -> None:
     """Draw result files: numbers against tokens and ratios to the baseline; of a study, a picture for each view."""
