@@ -24,6 +24,12 @@ sweep() {  # name, measure, flags...
   shift 2
   "$PYTHON" -m softbench "$measure" --device cuda --out "$OUT/gpu-$name.jsonl" --plot "$OUT/gpu-$name.png" "$@" || failed=$?
 }
+"$PYTHON" tests/gpu/speed.py | tee "$OUT/gpu-speed.txt" || failed=$?
+for impl in triton eager; do
+  for mode in forward forward_backward; do
+    sweep "backbone-$impl-$mode" latency --model soft-tiny --image 224 --batch 128 --dtype bfloat16 --impl $impl --mode $mode
+  done
+done
 ALL=soft,soft_norm,gaussian,performer,linformer,nystromformer
 sweep forward latency --attn $ALL --dtype bfloat16 --batch 8 --tokens 1k..16k --timeout 20
 sweep training latency --attn $ALL --dtype bfloat16 --batch 8 --tokens 1k..16k --mode forward_backward --timeout 20

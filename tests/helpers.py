@@ -60,10 +60,10 @@ def load(name: str, **options: object) -> Attention:
 
 
 def build(attention: Attention, shape: Shape, impl: str | None = None, seed: int = 0) -> torch.nn.Module:
-    """A seeded module in float64, as `impl` or the first implementation."""
+    """A seeded module in float64, as `impl` or the first implementation that a CPU can run."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return attention.build(shape, impl or attention.module.IMPLS[0]).double()
+        return attention.build(shape, impl or attention.resolve("auto", "cpu", torch.float64)).double()
 
 
 SOUND = '''

@@ -25,7 +25,8 @@ def landmarks(x: Tensor, sampling: str, count: int, seed: int) -> Tensor:
     if x.shape[2] <= count:
         return x
     flat = x.flatten(0, 1)  # [G, N, D]
-    uniforms = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    uniforms = torch.rand(count, generator=generator, dtype=torch.float64, device="cpu")  # whatever torch's default is
     uniforms = uniforms.clamp_(max=_LARGEST_UNIFORM).to(device=x.device, dtype=x.dtype)
     chosen = _kmeans(flat, uniforms) if sampling == "kmeans" else _gathered(flat, _pivots(flat.detach(), uniforms))
     return chosen.unflatten(0, x.shape[:2])

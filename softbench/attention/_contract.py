@@ -18,8 +18,9 @@ An attention file `softbench/attention/<name>.py` (or any file given as `--attn 
 - optionally `note(shape, options) -> str`: what a reader of the number must know ("36 of 49 landmarks: ...").
 
 All constants are literals, so that `softbench list` can read them without importing torch. Every sample's result
-depends on that sample alone; half precision inputs are accumulated in float32; parameters and random projections are
-drawn while building (seed torch first) or from a seed among the options, never during a call.
+depends on that sample alone; half precision inputs are accumulated in float32, and may meet float32 parameters (within
+a backbone under autocast, attentions run outside it); parameters and random projections are drawn while building (seed
+torch first) or from a seed among the options, never during a call.
 """
 
 from __future__ import annotations
@@ -66,8 +67,16 @@ class Attention:
     def __deepcopy__(self, memo: dict[int, Any]) -> Attention:
         return self  # nothing in it changes, and a Python module cannot be copied
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A Python module cannot be pickled either: the attention is loaded again, by its name or from its file."""
+        source = self.name if self.name in plugins.names("attention") else str(self.module.__file__)
+        return load, (AttentionSpec(source, opts.to_dict(self.options)),)
+
     def build(self, shape: Shape, impl: str) -> nn.Module:
-        module: nn.Module = self.module.build(shape, self.options, impl)
+        module = self.module.build(shape, self.options, impl)
+        if not isinstance(module, nn.Module):
+            raise PluginError(f"Attention '{self.name}': build() must return a torch module, not a"
+                              f" {type(module).__name__}.")
         return module
 
     def cost(self, shape: Shape) -> Cost:

@@ -16,20 +16,22 @@ from torch.nn import functional as F
 
 from softbench.attention import _landmarks
 from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
-from softbench.attention._landmarks import Landmarks
+from softbench.attention._landmarks import CONVOLVED, LINEAR, Landmarks
 from softbench.case import Shape
 from softbench.errors import UsageError
 from softbench.ops import pseudo_inverse
-from softbench.ops.gaussian_attention import gaussian_kernel
+from softbench.ops.gaussian_attention import gaussian_kernel, landmark_attention
 from softbench.options import option
 
 
 @dataclass(frozen=True)
 class Options:
     landmarks: int = option(49, "landmarks m, at any number of tokens", low=1, high=4096)
-    sampling: Literal["avg", "conv", "random", "first", "strided", "kmeans", "rpcholesky"] = option(
+    sampling: Literal["avg", "conv", "conv_ratio", "random", "first", "strided", "kmeans", "rpcholesky"] = option(
         "avg", "how landmarks are pooled or picked")
-    inverse: pseudo_inverse.PerMatrix = option("cholesky", "how the m x m kernel is inverted")
+    window: int = option(0, "side of the windows of conv and conv_ratio, in tokens (0: what gives the landmarks)",
+                         low=0, high=256)
+    inverse: Literal[pseudo_inverse.PerMatrix, "newton_batch"] = option("cholesky", "how the m x m kernel is inverted")
     iterations: int = option(0, "steps of an iterative inverse, 0: its usual number", low=0, high=1000)
     ridge: float = option(0.01, "added to the diagonal before inverting", low=0, high=1)
     conv: int = option(0, "size of the depthwise convolution of v that is added (odd, 0: none)", low=0, high=99)
@@ -47,7 +49,8 @@ class Nystrom(nn.Module):
     def __init__(self, shape: Shape, options: Options, impl: str) -> None:
         super().__init__()
         self.options, self.impl = options, impl
-        self.landmarks = Landmarks(options.sampling, options.landmarks, shape.grid, shape.head_dim, options.seed)
+        self.landmarks = Landmarks(options.sampling, options.landmarks, shape.grid, shape.head_dim, options.seed,
+                                   options.window)
         self.conv = HeadwiseConv(shape.heads, options.conv) if options.conv else None
 
     @abstractmethod
@@ -55,25 +58,28 @@ class Nystrom(nn.Module):
         """M [B, H, m, m] from the kernel between landmarks."""
 
     def inverted(self, a: Tensor) -> Tensor:
-        """A^+ by the chosen method."""
-        o = self.options
+        """A^+ by the chosen method; beside "triton" passes over the tokens, by a kernel where it has one."""
+        o, impl = self.options, "auto" if self.impl == "triton" else self.impl
         return pseudo_inverse.pseudo_inverse(a, method=o.inverse, iterations=o.iterations or None,
-                                             ridge=o.ridge, impl=self.impl)
+                                             ridge=o.ridge, impl=impl)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
         check_inputs(q, k, v, grid)
-        acc = accumulation_dtype(q.dtype)
-        x, values = q.to(acc) * q.shape[-1] ** -0.25, v.to(acc)
-        landmarks = self.landmarks(x, grid)  # [B, H, m, D]
-        middle = self.middle(gaussian_kernel(landmarks, impl=self.impl))  # [B, H, m, m]
-        spread = gaussian_kernel(x, landmarks, impl=self.impl)  # P^T [B, H, N, m]
-        if self.impl == "reference":
-            y = (spread @ middle @ spread.mT) @ values  # S as in the paper, [B, H, N, N]
+        acc, scale = accumulation_dtype(q.dtype), float(q.shape[-1]) ** -0.25  # to torch.jit.trace sizes are tensors
+        if self.options.sampling not in LINEAR:
+            landmarks = self.landmarks(q.to(acc) * scale, grid)  # [B, H, m, D]
+        elif self.impl == "eager":
+            q, landmarks = self.landmarks.beside(q, grid, acc)
+            landmarks = landmarks * scale
         else:
-            y = spread @ (middle @ (spread.mT @ values))  # [B, H, N, E]
-        if self.conv is not None:
-            y = y + self.conv(values, grid)
-        return y.to(v.dtype)
+            landmarks = self.landmarks(q, grid, acc) * scale
+        a = gaussian_kernel(landmarks, impl=self.impl)
+        values = v if self.conv is None else v.to(acc)
+        if _each_is_a_landmark(landmarks.shape[2], q.shape[2], self.options):  # P is A: its diagonal is exactly 1
+            y = (a @ (self.middle(a) @ (a @ values.to(acc)))).to(values.dtype)
+        else:
+            y = landmark_attention(q, landmarks, self.middle(a), values, scale=scale, impl=self.impl)  # [B, H, N, E]
+        return y if self.conv is None else (y + self.conv(values, grid)).to(v.dtype)
 
 
 class HeadwiseConv(nn.Module):
@@ -94,17 +100,27 @@ def cost(shape: Shape, options: Options) -> Cost:
     """A and P 2 (m^2 + N m) D, P v and P^T (M P v) 4 N m D, M (P v) 2 m^2 D, the inverse, the convolutions."""
     groups, n, d = shape.batch * shape.heads, shape.tokens, shape.head_dim
     m = rank(shape, options)
-    flops = (2.0 * (m**2 + n * m) * d + 4.0 * n * m * d + 2.0 * m**2 * d
-             + pseudo_inverse.flops(m, method=options.inverse, iterations=options.iterations or None)
-             + _landmarks.sampling_flops(shape.grid, options.sampling, options.landmarks, d)
+    scores = m**2 + (0 if _each_is_a_landmark(m, n, options) else n * m)
+    flops = (2.0 * scores * d + 4.0 * n * m * d + 2.0 * m**2 * d
+             + pseudo_inverse.flops(m, method=options.inverse, iterations=options.iterations or None,
+                                    ridge=options.ridge)
+             + _landmarks.sampling_flops(shape.grid, options.sampling, options.landmarks, d, options.window)
              + 2.0 * options.conv**2 * n * d)
     return Cost(flops=groups * flops, elements=groups * (n * (m + d) + 3 * m**2))
 
 
 def rank(shape: Shape, options: Options) -> int:
     """The number of landmarks m that there will be, which bounds the rank of S."""
-    return _landmarks.landmark_count(shape.grid, options.sampling, options.landmarks)
+    return _landmarks.landmark_count(shape.grid, options.sampling, options.landmarks, options.window)
+
+
+def _each_is_a_landmark(count: int, tokens: int, options: Options) -> bool:
+    return count == tokens and options.sampling not in CONVOLVED
 
 
 def note(shape: Shape, options: Options) -> str:
-    return _landmarks.landmark_note(shape.grid, options.sampling, options.landmarks)
+    """What the reader must know: other landmarks than asked for, and samples that depend on each other."""
+    remarks = [_landmarks.landmark_note(shape.grid, options.sampling, options.landmarks, options.window)]
+    if options.inverse in pseudo_inverse.LEAKING:
+        remarks.append(f"{options.inverse} starts from the largest norm of the batch: results depend on other samples")
+    return "; ".join(filter(None, remarks))

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
+from softbench.attention._contract import Cost, check_inputs
 from softbench.case import Shape
+from softbench.ops.dispatch import supports
 from softbench.ops.gaussian_attention import eager, gaussian_attention
+
+__all__ = ["APPROXIMATES", "IMPLS", "LINEAR_IN_V", "SHARES_QK", "Options", "build", "cost", "supports"]
 
 APPROXIMATES = None
 SHARES_QK = False
 LINEAR_IN_V = True
-IMPLS = ("eager", "reference")
+IMPLS = ("triton", "eager", "reference")
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,7 @@ class Gaussian(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
         check_inputs(q, k, v, grid)
-        acc, scale = accumulation_dtype(q.dtype), q.shape[-1] ** -0.25
-        return gaussian_attention(q.to(acc) * scale, k.to(acc) * scale, v.to(acc), impl=self.impl).to(v.dtype)
+        return gaussian_attention(q, k, v, scale=q.shape[-1] ** -0.25, impl=self.impl)
 
 
 def build(shape: Shape, options: Options, impl: str) -> nn.Module:

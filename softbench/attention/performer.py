@@ -49,33 +49,52 @@ class Performer(nn.Module):
     def __init__(self, head_dim: int, options: Options) -> None:
         super().__init__()
         self.options = options
-        self.register_buffer("projection", orthogonal_features(options.features, head_dim, options.seed))  # W [r, D]
+        projection = orthogonal_features(options.features, head_dim, options.seed)  # W [r, D]
+        self.register_buffer("projection", projection.to(torch.get_default_device()))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
         check_inputs(q, k, v, grid)
         acc = accumulation_dtype(q.dtype)
-        fq = self._features(q.to(acc), over=(-1,))  # [B, H, N, r]
-        fk = self._features(k.to(acc), over=(-2, -1))  # [B, H, N, r]
+        fq = self._features(q.to(acc), query=True)  # [B, H, N, r]
+        fk = self._features(k.to(acc), query=False)  # [B, H, N, r]
         summed = fk.mT @ v.to(acc)  # [B, H, r, E]
         norm = fq @ fk.sum(-2).unsqueeze(-1)  # [B, H, N, 1]
         return (fq @ summed / norm).to(v.dtype)
 
-    def _features(self, x: Tensor, over: tuple[int, ...]) -> Tensor:
+    def _features(self, x: Tensor, query: bool) -> Tensor:
         x = x * x.shape[-1] ** -0.25
-        projected = x @ self.projection.to(x.dtype).mT  # [B, H, N, r]
+        projection = self.projection.to(x.dtype)
+        projected = x @ projection.mT  # [B, H, N, r]
         if self.options.kernel == "relu":
             return projected.relu() + _RELU_FLOOR
-        exponent = projected.sub_(x.square().sum(-1, keepdim=True) / 2)
-        return (exponent - exponent.amax(over, keepdim=True)).exp_() + self.options.eps
+        shift = _query_shift if query else _key_shift
+        exponent = projected.sub_(shift(x, projection, projected.detach()))
+        with torch.no_grad():
+            exponent.clamp_(max=1)  # at most 0 but for rounding, which grows with the tokens
+        return exponent.exp_() + self.options.eps
+
+
+def _query_shift(x: Tensor, projection: Tensor, projected: Tensor) -> Tensor:
+    """|x|^2 / 2 + c = max_j w_j x for each query, [B, H, N, 1], through which a gradient costs N D and not N r."""
+    return (x * projection[projected.max(-1).indices]).sum(-1, keepdim=True)
+
+
+def _key_shift(x: Tensor, projection: Tensor, projected: Tensor) -> Tensor:
+    """|x|^2 / 2 + c for each key, with c the largest w_j x - |x|^2 / 2 of its head, [B, H, N, 1]."""
+    half_square = x.square().sum(-1, keepdim=True) / 2
+    token = (projected.amax(-1, keepdim=True) - half_square.detach()).argmax(2, keepdim=True)  # [B, H, 1, 1]
+    feature = projected.take_along_dim(token, 2).argmax(-1)  # [B, H, 1]
+    largest = (x.take_along_dim(token, 2) * projection[feature]).sum(-1, keepdim=True)  # [B, H, 1, 1]
+    return half_square + largest - half_square.take_along_dim(token, 2)
 
 
 def orthogonal_features(features: int, dim: int, seed: int) -> Tensor:
     """W [features, dim]: blocks of orthogonal rows, uniformly rotated, each row as long as a normal vector."""
     generator = torch.Generator().manual_seed(seed)
     blocks = -(-features // dim)
-    q, r = torch.linalg.qr(torch.randn(blocks, dim, dim, generator=generator))
+    q, r = torch.linalg.qr(torch.randn(blocks, dim, dim, generator=generator, device="cpu"))
     rotations = q * r.diagonal(dim1=1, dim2=2).sign().unsqueeze(1)  # without the signs Q is not uniform
-    lengths = torch.randn(features, dim, generator=generator).norm(dim=1)
+    lengths = torch.randn(features, dim, generator=generator, device="cpu").norm(dim=1)
     return rotations.mT.reshape(-1, dim)[:features] * lengths.unsqueeze(1)
 
 

@@ -27,13 +27,15 @@ from torch import Tensor, nn
 
 from softbench.attention._nystrom import Nystrom, Options, cost, note, rank
 from softbench.case import Shape
+from softbench.ops.dispatch import supports
 
-__all__ = ["APPROXIMATES", "IMPLS", "LINEAR_IN_V", "SHARES_QK", "Options", "build", "cost", "note", "rank"]
+__all__ = ["APPROXIMATES", "IMPLS", "LINEAR_IN_V", "SHARES_QK", "Options", "build", "cost", "note", "rank",
+           "supports"]
 
 APPROXIMATES = "gaussian"
 SHARES_QK = True
 LINEAR_IN_V = True
-IMPLS = ("eager", "reference")
+IMPLS = ("triton", "eager", "reference")
 
 
 class Soft(Nystrom):

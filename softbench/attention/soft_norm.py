@@ -17,15 +17,16 @@ from torch import Tensor, nn
 
 from softbench.attention._nystrom import Nystrom, Options, cost, note, rank
 from softbench.case import Shape
+from softbench.ops.dispatch import supports
 
 __all__ = ["APPROXIMATES", "IMPLS", "LINEAR_IN_V", "NORMALISED", "SHARES_QK", "Options", "build", "cost", "note",
-           "rank"]
+           "rank", "supports"]
 
 APPROXIMATES = "gaussian"
 NORMALISED = True
 SHARES_QK = True
 LINEAR_IN_V = True
-IMPLS = ("eager", "reference")
+IMPLS = ("triton", "eager", "reference")
 
 
 class SoftNorm(Nystrom):

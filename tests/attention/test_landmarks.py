@@ -13,7 +13,7 @@ from softbench.attention._landmarks import (
     Landmarks,
     avg_pool,
     conv_positions,
-    conv_stride,
+    conv_window,
     landmark_count,
     landmark_grid,
     landmark_note,
@@ -111,18 +111,41 @@ def test_convolution_is_that_of_the_official_code_where_the_grid_divides() -> No
 
 def test_convolution_pools_what_it_has_beyond_the_landmark_grid() -> None:
     assert landmark_grid((7, 15), 12) == (2, 6)
-    assert (conv_stride((7, 15), 12), conv_positions((7, 15), 12)) == ((3, 2), (2, 7))
-    assert (conv_stride((7, 9), 49), conv_positions((7, 9), 49)) == ((1, 1), (7, 9))
+    assert conv_window((7, 15), 12) == (3, 2)
+    assert conv_positions((7, 15), "conv", (3, 2)) == (3, 8)
+    assert conv_positions((7, 15), "conv_ratio", (3, 2)) == (2, 7)
     x, _, _ = helpers.inputs(SHAPE)
     module = Landmarks("conv", 49, (7, 9), 4).double()
     mapped = avg_pool(x @ module.conv.weight[:, :, 0, 0].T, (7, 9), (6, 8))
     assert helpers.relative(module(x, (7, 9)), F.gelu(F.layer_norm(mapped, (4,)))) < 1e-12
 
 
-def test_convolution_tells_another_grid() -> None:
+def test_convolution_replicates_the_border_that_no_window_fills() -> None:
     x, _, _ = helpers.inputs(SHAPE)
-    with pytest.raises(UsageError, match="built for a grid of 9x7 tokens, not 7x9"):
-        Landmarks("conv", 49, (9, 7), 4).double()(x, (7, 9))
+    module = Landmarks("conv", 49, (56, 56), 4, window=4).double()
+    image = x.view(2, 3, 7, 9, 4)
+    full = torch.cat([image, image[:, :, -1:]], 2)
+    full = torch.cat([full, *[full[:, :, :, -1:]] * 3], 3)  # [2, 3, 8, 12, 4]
+    assert torch.equal(module(x, (7, 9)), module(full.reshape(2, 3, 96, 4), (8, 12)))
+    official = Landmarks("conv_ratio", 49, (56, 56), 4, window=4).double()
+    official.load_state_dict(module.state_dict())
+    cut = image[:, :, :4, :8].reshape(2, 3, 32, 4)
+    assert torch.equal(official(x, (7, 9)), official(cut, (4, 8)))
+
+
+@pytest.mark.parametrize(("grid", "fixed", "growing"), [((56, 56), 49, 49), ((64, 48), 48, 48), ((80, 80), 49, 100)])
+def test_a_window_serves_all_grids(grid: tuple[int, int], fixed: int, growing: int) -> None:
+    x = torch.zeros(1, 1, math.prod(grid), 2)
+    for sampling, count in (("conv", fixed), ("conv_ratio", growing)):
+        assert Landmarks(sampling, 49, (56, 56), 2, window=8)(x, grid).shape[2] == count
+        assert landmark_count(grid, sampling, 49, 8) == count
+    assert landmark_note((80, 80), "conv_ratio", 49, 8) == ("100 landmarks: one for each window, so that they grow with"
+                                                            " the image")
+
+
+def test_conv_ratio_refuses_a_grid_without_a_window() -> None:
+    with pytest.raises(UsageError, match="at least one window of 8x8 tokens; the grid is 7x9"):
+        Landmarks("conv_ratio", 49, (56, 56), 2, window=8)(torch.zeros(1, 1, 63, 2), (7, 9))
 
 
 @pytest.mark.parametrize("sampling", ["avg", "conv", "first", "strided", "random"])

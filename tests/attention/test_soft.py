@@ -75,7 +75,8 @@ def test_values_and_gradients_match_the_formula(name: str, impl: str, inverse: s
 
 @pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize("options", [
-    {"sampling": "conv", "conv": 3}, {"sampling": "random", "landmarks": 9}, {"sampling": "first"},
+    {"sampling": "conv", "conv": 3}, {"sampling": "conv", "window": 2, "conv": 3},
+    {"sampling": "random", "landmarks": 9}, {"sampling": "first"},
     {"sampling": "strided", "inverse": "newton", "iterations": 8}, {"ridge": 0.0, "landmarks": 20},
     *({"inverse": method} for method in get_args(pseudo_inverse.PerMatrix)),
 ], ids=str)
@@ -147,7 +148,7 @@ def test_normalisation_tames_the_middle_factor() -> None:
     ({"conv": 4}, "conv must be odd"),
     ({"ridge": 0.2, "inverse": "newton"}, "newton may diverge with ridge 0.2: use at most 0.05, or cholesky"),
     ({"landmarks": 0}, "landmarks must be at least 1"),
-    ({"sampling": "max"}, "sampling must be one of avg, conv, random, first, strided"),
+    ({"sampling": "max"}, "sampling must be one of avg, conv, conv_ratio, random, first"),
     ({"landmark": 4}, "Did you mean 'landmarks'"),
 ])
 def test_bad_option_is_told(options: dict[str, object], message: str) -> None:

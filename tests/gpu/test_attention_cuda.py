@@ -8,8 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from softbench import plugins, workload
-from softbench.attention import _contract
+from softbench import plugins, subjects, workload
 from softbench.case import AttentionSpec, Case, Shape
 
 pytestmark = pytest.mark.gpu
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.gpu
 @pytest.mark.parametrize("name", plugins.names("attention"))
 def test_output_is_that_of_float64(name, dtype, grid):
     spec = AttentionSpec(name)
-    attention = _contract.load(spec)
+    attention = subjects.load(spec)
     for family in ("normal", "structured"):
         workload.probe(Case(spec, Shape(2, 2, *grid, 32), dtype=dtype, device="cuda", inputs=family), attention)
 
@@ -28,7 +27,7 @@ def test_output_is_that_of_float64(name, dtype, grid):
 @pytest.mark.parametrize("name", plugins.names("attention"))
 def test_gradients_are_those_of_the_cpu(name):
     spec = AttentionSpec(name)
-    attention = _contract.load(spec)
+    attention = subjects.load(spec)
     case = Case(spec, Shape(2, 2, 14, 14, 32), dtype="float64", mode="forward_backward")
     here = workload.build(case, attention)
     there = workload.build(Case(**{**vars(case), "device": "cuda"}), attention)
@@ -41,7 +40,7 @@ def test_memory_poisoned_with_nan_is_not_read(name):
     """Freed blocks full of NaN are handed out again; no result may depend on what they held."""
     spec = AttentionSpec(name)
     built = workload.build(Case(spec, Shape(1, 2, 14, 14, 32), device="cuda", mode="forward_backward"),
-                           _contract.load(spec))
+                           subjects.load(spec))
     clean = [g.clone() for g in built.run(None)]
     poison = [torch.full((1 << n,), torch.nan, device="cuda") for n in range(8, 24)]
     del poison

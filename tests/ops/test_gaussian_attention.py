@@ -140,5 +140,5 @@ def test_no_tensor_grows_with_the_square_of_the_tokens() -> None:
 
 
 def test_unknown_implementation_is_told() -> None:
-    with pytest.raises(Unsupported, match="no implementation 'cuda'; it has eager, reference"):
+    with pytest.raises(Unsupported, match="no implementation 'cuda'; it has triton, eager, reference"):
         gaussian_attention(*sides("iid"), impl="cuda")

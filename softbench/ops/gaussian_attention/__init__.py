@@ -11,39 +11,80 @@ from __future__ import annotations
 
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
-from softbench.errors import Unsupported
+from softbench.ops import dispatch
+from softbench.ops._common import widened
 from softbench.ops.gaussian_attention import eager, reference
 
-IMPLS = {"eager": eager, "reference": reference}  # the first one is what "auto" means
+LARGEST = 128  # dims of tokens and values that the Triton kernels take
 
 
-def gaussian_attention(x: Tensor, k: Tensor, v: Tensor, *, impl: str = "auto") -> Tensor:
-    """Sum the values weighted by the Gaussian kernel, [B, H, N, E], without keeping the N x M scores.
+def gaussian_attention(x: Tensor, k: Tensor, v: Tensor, *, scale: float = 1.0, impl: str = "auto") -> Tensor:
+    """Sum the values weighted by the Gaussian kernel of tokens times `scale`, [B, H, N, E]; no N x M scores are kept.
 
     Differentiable once in x, k and v. Swapping the sides gives the gradient by v: `gaussian_attention(k, x, dy)`.
 
     Raises:
-        Unsupported: no implementation of that name.
+        Unsupported: no implementation of that name, or one that cannot run here.
     """
-    return _module(impl).attention(x, k, v)
+    module = _module(impl, x, k, v)
+    if module in (eager, reference):
+        x, k = (x, k) if scale == 1 else (widened(x) * scale, widened(k) * scale)
+        return module.attention(x, k, v)
+    return module.attention(x, k, v, scale)
 
 
 def gaussian_kernel(x: Tensor, k: Tensor | None = None, *, impl: str = "auto") -> Tensor:
     """The scores `exp(-|x_i - k_j|^2 / 2)` as a tensor, [B, H, N, M], for the cases where M is small.
 
     Without k the tokens are compared with themselves, and the diagonal is exactly 1. Differentiable once in x and k.
+    Scores that are kept are no work for the Triton kernels: there "triton" means "eager".
 
     Raises:
         Unsupported: no implementation of that name.
     """
-    return _module(impl).kernel(x, x if k is None else k)
+    name = dispatch.resolve("gaussian_kernel", impl, x.device, lambda: "")
+    return (reference if name == "reference" else eager).kernel(x, x if k is None else k)
 
 
-def _module(impl: str) -> ModuleType:
-    if impl == "auto":
-        return next(iter(IMPLS.values()))
-    if impl not in IMPLS:
-        raise Unsupported(f"gaussian_attention has no implementation '{impl}'; it has {', '.join(IMPLS)}")
-    return IMPLS[impl]
+def landmark_attention(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, *, scale: float = 1.0,
+                       impl: str = "auto") -> Tensor:
+    """Attention through landmarks, `P^T M P v` with `P_ji = exp(-|l_j - scale x_i|^2 / 2)`: [B, H, N, E] like v.
+
+    x is [B, H, N, D], landmarks are [B, H, m, D], already scaled, middle is M [B, H, m, m], v is [B, H, N, E]. A head
+    sees nothing of the others. Where an implementation has no way of its own, this is `gaussian_attention` twice.
+    Differentiable once in all four.
+
+    Raises:
+        Unsupported: no implementation of that name.
+    """
+    module = _module(impl, x, landmarks, v)
+    if module is eager and torch.compiler.is_compiling():  # blocks of heads would fix the batch and fill the graph
+        p = eager.kernel(widened(x) * scale, landmarks)  # P^T [B, H, N, m]
+        return (p @ (middle @ (p.mT @ widened(v)))).to(v.dtype)
+    if hasattr(module, "by_landmarks"):
+        return module.by_landmarks(x, landmarks, middle, v, scale)
+    tokens, values = x.to(landmarks.dtype) * scale, v.to(landmarks.dtype)
+    gathered = middle @ module.attention(landmarks, tokens, values)  # [B, H, m, E]
+    return module.attention(tokens, landmarks, gathered).to(v.dtype)
+
+
+def _module(impl: str, *tensors: Tensor) -> ModuleType:
+    name = dispatch.resolve("gaussian_attention", impl, tensors[0].device, lambda: _triton_lacks(*tensors))
+    if name == "triton":
+        from softbench.ops.gaussian_attention import triton
+
+        return triton
+    return {"eager": eager, "reference": reference}[name]
+
+
+def _triton_lacks(*tensors: Tensor) -> str:
+    dtypes = {t.dtype for t in tensors}
+    if reason := dispatch.triton_lacks(tensors[0].device.type, *dtypes):
+        return reason
+    if {torch.float16, torch.bfloat16} <= dtypes:
+        return "float16 and bfloat16 do not go together"
+    largest = max(t.shape[-1] for t in tensors)
+    return f"tokens and values may have {LARGEST} dims at most, not {largest}" if largest > LARGEST else ""

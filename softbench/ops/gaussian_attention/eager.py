@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from softbench.ops._common import needs_grad, once, widened
+from softbench.ops.gaussian_attention._by_landmarks import by_landmarks as by_landmarks
 
-# Scores held at once: 16 MiB in float32, below the size from which glibc gives freed memory back to the system.
-TILE = 1 << 22
-_TILE_ON_GPU = 1 << 26  # 256 MiB: a GPU needs more work in one launch
-_SIDE = 2048  # keys in a tile
+TILE = 1 << 19  # scores held at once: 2 MiB in float32, which stay in the cache between the steps
+_SIDE = 512  # keys in a tile
+_TILE_ON_GPU, _SIDE_ON_GPU = 1 << 26, 2048  # 256 MiB: a GPU needs more work in one launch
 
 
 def kernel(x: Tensor, k: Tensor) -> Tensor:
@@ -32,13 +32,8 @@ def kernel(x: Tensor, k: Tensor) -> Tensor:
 
     Where k is x, the squared norms come from the product's own diagonal: the scores of a token with itself are 1.
     """
-    same = k is x
-    x_flat = _flat(x)
-    k_flat = x_flat if same else _flat(k)
-    if needs_grad(x, k):
-        scores: Tensor = _Kernel.apply(x_flat, k_flat, same)
-    else:
-        scores = _scores(*_centred(x_flat, k_flat), same)
+    x_flat, k_flat = _flat(x), None if k is x else _flat(k)
+    scores: Tensor = _Kernel.apply(x_flat, k_flat) if needs_grad(x, k) else _kernel(x_flat, k_flat)[-1]
     return scores.view(*x.shape[:2], *scores.shape[1:])
 
 
@@ -49,22 +44,33 @@ def attention(x: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return y.view(*x.shape[:2], *y.shape[1:]).to(v.dtype)
 
 
+def _kernel(x: Tensor, k: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Both sides moved by the mean of k, and their scores; without k, of the tokens with themselves."""
+    if k is None:
+        x = x - x.mean(1, keepdim=True)
+        return x, x, _scores(x, x, same=True)
+    x, k = _centred(x, k)
+    return x, k, _scores(x, k)
+
+
 class _Kernel(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, k: Tensor, same: bool) -> Tensor:
-        x, k = _centred(x, k)
-        scores = _scores(x, k, same)
+    def forward(ctx: Any, x: Tensor, k: Tensor | None) -> Tensor:
+        ctx.same = k is None
+        x, k, scores = _kernel(x, k)
         ctx.save_for_backward(x, k, scores)
         return scores
 
     @staticmethod
     @once
-    def backward(ctx: Any, dscores: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, dscores: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, k, scores = ctx.saved_tensors
         w = scores * dscores  # [G, N, M]
+        if ctx.same:
+            w = w + w.mT  # a token is on both sides
         dx = torch.bmm(w, k) - w.sum(2, keepdim=True) * x if ctx.needs_input_grad[0] else None
         dk = torch.bmm(w.mT, x) - w.sum(1).unsqueeze(2) * k if ctx.needs_input_grad[1] else None
-        return dx, dk, None
+        return dx, dk
 
 
 class _Attention(torch.autograd.Function):
@@ -128,8 +134,8 @@ def _tiles(x: Tensor, k: Tensor) -> Iterator[tuple[slice, slice, slice]]:
     if x.is_meta:
         yield slice(groups), slice(tokens), slice(keys)
         return
-    tile = TILE if x.device.type == "cpu" else _TILE_ON_GPU
-    width = min(keys, _SIDE)
+    tile, side = (TILE, _SIDE) if x.device.type == "cpu" else (_TILE_ON_GPU, _SIDE_ON_GPU)
+    width = min(keys, side)
     height = min(tokens, tile // width)
     depth = min(groups, tile // (width * height))
     for g in range(0, groups, depth):

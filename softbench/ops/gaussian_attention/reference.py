@@ -17,3 +17,9 @@ def kernel(x: Tensor, k: Tensor) -> Tensor:
 def attention(x: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`sum_j exp(-|x_i - k_j|^2 / 2) v_j`; v [B, H, M, E] -> [B, H, N, E]."""
     return (kernel(x, k) @ widened(v)).to(v.dtype)
+
+
+def by_landmarks(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, scale: float) -> Tensor:
+    """`S v` with `S = P^T M P` written out, [B, H, N, N]; landmarks [B, H, m, D], middle [B, H, m, m]."""
+    p = kernel(landmarks, widened(x) * scale)  # [B, H, m, N]
+    return ((p.mT @ middle @ p) @ widened(v)).to(v.dtype)

@@ -8,9 +8,10 @@ P = A + ridge I, where l and u below stand for its spectral bounds, l = ridge an
 - `scaled_newton`: V <- s (2 V - V P V) from V = 2 I / (l + u). V is a polynomial in P, so V P has eigenvalues x in
   [1 - d, 1 + d] with d = (u - l) / (u + l), and 2 x - x^2 = 1 - (1 - x)^2 is in [1 - d^2, 1]. Scaled by
   s = 2 / (2 - d^2) this is [1 - d', 1 + d'] again, with d' = d^2 / (2 - d^2): small eigenvalues grow by 4 a step, not
-  by 2. With m = 49 and ridge 0.01, the residual is below 1e-12 after 10 steps in exact arithmetic. Where the
-  ridge is less than u / 10^4, or 0, l is u / 10^4, and smaller eigenvalues come later. A singular A needs a ridge, as
-  with newton_ci. Source: Pan and Schreiber, SIAM J. Sci. Stat. Comput. 12 (1991), 1109-1130.
+  by 2. With ridge 0.01, the residual is below 1e-12 in exact arithmetic after 10 steps where m = 49 and after 12
+  where m = 400; as many are taken where no number is asked for. Where the ridge is less than u / 10^6, or 0, l is
+  u / 10^6, and smaller eigenvalues come later. A singular A needs a ridge, as with newton_ci. Source: Pan and
+  Schreiber, SIAM J. Sci. Stat. Comput. 12 (1991), 1109-1130.
 - `newton`: SOFT's Newton-Raphson iteration (NeurIPS 2021, Algorithm 2): V <- 2 V - V P V from V = alpha P,
   alpha = 1.8 / ||A||_1^2. It converges while alpha * lambda_max(P)^2 < 2; eigenvalues below about
   ||A||_1 / 2^(iterations / 2) are not reached in time, and then V is the inverse of the others only.
@@ -37,19 +38,31 @@ float32.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 
 from torch import Tensor
 
-from softbench.errors import Unsupported, UsageError
+from softbench.errors import UsageError
+from softbench.ops import dispatch
 from softbench.ops._common import widened
 from softbench.ops.pseudo_inverse import _watching, eager, reference
-from softbench.ops.pseudo_inverse._methods import LEAKING, MAX_NEWTON_RIDGE, METHODS, Method, PerMatrix, check, flops
+from softbench.ops.pseudo_inverse._methods import (
+    LEAKING,
+    MAX_NEWTON_RIDGE,
+    METHODS,
+    Method,
+    PerMatrix,
+    check,
+    flops,
+    usual_steps,
+)
 from softbench.ops.pseudo_inverse._watching import Watch, residual, watch
 
-__all__ = ["IMPLS", "LEAKING", "MAX_NEWTON_RIDGE", "METHODS", "Method", "PerMatrix", "Watch", "check", "flops",
-           "iterates", "pseudo_inverse", "residual", "watch"]
+__all__ = ["LEAKING", "MAX_NEWTON_RIDGE", "METHODS", "Method", "PerMatrix", "Watch", "check", "flops",
+           "iterates", "pseudo_inverse", "residual", "usual_steps", "watch"]
 
-IMPLS = {"eager": eager, "reference": reference}  # the first one is what "auto" means
+LARGEST = 128  # rows of the matrices that the Triton kernels take
+_IN_TRITON = ("cholesky", "scaled_newton", "newton")
 
 
 def pseudo_inverse(a: Tensor, *, method: str = "cholesky", iterations: int | None = None, ridge: float = 0.0,
@@ -57,18 +70,34 @@ def pseudo_inverse(a: Tensor, *, method: str = "cholesky", iterations: int | Non
     """The pseudo-inverse of each matrix of `a` [..., m, m], after `iterations` steps (None: as many as is usual).
 
     Raises:
-        UsageError: unknown method, or a ridge that the method cannot take. Unsupported: no such implementation.
+        UsageError: unknown method, or a ridge that the method cannot take.
+        Unsupported: no implementation of that name, or one that cannot run here.
     """
     check(method, ridge)
-    if impl != "auto" and impl not in IMPLS:
-        raise Unsupported(f"pseudo_inverse has no implementation '{impl}'; it has {', '.join(IMPLS)}")
-    module = IMPLS["eager" if impl == "auto" else impl]
     entry, wide = METHODS[method], widened(a)
-    steps = entry.iterations if iterations is None or not entry.products else iterations
+    module = _module(impl, wide, method)
+    steps = usual_steps(method, int(a.shape[-1]), ridge) if iterations is None or not entry.products else iterations
     matrices = wide.reshape(-1, *a.shape[-2:])  # [G, m, m]
     result: Tensor = module.inverse(matrices, method, steps, ridge, entry.implicit).view_as(a)
     _watching.tell(wide, result, ridge, f"{steps} steps of {method}" if steps else method)
     return result
+
+
+def _module(impl: str, a: Tensor, method: str) -> ModuleType:
+    name = dispatch.resolve("pseudo_inverse", impl, a.device, lambda: _triton_lacks(a, method))
+    if name == "triton":
+        from softbench.ops.pseudo_inverse import triton
+
+        return triton
+    return {"eager": eager, "reference": reference}[name]
+
+
+def _triton_lacks(a: Tensor, method: str) -> str:
+    if method not in _IN_TRITON:
+        return f"it has {', '.join(_IN_TRITON)}, not {method}"
+    if a.shape[-1] > LARGEST:
+        return f"matrices may have {LARGEST} rows at most, not {a.shape[-1]}"
+    return dispatch.triton_lacks(a.device.type, a.dtype)
 
 
 def iterates(a: Tensor, *, method: str, ridge: float = 0.0) -> Iterator[Tensor]:

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from softbench.ops._common import needs_grad, once, widened
+from softbench.ops.pseudo_inverse._methods import SCALED_FOR
 
 Course = Iterator[Tensor]
-SCALED_FOR = 1e4  # the condition number up to which scaled_newton takes its bounds for true
 
 
 def inverse(a: Tensor, method: str, iterations: int, ridge: float, implicit: bool) -> Tensor:
@@ -79,17 +79,22 @@ def _newton_steps(p: Tensor, v: Tensor) -> Course:
 
 
 def _scaled_newton(a: Tensor, ridge: float) -> Course:
-    """V <- s (2 V - V P V) from V = 2 I / (low + high); V P has its spectrum in [1 - d, 1 + d], s = 2 / (2 - d^2)."""
+    """V <- s (2 V - V P V) from V = 2 I / (low + high), where V P has its spectrum in [c, 2 - c].
+
+    c = 1 - d of the formula, as d rounds to 1. What is smaller than rounding of the largest is not scaled for: it may
+    be negative, and would be blown up first.
+    """
     p = _ridged(a, ridge)
-    high = _norm_1(widened(a)) + ridge  # [G], not in half precision, where d would round to 1
-    low = (high / SCALED_FOR).clamp_min(ridge)
-    d = (high - low) / (high + low)
+    high = _norm_1(widened(a)) + ridge  # [G], not in half precision, where c would round
+    low = (high * max(1 / SCALED_FOR, torch.finfo(p.dtype).eps)).clamp_min(ridge)
+    c = 2 * low / (low + high)
     v = _times_identity((2 / (low + high)).to(p.dtype), p)
     while True:
         yield v
-        s = 2 / (2 - d.square())
+        t = c * (2 - c)
+        s = 2 / (1 + t)
         v = _per_matrix(s.to(p.dtype)) * torch.baddbmm(v, v, torch.bmm(p, v), beta=2, alpha=-1)
-        d = s - 1
+        c = s * t
 
 
 def _hyperpower(a: Tensor, ridge: float) -> Course:

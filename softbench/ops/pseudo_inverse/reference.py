@@ -47,7 +47,7 @@ def scaled_newton(a: Tensor, iterations: int, ridge: float) -> Tensor:
     one = _identity(a)
     p = a + ridge * one
     u = _norm(a, 1) + ridge
-    l = (u / 1e4).clamp(min=ridge)  # noqa: E741
+    l = (u / 1e6).clamp(min=ridge)  # noqa: E741
     v, d = 2 / (l + u) * one, (u - l) / (u + l)
     for _ in range(iterations):
         v = 2 / (2 - d**2) * (2 * v - v @ p @ v)

@@ -1,0 +1,107 @@
+"""The variants of the pyramid as a table, and the options that each attention gets in its stages. No torch here.
+
+Sources: Lu et al., SOFT, NeurIPS 2021 (arXiv 2110.11945), Table 1, for tiny to large; the official code for huge, for
+small with 20 blocks in its third stage (`small_d20`), and for the 288 and 352 channels of medium and huge.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from softbench import plugins
+from softbench.errors import UsageError
+
+STAGES = 4
+IMAGE = 224  # side of the published images, in pixels
+PATCHES = (4, 8, 16, 32)  # pixels of a token's side in each stage
+LANDMARKS = 49
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One size of the pyramid; each tuple has an entry a stage. All heads have 32 channels."""
+
+    dims: tuple[int, int, int, int]
+    heads: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+
+
+VARIANTS: dict[str, Variant] = {
+    "tiny": Variant((64, 128, 320, 512), (2, 4, 10, 16), (1, 2, 3, 2)),
+    "small": Variant((64, 128, 320, 512), (2, 4, 10, 16), (1, 3, 7, 4)),
+    "small_d20": Variant((64, 128, 320, 512), (2, 4, 10, 16), (1, 3, 20, 4)),
+    "medium": Variant((64, 128, 288, 512), (2, 4, 9, 16), (1, 3, 29, 5)),
+    "large": Variant((64, 128, 320, 512), (2, 4, 10, 16), (1, 3, 40, 5)),
+    "huge": Variant((64, 128, 352, 512), (2, 4, 11, 16), (1, 5, 49, 5)),
+}
+
+_CONV = (9, 5, 3)  # of v, in stages 1 to 3 of the official code
+
+
+def grid(image: tuple[int, int], stage: int) -> tuple[int, int]:
+    """Rows and columns of tokens in a stage, counted from 0: each downsampling rounds up."""
+    return -(-image[0] // PATCHES[stage]), -(-image[1] // PATCHES[stage])
+
+
+def stage_options(attention: str, stage: int) -> dict[str, Any]:
+    """Options of an attention in a stage (0 to 2) where they differ from its own defaults.
+
+    SOFT: 49 landmarks by convolution and a convolution of v, as the official code has them; unlike there, the number of
+    landmarks stays. Nystromformer: 49 landmarks by 2-D average pooling, as in the paper's Table 2. Linformer: projected
+    to as many.
+    """
+    if attention in ("soft", "soft_norm"):
+        return {"landmarks": LANDMARKS, "sampling": "conv", "conv": _CONV[stage]}
+    if attention == "nystromformer":
+        return {"landmarks": LANDMARKS, "pooling": "avg"}
+    if attention == "linformer":
+        return {"projected": LANDMARKS}
+    return {}
+
+
+def official_options(attention: str) -> dict[str, Any]:
+    """The options that make `soft` and `soft_norm` what the official code computes.
+
+    Raises:
+        UsageError: an attention that the official code does not have.
+    """
+    if attention == "soft":
+        return {"sampling": "conv_ratio", "inverse": "newton", "iterations": 20, "ridge": 0.01}
+    if attention == "soft_norm":
+        return {"sampling": "conv_ratio", "inverse": "newton_batch", "iterations": 20, "ridge": 0.0}
+    raise UsageError(f"official=True is for soft and soft_norm, whose weights exist, not for {attention}.")
+
+
+def parse(arch: str) -> tuple[str, str]:
+    """The attention and the variant that an arch names: `soft-norm-tiny` -> ("soft_norm", "tiny").
+
+    Dashes and underscores are alike; the attention may be the path of a file, as in `./mine.py-tiny`.
+
+    Raises:
+        UsageError: no such variant or attention; says which there are.
+    """
+    sizes = "|".join(sorted((name.replace("_", "[-_]") for name in VARIANTS), key=len, reverse=True))
+    match = re.fullmatch(rf"(.+)[-_]({sizes})", arch.strip())
+    if match and plugins.is_path(match[1]):
+        return match[1], match[2].replace("-", "_")
+    attention = match[1].replace("-", "_") if match else ""
+    if not match or attention not in plugins.names("attention"):
+        close = difflib.get_close_matches(_dashed(arch), archs(), n=1, cutoff=0.6)
+        hint = f"Did you mean '{close[0]}'?" if close else (
+            f"An arch is an attention ({', '.join(map(_dashed, plugins.names('attention')))}, or a file) and a variant"
+            f" ({', '.join(map(_dashed, VARIANTS))}), as in soft-tiny.")
+        raise UsageError(f"No arch named '{arch}'. {hint}")
+    return attention, match[2].replace("-", "_")
+
+
+def archs() -> list[str]:
+    """Every arch that `parse` knows by name, as the command line spells them."""
+    return [f"{_dashed(attention)}-{_dashed(variant)}"
+            for attention in plugins.names("attention") for variant in VARIANTS]
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")

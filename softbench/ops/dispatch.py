@@ -1,0 +1,90 @@
+"""Which implementation of an operation runs, and why another cannot.
+
+An explicit name runs or raises. "auto" is the Triton kernels on a CUDA device where they can run, and plain torch
+elsewhere. Triton's interpreter (TRITON_INTERPRET=1) runs the kernels on a CPU, for tests: only when they are asked for
+by name, as it is slow.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Callable
+
+import torch
+
+from softbench.errors import Unsupported
+
+IMPLS = ("triton", "eager", "reference")  # fastest first
+TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_INSTALLED = importlib.util.find_spec("triton") is not None
+
+
+def resolve(operation: str, impl: str, device: torch.device, lacks: Callable[[], str]) -> str:
+    """The name of the implementation that runs on `device`.
+
+    Args:
+        lacks: tells why the Triton kernels cannot take these inputs ("" where they can); asked only when it matters.
+
+    Raises:
+        Unsupported: no implementation of that name, or one that cannot run here.
+    """
+    if impl == "auto":
+        return "triton" if device.type == "cuda" and not lacks() else "eager"
+    if impl not in IMPLS:
+        raise Unsupported(f"{operation} has no implementation '{impl}'; it has {', '.join(IMPLS)}")
+    if impl == "triton" and (reason := lacks()):
+        raise Unsupported(f"{operation} cannot run as triton: {reason}; use impl=eager")
+    return impl
+
+
+def supports(impl: str, device: str, dtype: torch.dtype) -> str:
+    """Why an attention built on these operations cannot run as `impl` there; "" where it can. For its contract.
+
+    What depends on the sizes is told when it is called.
+    """
+    if impl != "triton":
+        return ""
+    return "it needs an NVIDIA GPU, and the device is cpu" if device == "cpu" else triton_lacks(device, dtype)
+
+
+def triton_lacks(device: str, *dtypes: torch.dtype) -> str:
+    """Why Triton kernels cannot run on this type of device with these dtypes; "" where they can.
+
+    On the meta device they can wherever triton is installed, as nothing is computed there.
+    """
+    if not _INSTALLED:
+        return "the package triton is not installed"
+    for dtype in dtypes:
+        if dtype not in TRITON_DTYPES:
+            return f"{_name(dtype)} is none of {', '.join(map(_name, TRITON_DTYPES))}"
+    if device == "meta":
+        return ""
+    if device == "cuda" and torch.version.hip is None:
+        return _gpu_lacks()
+    if device != "cpu" or not interpreted():
+        return f"it needs an NVIDIA GPU, and the device is {device}"
+    return "Triton's interpreter multiplies bfloat16 wrongly" if torch.bfloat16 in dtypes else ""
+
+
+def interpreted() -> bool:
+    """Whether kernels are run by Triton's interpreter; triton reads the same variable when it sees a kernel."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _gpu_lacks() -> str:
+    return _seen_gpu_lacks()
+
+
+@functools.cache
+def _seen_gpu_lacks() -> str:
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    major, minor = torch.cuda.get_device_capability()
+    return "" if major >= 8 else f"it needs compute capability 8.0 or later, and the GPU has {major}.{minor}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

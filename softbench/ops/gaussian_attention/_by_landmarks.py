@@ -1,0 +1,182 @@
+"""Attention through landmarks in plain torch, y = P^T M P v: one block of heads at a time, from tokens to output.
+
+With tokens s x_i and landmarks l_j, P_ji = exp(-|l_j - s x_i|^2 / 2), and for each head
+    g = P v [m, E],    w = M g [m, E],    y = P^T w [N, E].
+A head's scores are needed by itself alone. They are computed in place in a buffer that fits the cache, used for g and
+for y, and overwritten by those of the next heads; where the scores of one head are more than KEPT, they are computed
+twice, a slice of tokens at a time. Nothing but y is as long as all tokens. The gradients,
+    dw = P dy,    dM = dw g^T,    dg = M^T dw,    dv = P^T dg,    W = P^T * (dy w^T + v dg^T) [N, m],
+    dx_i = s sum_j W_ij (l_j - s x_i),    dl_j = sum_i W_ij (s x_i - l_j),
+take the same way, with the scores computed anew.
+
+Distances are |s x|^2 + |l|^2 - 2 s x.l by one matrix product, both sides moved by the mean landmark first, so that
+tokens with a large offset in common keep their digits. Exponents are bounded from below, where the scores would come
+near the subnormal numbers, which slow matrix products tenfold: a score is at least 4e-31 in float32, and at most 1.
+
+Batch and heads are flattened here: x [G, N, D], landmarks [G, m, D], middle [G, m, m], v [G, N, E] with G = B * H.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softbench.ops._common import needs_grad, once
+
+KEPT = 1 << 22  # scores held at once, 16 MiB in float32: glibc keeps blocks of this size when they are freed
+ROWS = 1 << 13  # tokens of a slice: enough for the threads to share, few enough for the cache
+_NEAR_SUBNORMAL = 0.8  # share of the exponents of a dtype that scores may use; products have the rest
+
+
+def by_landmarks(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, scale: float) -> Tensor:
+    """P^T M P v; x [B, H, N, D], landmarks [B, H, m, D], middle [B, H, m, m], v [B, H, N, E] -> [B, H, N, E] like v.
+
+    x and v may be in half precision, landmarks and middle are in the dtype of the arithmetic.
+    """
+    graph = needs_grad(x, landmarks, middle, v)
+    flat = x.flatten(0, 1), landmarks.flatten(0, 1), middle.flatten(0, 1), v.flatten(0, 1)
+    y: Tensor = _Through.apply(*flat, scale) if graph else _forward(*flat, scale)[0]
+    return y.view(*v.shape)
+
+
+class _Through(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, scale: float) -> Tensor:
+        y, gathered = _forward(x, landmarks, middle, v, scale)
+        ctx.save_for_backward(x, landmarks, middle, v, gathered)
+        ctx.scale = scale
+        return y
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, landmarks, middle, v, gathered = ctx.saved_tensors
+        return *_backward(x, landmarks, middle, v, gathered, dy, ctx.scale, ctx.needs_input_grad), None
+
+
+@dataclass
+class _Scores:
+    """The scores of a block of heads, computed a slice of tokens at a time, when they are asked for.
+
+    Attributes:
+        x: [d, N, D], in any floating dtype.
+        offset: minus the mean landmark, [d, 1, D].
+        points: the landmarks moved by it, [d, m, D]; `directions` are the same as columns, [d, D, m].
+        bias: minus half their squared norms, [d, 1, m].
+        tokens: room for a slice of n moved tokens, [d, n, D].
+        scores: room for the scores of all tokens, [d, N, m], which are then computed once, or of a slice.
+    """
+
+    x: Tensor
+    offset: Tensor
+    points: Tensor
+    directions: Tensor
+    bias: Tensor
+    scale: float
+    tokens: Tensor
+    scores: Tensor
+    known: int = 0
+
+    def slices(self) -> Iterator[slice]:
+        """The tokens, a slice at a time."""
+        length, rows = self.x.shape[1], self.tokens.shape[1]
+        return (slice(start, min(start + rows, length)) for start in range(0, length, rows))
+
+    def moved(self, n: slice) -> Tensor:
+        """s x less the mean landmark, [d, n, D]; good until the next call."""
+        return torch.add(self.offset, self.x[:, n], alpha=self.scale, out=self.tokens[:, :n.stop - n.start])
+
+    def of(self, n: slice) -> Tensor:
+        """P^T of these tokens, [d, n, m]; good until the next call, or for all the block where there is room."""
+        kept = self.scores.shape[1] == self.x.shape[1]
+        out = self.scores[:, n] if kept else self.scores[:, :n.stop - n.start]
+        if not kept or n.stop > self.known:
+            tokens = self.moved(n)
+            half_square = torch.linalg.vector_norm(tokens, dim=2, keepdim=True).square_().mul_(0.5)
+            torch.baddbmm(self.bias, tokens, self.directions, out=out)
+            out.sub_(half_square).clamp_(min=_lowest(out.dtype), max=0).exp_()
+            self.known = n.stop
+        return out
+
+
+def _blocks(x: Tensor, landmarks: Tensor, scale: float, most: int) -> Iterator[tuple[slice, _Scores]]:
+    """Blocks of as many heads as a slice of at most so many tokens holds, one head at least."""
+    (groups, length, dim), count = x.shape, landmarks.shape[1]
+    if x.device.type == "cpu":
+        rows = -(-length // -(-length // most))  # slices of the same length
+        depth, kept = min(groups, max(1, most // rows)), length if length * count <= KEPT else rows
+    else:  # a GPU needs all of it in one launch
+        rows, depth, kept = length, groups, length
+    offset = -landmarks.mean(1, keepdim=True)
+    points = landmarks + offset
+    directions = points.mT.contiguous()  # a layout that makes the product faster
+    bias = points.square().sum(2).unsqueeze(1) * -0.5
+    tokens, scores = landmarks.new_empty(depth, rows, dim), landmarks.new_empty(depth, kept, count)
+    for start in range(0, groups, depth):
+        block = slice(start, min(start + depth, groups))
+        size = block.stop - start
+        yield block, _Scores(x[block], offset[block], points[block], directions[block], bias[block], scale,
+                             tokens[:size], scores[:size])
+
+
+def _forward(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """y, and g [G, m, E], which the gradients need."""
+    acc = landmarks.dtype
+    y = torch.empty_like(v, memory_format=torch.contiguous_format)
+    gathered = landmarks.new_zeros(*landmarks.shape[:2], v.shape[2])
+    for block, scores in _blocks(x, landmarks, scale, ROWS):
+        for n in scores.slices():
+            gathered[block].baddbmm_(scores.of(n).mT, v[block, n].to(acc))
+        w = torch.bmm(middle[block], gathered[block])
+        for n in scores.slices():
+            _product(scores.of(n), w, y[block, n])
+    return y, gathered
+
+
+def _backward(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, gathered: Tensor, dy: Tensor, scale: float,
+              needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    """The gradients by x, landmarks, middle and v, those that are needed."""
+    acc = landmarks.dtype
+    dx, dl, dm, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) if wanted else None
+                      for t, wanted in zip((x, landmarks, middle, v), needed, strict=False))
+    if dl is not None:
+        dl.zero_()
+    for block, scores in _blocks(x, landmarks, scale, ROWS // 2):  # W takes as much room again
+        dw = torch.zeros_like(gathered[block])
+        for n in scores.slices():
+            dw.baddbmm_(scores.of(n).mT, dy[block, n].to(acc))
+        if dm is not None:
+            torch.bmm(dw, gathered[block].mT, out=dm[block])
+        w, dg = torch.bmm(middle[block], gathered[block]), torch.bmm(middle[block].mT, dw)
+        for n in scores.slices():
+            p = scores.of(n)
+            if dv is not None:
+                _product(p, dg, dv[block, n])
+            if dx is None and dl is None:
+                continue
+            weights = torch.bmm(dy[block, n].to(acc), w.mT)
+            weights.baddbmm_(v[block, n].to(acc), dg.mT).mul_(p)  # [d, n, m]
+            tokens = scores.moved(n)
+            if dl is not None:
+                dl[block].baddbmm_(weights.mT, tokens).addcmul_(weights.sum(1).unsqueeze(2), scores.points, value=-1)
+            if dx is not None:
+                tokens.mul_(weights.sum(2, keepdim=True)).baddbmm_(weights, scores.points, beta=-1)
+                torch.mul(tokens, scale, out=dx[block, n])
+    return dx, dl, dm, dv
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """left @ right into `out`, which may be in half precision."""
+    if out.dtype == left.dtype:
+        torch.bmm(left, right, out=out)
+    else:
+        out.copy_(torch.bmm(left, right))
+
+
+def _lowest(dtype: torch.dtype) -> float:
+    return _NEAR_SUBNORMAL * math.log(torch.finfo(dtype).tiny)
