@@ -75,28 +75,31 @@ def create(name: str, *, impl: str = "auto", **options: Any) -> Attention:
     return Attention(_contract.load(AttentionSpec(name, options)), impl)
 
 
-def measure(name: str, attn: str, *, settings: dict[str, Any] | None = None, **sweep: Any) -> pd.DataFrame:
+def measure(name: str, attn: str | None = None, *, settings: dict[str, Any] | None = None,
+            **sweep: Any) -> pd.DataFrame:
     """Run a measure and return its records as a frame; nothing is printed or saved.
 
     It sets this process up as the command does (threads, malloc, subnormals), and leaves it so.
 
     Args:
         name: a measure: "latency", "memory", "flops".
-        attn: attentions as in `--attn`: "soft,soft:landmarks=64".
+        attn: attentions as in `--attn`: "soft,soft:landmarks=64". For whole models give `model` instead.
         settings: settings of the measure, as {"rep": 200}.
-        sweep: keys of [sweep] in bench.toml: tokens="1k,4k", dtype="bfloat16", device="cuda".
+        sweep: keys of [sweep] in bench.toml: tokens="1k,4k", dtype="bfloat16", device="cuda"; model="soft-tiny",
+            image="224,384", by_stage=True.
     Raises:
         UsageError: an unknown name or a bad value.
 
     >>> frame = softbench.measure("latency", "soft,performer", tokens="1k,4k")
     >>> frame[["label", "tokens", "value"]]
+    >>> softbench.measure("latency", model="soft-tiny,timm:resnet18", image=224, batch=8)
     """
     from dataclasses import replace
 
     from softbench import session
     from softbench.records import to_frame
 
-    config = session.default(attn=attn, **sweep)
+    config = session.default(**({} if attn is None else {"attn": attn}), **sweep)
     if settings:
         config = replace(config, measures=config.measures | {name: config.measures.get(name, {}) | settings})
     return to_frame([record for _, group in session.start(config, name) for record in group])

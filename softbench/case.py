@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from softbench import plugins
@@ -15,12 +16,15 @@ from softbench.errors import UsageError, unknown
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 MODES = ("forward", "backward", "forward_backward")
 MAX_TOKENS = 1 << 26
+WHOLE = "whole"  # the part of a model that is all of it
+TIMM = "timm"
 _SUFFIX = {"": 1, "k": 1024, "m": 1024**2}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one attention call: q, k, v are [batch, heads, rows * cols, head_dim]."""
+    """Sizes of one call. Attention: q, k, v are [batch, heads, rows * cols, head_dim]. Model: images are
+    [batch, 3, rows, cols], and heads and head_dim are 0."""
 
     batch: int
     heads: int
@@ -51,15 +55,49 @@ class AttentionSpec:
     @property
     def label(self) -> str:
         """How tables call it: `soft`, `soft:landmarks=64`, `softmax:impl=math`."""
-        extra = dict(self.options) | ({"impl": self.impl} if self.impl else {})
-        return ":".join([plugins.display_name(self.name), *(f"{k}={_plain(v)}" for k, v in extra.items())])
+        return _label(plugins.display_name(self.name), self.options, self.impl)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One item of `--model`: a whole backbone, or one part of it.
+
+    Attributes:
+        name: `soft-tiny`, `./mine.py-tiny`, `timm:resnet18`.
+        options: of the attention inside, or, for timm, arguments of the model's constructor.
+        part: "whole", or a stage as `--by-stage` counts them.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    impl: str | None = None
+    part: str = WHOLE
+
+    @property
+    def timm(self) -> str:
+        """The model's name within timm; empty for one of softbench's own."""
+        kind, _, name = self.name.partition(":")
+        return name if kind == TIMM else ""
+
+    @property
+    def display_name(self) -> str:
+        """The arch, without the folder of an attention that is a file."""
+        return self.name if self.timm else Path(self.name).name.replace(".py-", "-")
+
+    @property
+    def label(self) -> str:
+        """How tables call it, whichever part it is: `soft-tiny:landmarks=64`, `timm:resnet18`."""
+        return _label(self.display_name, self.options, self.impl)
+
+
+Spec = AttentionSpec | ModelSpec
 
 
 @dataclass(frozen=True)
 class Case:
     """One point of one subject: everything that decides what is run, and nothing about how it is measured."""
 
-    attention: AttentionSpec
+    spec: Spec
     shape: Shape
     dtype: str = "float32"
     device: str = "cpu"
@@ -73,39 +111,73 @@ class Case:
         return self.shape, self.dtype, self.device, self.mode, self.inputs, self.seed
 
     def __str__(self) -> str:
+        """What is running, in a few words: `soft, N = 1,024`, `soft-tiny, 224x224, batch 8, stage2`."""
         s = self.shape
-        return (f"{self.attention.label} N={s.tokens} ({s.rows}x{s.cols}) B={s.batch} H={s.heads} D={s.head_dim}"
-                f" {self.dtype} {self.mode} on {self.device}")
+        if isinstance(self.spec, AttentionSpec):
+            return f"{self.spec.label}, N = {s.tokens:,}"
+        part = "" if self.spec.part == WHOLE else f", {self.spec.part}"
+        return f"{self.spec.label}, {s.rows}x{s.cols}, batch {s.batch}{part}"
 
 
-def grid_of_cases(attentions: Sequence[AttentionSpec], grids: Sequence[tuple[int, int]], *, batches: Sequence[int],
-                  heads: Sequence[int], head_dims: Sequence[int], dtypes: Sequence[str], modes: Sequence[str],
+def grid_of_cases(specs: Sequence[Spec], shapes: Sequence[Shape], *, dtypes: Sequence[str], modes: Sequence[str],
                   impl: str = "auto", **same: Any) -> list[Case]:
-    """The product of all lists; cases that share a point are neighbours, attentions in the order given.
+    """The product of all lists; cases that share a point are neighbours, specs in the order given.
 
-    An attention that names its own implementation keeps it, whatever `impl` says.
+    A spec that names its own implementation keeps it, whatever `impl` says.
     """
-    points = itertools.product(modes, dtypes, batches, heads, head_dims, grids)
-    return [Case(attention, Shape(b, h, rows, cols, d), dtype=dtype, mode=mode, impl=attention.impl or impl, **same)
-            for mode, dtype, b, h, d, (rows, cols) in points for attention in attentions]
+    return [Case(spec, shape, dtype=dtype, mode=mode, impl=spec.impl or impl, **same)
+            for mode, dtype, shape in itertools.product(modes, dtypes, shapes) for spec in specs]
 
 
-def parse_attentions(text: str) -> list[AttentionSpec]:
+def token_shapes(grids: Sequence[tuple[int, int]], batches: Sequence[int], heads: Sequence[int],
+                 head_dims: Sequence[int]) -> list[Shape]:
+    """Shapes of attention calls, the grid of tokens varying fastest."""
+    return [Shape(b, h, rows, cols, d) for b, h, d, (rows, cols) in itertools.product(batches, heads, head_dims, grids)]
+
+
+def image_shapes(images: Sequence[tuple[int, int]], batches: Sequence[int]) -> list[Shape]:
+    """Shapes of calls of a model, the size of the image varying fastest."""
+    return [Shape(batch, 0, rows, cols, 0) for batch, (rows, cols) in itertools.product(batches, images)]
+
+
+def parse_attentions(text: str, flag: str = "--attn") -> list[AttentionSpec]:
     """`soft,soft:landmarks=64:inverse=cholesky,./mine.py` -> specs. Only the syntax is checked, not the names."""
     specs = []
-    for item in _items(text, "--attn"):
+    for item in _items(text, flag):
         name, *pairs = item.split(":")
-        options: dict[str, Any] = {}
-        for pair in pairs:
-            key, equals, value = pair.partition("=")
-            if not equals or not key or not value:
-                raise UsageError(f"--attn: '{pair}' in '{item}' is not an option. Write name:key=value, as in"
-                                 " soft:landmarks=64.")
-            if key in options:
-                raise UsageError(f"--attn: option '{key}' is given twice in '{item}'.")
-            options[key] = value
+        options = _options(pairs, item, flag)
         specs.append(AttentionSpec(name, options, options.pop("impl", None)))
     return specs
+
+
+def parse_models(text: str, flag: str = "--model") -> list[ModelSpec]:
+    """`soft-tiny,soft-tiny:landmarks=64,timm:resnet18` -> specs. Only the syntax is checked, not the names.
+
+    What follows `timm:` is the name; options come after it, as in `timm:pvt_v2_b1:drop_path_rate=0.1`.
+    """
+    specs = []
+    for item in _items(text, flag):
+        name, *pairs = item.split(":")
+        if name == TIMM:
+            if not pairs or not pairs[0]:
+                raise UsageError(f"{flag}: '{item}' names no model. Write timm:NAME, as in timm:resnet18.")
+            name = f"{name}:{pairs.pop(0)}"
+        options = _options(pairs, item, flag)
+        specs.append(ModelSpec(name, options, options.pop("impl", None)))
+    return specs
+
+
+def _options(pairs: Sequence[str], item: str, flag: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key or not value:
+            raise UsageError(f"{flag}: '{pair}' in '{item}' is not an option. Write name:key=value, as in"
+                             f" {'soft' if flag == '--attn' else 'soft-tiny'}:landmarks=64.")
+        if key in options:
+            raise UsageError(f"{flag}: option '{key}' is given twice in '{item}'.")
+        options[key] = value
+    return options
 
 
 def parse_count(text: str, what: str) -> int:
@@ -150,6 +222,20 @@ def parse_grids(text: str) -> list[tuple[int, int]]:
     return list(dict.fromkeys(grids))
 
 
+def parse_images(text: str) -> list[tuple[int, int]]:
+    """`224,512x384` -> heights and widths in pixels; one number is the side of a square."""
+    images = []
+    for item in _items(text, "--image"):
+        match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", item.strip().lower())
+        if not match:
+            raise UsageError(f"--image: '{item}' is not an image size. Write a side in pixels, or height x width, as in"
+                             " 224 or 512x384.")
+        height, width = (parse_count(side, "--image") for side in (match[1], match[2] or match[1]))
+        parse_count(str(height * width), "--image: the number of pixels")
+        images.append((height, width))
+    return list(dict.fromkeys(images))
+
+
 def most_square(tokens: int) -> tuple[int, int]:
     """The grid rows x cols = tokens, rows <= cols, that is nearest to a square: 196 -> 14x14, 8,192 -> 64x128."""
     rows = next(r for r in range(math.isqrt(tokens), 0, -1) if tokens % r == 0)
@@ -170,6 +256,11 @@ def _items(text: str, what: str) -> list[str]:
     if not all(items):
         raise UsageError(f"{what}: an item of '{text}' is empty. Separate items by single commas.")
     return items
+
+
+def _label(name: str, options: dict[str, Any], impl: str | None) -> str:
+    extra = options | ({"impl": impl} if impl else {})
+    return ":".join([name, *(f"{key}={_plain(value)}" for key, value in extra.items())])
 
 
 def _plain(value: Any) -> str:

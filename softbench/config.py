@@ -19,6 +19,8 @@ from softbench.options import option
 from softbench.process import Process
 
 FILE = "bench.toml"
+_OF_ATTENTIONS = ("attn", "tokens", "grid", "heads", "head_dim", "inputs")
+_OF_MODELS = ("image", "by_stage")
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,13 @@ class SweepConfig:
     """Section [sweep]: the grid of cases. Lists are comma-separated, as on the command line, or TOML arrays."""
 
     attn: str = option("soft,performer", "attentions, each name[:option=value...] or a .py file")
-    baseline: str = option("softmax", "attention that ratios refer to, added if absent; none for no baseline")
+    model: str = option("", "whole models instead: soft-tiny, timm:NAME, each with options as above")
+    baseline: str = option("", "what ratios refer to, added if absent; none for no baseline. Left out, it is softmax,"
+                           " or the first model")
     tokens: str = option("256..16k", "numbers of tokens N; k means 1,024; a..b doubles from a to b")
     grid: str = option("", "grids of tokens, rows x columns, instead of --tokens")
+    image: str = option("224", "images of --model in pixels: a side, or height x width")
+    by_stage: bool = option(False, "also measure each stage of --model by itself")
     batch: str = option("1", "batch sizes B")
     heads: str = option("8", "numbers of heads H")
     head_dim: str = option("64", "sizes of a head D")
@@ -64,7 +70,8 @@ def load(path: Path | None, assignments: Sequence[str] = (),
         assignments: `section.key=value` texts of `--set`.
         flags: section -> key -> value given as flags.
     Raises:
-        UsageError: an unreadable file, an unknown section or key (names the valid ones), a value of a wrong type.
+        UsageError: an unreadable file, an unknown section or key (names the valid ones), a value of a wrong type,
+            a flag or assignment that belongs to attentions where models are measured, or the other way round.
     """
     tables = _read(path)
     for assignment in assignments:
@@ -75,6 +82,7 @@ def load(path: Path | None, assignments: Sequence[str] = (),
             if values.get("grid"):
                 raise UsageError("--tokens and --grid both say how many tokens there are. Give one of them.")
         tables.setdefault(section, {}).update(values)
+    _settle(tables.setdefault("sweep", {}), _given(assignments) | set((flags or {}).get("sweep", {})))
     sweep = _texts(SweepConfig, tables.pop("sweep", {}))
     attention = tables.pop("attention", {})
     for name, table in attention.items():
@@ -132,6 +140,34 @@ def _assign(tables: dict[str, Any], assignment: str) -> None:
 def _drop_grid(tables: dict[str, Any]) -> None:
     """Tokens given in a later layer take the place of a grid given in an earlier one, which would win otherwise."""
     tables.setdefault("sweep", {}).pop("grid", None)
+
+
+def _given(assignments: Sequence[str]) -> set[str]:
+    """Keys of [sweep] among the texts of `--set`."""
+    names = (assignment.partition("=")[0].strip() for assignment in assignments)
+    return {name.removeprefix("sweep.") for name in names if name.startswith("sweep.")}
+
+
+def _settle(sweep: dict[str, Any], given: set[str]) -> None:
+    """Attentions or models: flags and assignments (`given`) decide, and what the file says of the others is dropped.
+
+    Raises:
+        UsageError: a key was given that has no meaning for what is measured.
+    """
+    if "attn" in given and "model" not in given:
+        sweep.pop("model", None)
+    models = bool(sweep.get("model"))
+    if models and "model" in given and "baseline" not in given:
+        sweep.pop("baseline", None)  # it was written beside attentions
+    wrong = [key for key in (_OF_ATTENTIONS if models else _OF_MODELS) if key in given]
+    if wrong and models:
+        raise UsageError(f"{_flag(wrong[0])} is for attentions, and --model names whole models: leave one of them out.")
+    if wrong:
+        raise UsageError(f"{_flag(wrong[0])} is for whole models: name some, as in --model soft-tiny.")
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")
 
 
 def _check_table(value: Any, where: str) -> None:

@@ -18,13 +18,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from softbench import options as opts
 from softbench import process
-from softbench.case import AttentionSpec, Case, Shape
+from softbench.case import AttentionSpec, Case, ModelSpec, Shape, Spec
 from softbench.errors import SoftbenchError
 from softbench.measures._contract import Reading
 from softbench.process import Process
@@ -32,6 +32,7 @@ from softbench.records import Record
 from softbench.sweep import Job, Sweep, make_record
 
 _START_SECONDS = 120.0
+_SPECS: dict[str, type[Spec]] = {kind.__name__: kind for kind in (AttentionSpec, ModelSpec)}
 
 
 def isolated(sweep: Sweep, settings: Process, memory_limit: int | None) -> Iterator[tuple[int, list[Record]]]:
@@ -45,13 +46,17 @@ def isolated(sweep: Sweep, settings: Process, memory_limit: int | None) -> Itera
         yield 1, _run_child(sweep, job, settings, memory_limit)
 
 
-def _run_child(sweep: Sweep, job: Job, settings: Process, memory_limit: int | None) -> list[Record]:
-    request = {
+def request(sweep: Sweep, job: Job, settings: Process, memory_limit: int | None) -> dict[str, Any]:
+    """What a child is told, as plain JSON values."""
+    return {
         "measure": sweep.measure_name, "settings": opts.to_dict(sweep.settings), "case": asdict(job.case),
-        "options": opts.to_dict(job.attention.options), "process": opts.to_dict(settings),
+        "kind": type(job.case.spec).__name__, "options": job.subject.options, "process": opts.to_dict(settings),
         "environment": sweep.environment, "timeout": sweep.timeout, "memory_limit": memory_limit,
         "check_convergence": sweep.check_convergence,
     }
+
+
+def _run_child(sweep: Sweep, job: Job, settings: Process, memory_limit: int | None) -> list[Record]:
     with tempfile.TemporaryFile("w+") as errors:
         child = subprocess.Popen([sys.executable, "-m", "softbench.isolate"], env=_child_environment(), text=True,
                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
@@ -60,7 +65,7 @@ def _run_child(sweep: Sweep, job: Job, settings: Process, memory_limit: int | No
         overdue = threading.Event()
         alarm = _alarm(_START_SECONDS, child, overdue)
         try:
-            child.stdin.write(json.dumps(request))
+            child.stdin.write(json.dumps(request(sweep, job, settings, memory_limit)))
             child.stdin.close()
             started = child.stdout.readline() == "ready\n"
             alarm.cancel()
@@ -127,16 +132,16 @@ def _limit_memory(limit: int) -> None:
 
 
 def _child(request: dict[str, Any], state: dict[str, Any]) -> list[Record]:
-    from softbench.attention import _contract
+    from softbench import subjects
     from softbench.measures import _contract as measures
 
     data = request["case"]
-    spec = AttentionSpec(**data.pop("attention"))
-    case = Case(attention=spec, shape=Shape(**data.pop("shape")), **data)
-    attention = _contract.load(AttentionSpec(spec.name, request["options"]))
+    spec = _SPECS[request["kind"]](**data.pop("spec"))
+    case = Case(spec=spec, shape=Shape(**data.pop("shape")), **data)
+    subject = subjects.load(replace(spec, options=request["options"]))
     module = measures.load(request["measure"])
     settings = opts.parse(module.Settings, request["settings"], request["measure"])
-    jobs = [Job(case, attention)]
+    jobs = [Job(case, subject)]
     sweep = Sweep(request["measure"], module, settings, jobs, request["environment"] | state, request["timeout"],
                   request["check_convergence"])
     return [record for _, group in sweep for record in group]

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
-UNITS = ("s", "B", "flop", "1", "image/s")
-STATUSES = ("ok", "oom", "unsupported", "timeout", "failed", "diverged")
+UNITS = ("s", "B", "flop", "1", "image/s", "B/s", "flop/s")
+STATUSES = ("ok", "oom", "unsupported", "timeout", "failed", "diverged", "not_run")
 WHOLE_TASK = "whole_task"  # in `detail`: this record stands for a task of a study that gave nothing else
 _NUMBER = ("value", "unit", "samples", "status", "note", "detail")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -43,9 +43,14 @@ class Record:
     Number: `measure quantity value unit samples status note detail`. `value` is the summary (the median, for
         samples); where it is None, the status says why. `detail` is how it was taken (calls per sample,
         share of the CPU that other processes had, ...), never a second result.
-    Subject: `attention options model impl mode`; `impl` is resolved, never "auto"; `options` are complete.
-    Point: `batch heads rows cols head_dim dtype device seed coords`; `coords` holds further coordinates by name.
-    Origin: `label environment started schema`; `label` is the subject as the command named it.
+    Subject: `attention options model impl mode`; `impl` is resolved, never "auto"; `options` are complete. Where a
+        whole model is measured, `model` is its arch (`soft-tiny`, `timm:resnet18`), `options` are those given with it,
+        and `attention` is the one inside, empty for models of timm, as `impl` is.
+    Point: `batch heads rows cols head_dim dtype device seed coords`; `coords` holds further coordinates by name. Of a
+        model, `rows` and `cols` are those of the image in pixels, `heads` and `head_dim` 0, and `coords["part"]` is
+        "whole" or a stage.
+    Origin: `label environment started schema`; `label` is the subject as the command named it. A number that is quoted,
+        not measured, has an empty environment.
     """
 
     measure: str

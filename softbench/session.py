@@ -7,18 +7,18 @@ from typing import Any
 from softbench import case as cases
 from softbench import config as configuration
 from softbench import environment as env
-from softbench import inputs, process
+from softbench import inputs, process, subjects
 from softbench import options as opts
-from softbench.attention import _contract as attentions
-from softbench.case import AttentionSpec, Case
+from softbench.case import Shape, Spec
 from softbench.config import Config, SweepConfig
 from softbench.errors import PluginError, UsageError
 from softbench.measures import _contract as measures
 from softbench.studies import _contract as studies
 from softbench.study import Study
 from softbench.sweep import Job, Sweep
+from softbench.workload import Subject
 
-NO_BASELINE = "none"
+BASELINE, NO_BASELINE = "softmax", "none"
 
 
 def start(config: Config, measure: str, *, command: str = "", **extra: Any) -> Sweep:
@@ -49,47 +49,68 @@ def start_study(config: Config, name: str, *, command: str = "") -> Study:
     if not tasks or len(set(names)) < len(names):
         twice = [f"two tasks named '{task}'" for task in names if names.count(task) > 1]
         raise PluginError(f"Study '{name}' has {twice[0] if twice else 'no task'} with these settings.")
-    return Study(name, module, tasks, env.take(state, command=command))
+    where = device(getattr(settings, "device", "cpu"))
+    return Study(name, module, tasks, env.take(state, where, command), where.partition(":")[0])
 
 
 def plan(config: Config, modes: tuple[str, ...] = cases.MODES) -> list[Job]:
     """The jobs that a configuration asks for, cases of one point side by side, the baseline first."""
     sweep = config.sweep
-    loaded = {spec.label: attentions.load(spec, config.attention.get(spec.name)) for spec in specs(sweep)}
-    _check_distinct(loaded)
-    _check_impl(sweep.impl, [a.module.IMPLS for a in loaded.values()])
+    chosen = {spec: subjects.load(spec, config.attention) for spec in specs(sweep)}
+    _check_distinct(chosen)
+    _check_impl(sweep.impl, list(chosen.values()))
     inputs.check(sweep.inputs)
-    return [Job(case, loaded[case.attention.label]) for case in _cases(sweep, modes)]
+    if sweep.model and sweep.by_stage:
+        chosen = {one.spec: one for subject in chosen.values() for one in (subject, *_parts(subject))}
+    made = cases.grid_of_cases(
+        list(chosen), _shapes(sweep),
+        dtypes=cases.check_choices(sweep.dtype.split(","), cases.DTYPES, "dtype"),
+        modes=cases.check_choices((sweep.mode or modes[0]).split(","), modes, "mode"),
+        device=device(sweep.device), impl=sweep.impl, inputs=sweep.inputs if not sweep.model else "normal",
+        seed=sweep.seed)
+    for case in made:
+        chosen[case.spec].check(case)
+    return [Job(case, chosen[case.spec]) for case in made]
 
 
-def specs(sweep: SweepConfig) -> list[AttentionSpec]:
-    """The attentions of [sweep], the baseline first. Raises UsageError where one is named twice."""
-    chosen = cases.parse_attentions(sweep.attn)
+def specs(sweep: SweepConfig) -> list[Spec]:
+    """The attentions or models of [sweep], the baseline first. Raises UsageError where one is named twice."""
+    flag, parse = ("--model", cases.parse_models) if sweep.model else ("--attn", cases.parse_attentions)
+    chosen: list[Spec] = list(parse(sweep.model or sweep.attn, flag))
     labels = [spec.label for spec in chosen]
     for label in labels:
         if labels.count(label) > 1:
-            raise UsageError(f"--attn: '{label}' is named twice.")
-    if sweep.baseline == NO_BASELINE:
+            raise UsageError(f"{flag}: '{label}' is named twice.")
+    if sweep.baseline == NO_BASELINE or (sweep.model and not sweep.baseline):
         return chosen
-    baseline = cases.parse_attentions(sweep.baseline)
+    baseline: list[Spec] = list(parse(sweep.baseline or BASELINE, "--baseline"))
     if len(baseline) != 1:
-        raise UsageError(f"--baseline must be one attention, or {NO_BASELINE}; not '{sweep.baseline}'.")
+        kind = "model" if sweep.model else "attention"
+        raise UsageError(f"--baseline must be one {kind}, or {NO_BASELINE}; not '{sweep.baseline}'.")
     return baseline + [spec for spec in chosen if spec.label != baseline[0].label]
 
 
-def _cases(sweep: SweepConfig, modes: tuple[str, ...]) -> list[Case]:
+def _shapes(sweep: SweepConfig) -> list[Shape]:
+    batches = cases.parse_counts(sweep.batch, "--batch")
+    if sweep.model:
+        return cases.image_shapes(cases.parse_images(sweep.image), batches)
     if sweep.grid:
         grids = cases.parse_grids(sweep.grid)
     else:
         grids = [cases.most_square(n) for n in cases.parse_counts(sweep.tokens, "--tokens")]
-    return cases.grid_of_cases(
-        specs(sweep), grids,
-        batches=cases.parse_counts(sweep.batch, "--batch"),
-        heads=cases.parse_counts(sweep.heads, "--heads"),
-        head_dims=cases.parse_counts(sweep.head_dim, "--head-dim"),
-        dtypes=cases.check_choices(sweep.dtype.split(","), cases.DTYPES, "dtype"),
-        modes=cases.check_choices((sweep.mode or modes[0]).split(","), modes, "mode"),
-        device=device(sweep.device), impl=sweep.impl, inputs=sweep.inputs, seed=sweep.seed)
+    return cases.token_shapes(grids, batches, cases.parse_counts(sweep.heads, "--heads"),
+                              cases.parse_counts(sweep.head_dim, "--head-dim"))
+
+
+def _parts(subject: Subject) -> list[Subject]:
+    """The stages of a model. Raises UsageError where it does not tell them."""
+    from softbench.backbones import Backbone
+
+    assert isinstance(subject, Backbone)
+    parts: list[Subject] = list(subject.parts())
+    if not parts:
+        raise UsageError(f"--by-stage: {subject.spec.label} does not say what its stages are. Measure it without.")
+    return parts
 
 
 def device(name: str) -> str:
@@ -108,18 +129,18 @@ def device(name: str) -> str:
     return "cpu" if kind == "cpu" else name
 
 
-def _check_distinct(loaded: dict[str, attentions.Attention]) -> None:
+def _check_distinct(chosen: dict[Spec, Subject]) -> None:
     """Refuse two labels for one thing, `soft` and `soft:landmarks=49`: their records could not be told apart."""
     seen: dict[str, str] = {}
-    for label, attention in loaded.items():
-        impl = cases.parse_attentions(label)[0].impl if ":impl=" in label else None
-        same = seen.setdefault(f"{attention.name} {opts.to_dict(attention.options)} {impl}", label)
-        if same != label:
-            raise UsageError(f"--attn: '{same}' and '{label}' are the same attention. Name it once.")
+    for spec, subject in chosen.items():
+        same = seen.setdefault(f"{subject.attention} {subject.model} {subject.options} {spec.impl}", spec.label)
+        if same != spec.label:
+            flag, kind = ("--model", "model") if subject.model else ("--attn", "attention")
+            raise UsageError(f"{flag}: '{same}' and '{spec.label}' are the same {kind}. Name it once.")
 
 
-def _check_impl(impl: str, all_impls: list[tuple[str, ...]]) -> None:
-    known = {name for impls in all_impls for name in impls}
+def _check_impl(impl: str, chosen: list[Subject]) -> None:
+    known = {name for subject in chosen for name in subject.impls}
     if impl != "auto" and impl not in known:
         raise UsageError(f"No attention here has an implementation '{impl}'. Valid: auto, {', '.join(sorted(known))}.")
 

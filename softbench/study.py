@@ -48,12 +48,15 @@ class Study:
             value, status = None, status if status != "ok" else "diverged"
         samples = [s for s in seen.samples if math.isfinite(s)]
         fields = {name: getattr(seen, name) for name in (
-            "quantity", "unit", "note", "attention", "options", "label", "impl", "mode", "batch", "heads", "rows",
-            "cols", "head_dim", "dtype", "seed")}
+            "quantity", "unit", "note", "attention", "options", "label", "model", "impl", "mode", "batch", "heads",
+            "rows", "cols", "head_dim", "dtype", "seed")}
         detail = {key: finite(entry) for key, entry in seen.detail.items()}
         if len(samples) < len(seen.samples):
             detail["samples_not_finite"] = len(seen.samples) - len(samples)
+        if seen.quoted:
+            detail["source"] = seen.quoted
         return Record(
-            measure=self.name, value=value, status=status, samples=samples, detail=detail, model="", device=self.device,
-            coords=seen.coords | {"task": task.name}, environment=self.environment,
+            measure=self.name, value=value, status=status, samples=samples, detail=detail,
+            device="" if seen.quoted else self.device, coords=seen.coords | {"task": task.name},
+            environment={} if seen.quoted else self.environment,
             started=datetime.now(UTC).isoformat(timespec="seconds"), **fields)

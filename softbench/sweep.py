@@ -21,26 +21,23 @@ from typing import Any
 
 import torch
 
+from softbench import ceilings, workload
 from softbench import environment as env
 from softbench import options as opts
-from softbench import workload
-from softbench.attention._contract import Attention
 from softbench.case import Case
 from softbench.errors import SoftbenchError, Unsupported
 from softbench.measures._contract import Reading, readings
 from softbench.ops import pseudo_inverse
 from softbench.records import Record, finite
-from softbench.workload import Workload
-
-_COPIES = {"forward": 1, "backward": 3, "forward_backward": 3}  # of the forward's numbers held, roughly
+from softbench.workload import Subject, Workload
 
 
 @dataclass(frozen=True)
 class Job:
-    """A case together with its loaded attention."""
+    """A case together with its loaded subject."""
 
     case: Case
-    attention: Attention
+    subject: Subject
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,7 @@ class Sweep:
     check_convergence: bool = False
     on_start: Callable[[Case], None] = field(default=lambda case: None)
     _unconverged: dict[Case, str] = field(default_factory=dict)
+    _probed: set[Case] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[tuple[int, list[Record]]]:
         """Yields, for each group of jobs as soon as it is done, how many jobs it was and their records."""
@@ -79,7 +77,7 @@ class Sweep:
         ready: dict[int, Workload] = {}
         for index, job in enumerate(jobs):
             self.on_start(job.case)
-            outcome = self._attempt(self._prepare, job)
+            outcome = self._attempt(self.prepare, job)
             if isinstance(outcome, Workload):
                 ready[index] = outcome
             elif not (ready and outcome[0].status == "oom"):
@@ -96,8 +94,8 @@ class Sweep:
         self.on_start(job.case)
         if hasattr(self.measure, "measure_case"):
             return readings(self.measure, self._attempt(
-                self.measure.measure_case, job.case, job.attention, self.settings))
-        built = self._attempt(self._prepare, job)
+                self.measure.measure_case, job.case, job.subject, self.settings))
+        built = self._attempt(self.prepare, job)
         if not isinstance(built, Workload):
             return list(built)
         return readings(self.measure, self._attempt(self._measure, built))
@@ -117,12 +115,12 @@ class Sweep:
         return [make_record(self.measure_name, job, replace(r, detail={**r.detail, "settings": settings}),
                             self.environment) for r in marked]
 
-    def _prepare(self, job: Job) -> Workload:
+    def prepare(self, job: Job) -> Workload:
         """Build and check a job. One warm call may take a quarter of the timeout, as several calls follow."""
         _refuse_too_large(job)
         with _deadline(self.timeout):
-            workload.probe(job.case, job.attention)
-            built = workload.build(job.case, job.attention)
+            self._probe(job)
+            built = workload.build(job.case, job.subject)
             if self.check_convergence:
                 with pseudo_inverse.watch() as watched:
                     built.check()
@@ -132,6 +130,13 @@ class Sweep:
             if self.timeout is not None and (elapsed := _seconds(built)) * 4 > self.timeout:
                 raise TimeoutError(f"one call takes {elapsed:.1f} s, too long to repeat within {self.timeout:g} s")
         return built
+
+    def _probe(self, job: Job) -> None:
+        """Compare the job with float64; once for all jobs that are probed on the same small case."""
+        subject, case = job.subject.probed(job.case)
+        if case not in self._probed:
+            workload.probe(case, subject)
+            self._probed.add(case)
 
     def _attempt(self, action: Callable[..., Any], *arguments: Any) -> Any:
         """The action's result, or a list of the one reading that says why there is none."""
@@ -151,27 +156,36 @@ def _diverged(reading: Reading, remark: str) -> Reading:
 
 def make_record(measure: str, job: Job, reading: Reading, environment: dict[str, Any]) -> Record:
     """The record of one reading of a job."""
-    case, shape = job.case, job.case.shape
+    case, subject, shape = job.case, job.subject, job.case.shape
     value = None if reading.summary is None else finite(float(reading.summary))
-    status, notes = reading.status, [reading.note, job.attention.note(shape)]
+    status, notes = reading.status, [reading.note, subject.note(case)]
     if value is None and status == "ok":
         status, notes = "failed", [*notes, "the measure gave no finite number"]
     return Record(
         measure=measure, quantity=reading.quantity, value=value, unit=reading.unit,
         samples=[float(s) for s in reading.samples if math.isfinite(s)], status=status,
-        note="; ".join(filter(None, notes)), detail={key: finite(entry) for key, entry in reading.detail.items()},
-        attention=job.attention.name, options=opts.to_dict(job.attention.options), model="", impl=resolved_impl(job),
+        note="; ".join(filter(None, notes)),
+        detail={key: finite(entry) for key, entry in (reading.detail | _limit(reading, case, environment)).items()},
+        attention=subject.attention, options=subject.options, model=subject.model, impl=resolved_impl(job),
         mode=case.mode, batch=shape.batch, heads=shape.heads, rows=shape.rows, cols=shape.cols,
         head_dim=shape.head_dim, dtype=case.dtype, device=torch.device(case.device).type, seed=case.seed,
-        coords={"inputs": case.inputs}, label=case.attention.label, environment=environment,
+        coords={"inputs": case.inputs, **subject.coords}, label=case.spec.label, environment=environment,
         started=datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _limit(reading: Reading, case: Case, environment: dict[str, Any]) -> dict[str, Any]:
+    """What this machine's ceilings say of a time whose unavoidable work is known."""
+    work = reading.detail.get("work")
+    known = ceilings.load(environment, case.device) if work else None
+    found = known.limit(work["bytes"], work["flops"], case.dtype, reading.summary) if work and known else {}
+    return {"limit": found} if found else {}
 
 
 def resolved_impl(job: Job) -> str:
     """The implementation that runs, or the one asked for where it cannot."""
     case = job.case
     try:
-        return job.attention.resolve(case.impl, torch.device(case.device).type, getattr(torch, case.dtype))
+        return job.subject.resolve(case.impl, torch.device(case.device).type, getattr(torch, case.dtype))
     except Unsupported:
         return case.impl
 
@@ -213,14 +227,7 @@ def _refuse_too_large(job: Job) -> None:
     available = env.available_memory()
     if torch.device(job.case.device).type != "cpu" or available is None:
         return
-    shape = job.case.shape
-    item = max(4, getattr(torch, job.case.dtype).itemsize)
-    qkv = 4 * shape.batch * shape.heads * shape.tokens * shape.head_dim
-    held = job.attention.cost(shape).elements
-    impls = job.attention.module.IMPLS
-    if job.case.impl in impls[1:] and (job.attention.module.APPROXIMATES is None or job.case.impl == "reference"):
-        held = max(held, 2.0 * shape.batch * shape.heads * shape.tokens**2)  # cost() speaks of the first one
-    needed = item * _COPIES[job.case.mode] * (held + qkv)
+    needed = job.subject.needed(job.case)
     if needed > available:
         raise MemoryError(f"not run: it needs about {needed / 2**30:,.0f} GiB, {available / 2**30:,.0f} GiB are free")
 
@@ -248,8 +255,8 @@ def _seconds(built: Workload) -> float:
     state = built.prepare()
     started = time.perf_counter()
     built.run(state)
-    if built.q.is_cuda:
-        torch.cuda.synchronize(built.q.device)
+    if built.device.type == "cuda":
+        torch.cuda.synchronize(built.device)
     return time.perf_counter() - started
 
 

@@ -6,8 +6,9 @@ quantity is what a record calls its number. Records that a view cannot tell apar
 of two machines, are told apart by the columns in which they differ: a table shows these too, and a figure gets more
 panels. Columns of a table that are the same in all its rows go into its caption.
 
-Numbers: `detail["ci95"] = [low, high]` is drawn as an interval and written as `0.120±0.004`. A record without a value
-appears as its status; one with a value and a status other than "ok" is marked and explained below.
+Numbers: `detail["ci95"] = [low, high]` is drawn as an interval and written as `0.120±0.004`; a quoted number is
+written as `detail["printed"]` has it. A record without a value appears as its status; one with a value and a status
+other than "ok" is marked and explained below.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class View:
         where: keeps only records that have this value, or one of these values (a tuple), in that column. The title
             should say which these are.
         words: what columns and quantities are called in headers, axes and panels; others lose their underscores.
+        forms: how a quantity is written where its unit does not say it, by a name of `softbench.reports.format.FORMS`:
+            "gmac" for multiply-adds, "percent", "count", "bytes" for decimal units.
         note: what a reader must know to read it, below the table or figure.
     """
 
@@ -34,6 +37,7 @@ class View:
     title: str
     where: Mapping[str, Any] = field(default_factory=dict)
     words: Mapping[str, str] = field(default_factory=dict)
+    forms: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
 
@@ -44,12 +48,18 @@ class Rows(View):
     Attributes:
         by: columns, from the outermost to the innermost; numbers ascend, text keeps the order of the records.
         quantities: in the order of the columns; those that no record has are left out.
+        headings: the first columns of `by`, written as a line above the rows that agree in them.
+        middle: a column of `by` with numbers: of rows that agree in the others, only the one at its middle is kept.
+        plain: quantities whose interval is left out.
         pareto: quantities to minimise: rows that no other row with the same `among` beats in all of them get a mark.
         among: columns within which rows compete for that mark.
     """
 
     by: tuple[str, ...]
     quantities: tuple[str, ...]
+    headings: tuple[str, ...] = ()
+    middle: str = ""
+    plain: tuple[str, ...] = ()
     pareto: tuple[str, ...] = ()
     among: tuple[str, ...] = ()
 
@@ -121,10 +131,28 @@ class Dots(View):
     Attributes:
         y: the column of names, one line of dots each.
         series: the column that gives colour and marker; "" for one kind of dots.
+        reference: a second quantity, drawn as ticks on the same line; "" for none.
     """
 
     quantity: str
     y: str
+    reference: str = ""
     series: str = ""
     panels: str = ""
     log_x: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roofline(View):
+    """FLOP a second against FLOP a byte of each time, below the machine's two ceilings, on logarithmic axes.
+
+    It reads what records of times carry in `detail["work"]` and `detail["limit"]`; those without are left out.
+
+    Attributes:
+        quantity: the time, in seconds.
+        series: the column that gives colour and marker; a thin line follows its tokens.
+    """
+
+    quantity: str
+    series: str
+    panels: str = ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from softbench import case
-from softbench.case import AttentionSpec, Case, Shape
+from softbench.case import AttentionSpec, Case, ModelSpec, Shape
 from softbench.errors import UsageError
 
 
@@ -93,13 +95,14 @@ def test_labels_write_booleans_as_users_do() -> None:
 
 def test_grid_of_cases_keeps_points_together_and_attentions_in_order() -> None:
     attentions = [AttentionSpec("softmax"), AttentionSpec("soft")]
-    grid = case.grid_of_cases(attentions, [(2, 2), (2, 4)], batches=[1, 2], heads=[1], head_dims=[8],
-                              dtypes=["float32"], modes=["forward", "backward"], seed=3, inputs="image")
+    shapes = case.token_shapes([(2, 2), (2, 4)], batches=[1, 2], heads=[1], head_dims=[8])
+    grid = case.grid_of_cases(attentions, shapes, dtypes=["float32"], modes=["forward", "backward"], seed=3,
+                              inputs="image")
     assert len(grid) == 2 * 2 * 2 * 2
     assert len(set(grid)) == len(grid)
     for first, second in zip(grid[::2], grid[1::2], strict=True):
         assert first.point() == second.point()
-        assert (first.attention.name, second.attention.name) == ("softmax", "soft")
+        assert (first.spec.name, second.spec.name) == ("softmax", "soft")
     assert {c.seed for c in grid} == {3}
     assert {c.inputs for c in grid} == {"image"}
     assert len({c.point() for c in grid}) == 8
@@ -108,14 +111,61 @@ def test_grid_of_cases_keeps_points_together_and_attentions_in_order() -> None:
 @pytest.mark.parametrize("changed", [{"dtype": "float16"}, {"device": "cuda"}, {"mode": "backward"}, {"seed": 1},
                                      {"inputs": "image"}, {"shape": Shape(1, 1, 4, 1, 8)}])
 def test_point_tells_cases_apart(changed: dict[str, object]) -> None:
-    usual: dict[str, object] = {"attention": AttentionSpec("soft"), "shape": Shape(1, 1, 2, 2, 8)}
+    usual: dict[str, object] = {"spec": AttentionSpec("soft"), "shape": Shape(1, 1, 2, 2, 8)}
     assert Case(**usual).point() != Case(**(usual | changed)).point()  # type: ignore[arg-type]
-    assert Case(**usual).point() == Case(**(usual | {"attention": AttentionSpec("x")})).point()  # type: ignore[arg-type]
+    assert Case(**usual).point() == Case(**(usual | {"spec": AttentionSpec("x")})).point()  # type: ignore[arg-type]
 
 
 def test_case_in_words() -> None:
-    text = str(Case(AttentionSpec("soft", {"landmarks": 4}), Shape(1, 8, 7, 9, 64), mode="backward"))
-    assert text == "soft:landmarks=4 N=63 (7x9) B=1 H=8 D=64 float32 backward on cpu"
+    attention = Case(AttentionSpec("soft", {"landmarks": 4}), Shape(1, 8, 64, 64, 64))
+    assert str(attention) == "soft:landmarks=4, N = 4,096"
+    model = Case(ModelSpec("soft-tiny"), Shape(8, 0, 224, 160, 0))
+    assert str(model) == "soft-tiny, 224x160, batch 8"
+    assert str(replace(model, spec=ModelSpec("soft-tiny", part="stage2"))) == "soft-tiny, 224x160, batch 8, stage2"
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("224", [(224, 224)]), ("512x384, 64", [(512, 384), (64, 64)]), ("32,32x32", [(32, 32)]), ("1k", None),
+])
+def test_images(text: str, expected: list[tuple[int, int]] | None) -> None:
+    if expected is not None:
+        assert case.parse_images(text) == expected
+        return
+    with pytest.raises(UsageError, match=r"--image: '1k' is not an image size\. Write a side in pixels, or height x"):
+        case.parse_images(text)
+
+
+@pytest.mark.parametrize("text", ["", "x", "224x", "x224", "0", "0x5", "-1", "3x4x5", "9000x9000", "abc", "224,,32"])
+def test_bad_images_are_told(text: str) -> None:
+    with pytest.raises(UsageError, match="--image"):
+        case.parse_images(text)
+
+
+def test_image_shapes_vary_the_image_fastest() -> None:
+    assert case.image_shapes([(8, 8), (8, 4)], [1, 2]) == [
+        Shape(1, 0, 8, 8, 0), Shape(1, 0, 8, 4, 0), Shape(2, 0, 8, 8, 0), Shape(2, 0, 8, 4, 0)]
+
+
+def test_models_are_named_as_attentions_are() -> None:
+    soft, mine, peer = case.parse_models("soft-tiny:landmarks=16:impl=eager,./a/mine.py-tiny,timm:pvt_v2_b1:depth=2")
+    assert (soft.name, soft.options, soft.impl, soft.timm, soft.part) == (
+        "soft-tiny", {"landmarks": "16"}, "eager", "", "whole")
+    assert soft.label == "soft-tiny:landmarks=16:impl=eager"
+    assert mine.label == "mine-tiny"
+    assert (peer.name, peer.timm, peer.options, peer.label) == (
+        "timm:pvt_v2_b1", "pvt_v2_b1", {"depth": "2"}, "timm:pvt_v2_b1:depth=2")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("timm", "'timm' names no model. Write timm:NAME, as in timm:resnet18"), ("timm:", "names no model"),
+    ("soft-tiny:landmarks", "is not an option. Write name:key=value, as in soft-tiny:landmarks=64"),
+    ("timm:hf-hub:a/b", "'a/b' in 'timm:hf-hub:a/b' is not an option"), ("soft-tiny,", "empty"),
+    ("soft-tiny:a=1:a=2", "given twice"),
+])
+def test_bad_models_are_told(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match="--model") as error:
+        case.parse_models(text)
+    assert message in str(error.value)
 
 
 def test_choices_are_checked_and_stripped() -> None:

@@ -70,6 +70,24 @@ def test_tokens_given_later_replace_a_grid_given_before() -> None:
         config.load(None, flags={"sweep": {"tokens": "64", "grid": "2x2"}})
 
 
+def test_attentions_and_models_take_each_others_place() -> None:
+    write('[sweep]\nmodel = "soft-tiny"\nimage = 64\ntokens = "4k"\nbaseline = "soft"\n')
+    assert config.load(None).sweep.model == "soft-tiny"  # tokens of the file do not matter then
+    assert config.load(None).sweep.baseline == "soft"  # written beside the models
+    assert config.load(None, flags={"sweep": {"attn": "soft"}}).sweep.model == ""
+    assert config.load(None, flags={"sweep": {"model": "timm:x"}}).sweep.baseline == ""
+    assert config.load(None, ["sweep.baseline=a"], {"sweep": {"model": "timm:x"}}).sweep.baseline == "a"
+    for key in ("tokens", "grid", "heads", "head_dim", "inputs"):
+        with pytest.raises(UsageError, match=f"--{key.replace('_', '-')} is for attentions"):
+            config.load(None, flags={"sweep": {key: "1"}})
+        with pytest.raises(UsageError, match="is for attentions"):
+            config.load(None, [f"sweep.{key}=1"])
+    with pytest.raises(UsageError, match="--attn is for attentions"):
+        config.load(None, flags={"sweep": {"attn": "soft", "model": "soft-tiny"}})
+    with pytest.raises(UsageError, match="--image is for whole models"):
+        config.load(None, flags={"sweep": {"attn": "soft", "image": "64"}})
+
+
 def test_process_section_is_parsed() -> None:
     write('[process]\nthreads = 3\nmalloc = "default"\ntf32 = true\n')
     assert config.load(None, ["process.denormals=keep"]).process == Process(3, "default", "keep", True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from softbench import plugins, workload
-from softbench.attention import _contract
+from softbench import plugins, subjects, workload
 from softbench.case import AttentionSpec, Case, Shape
 
 SHAPE = Shape(2, 3, 4, 5, 8)
@@ -14,14 +13,14 @@ SHAPE = Shape(2, 3, 4, 5, 8)
 
 def build(name: str = "softmax", options: dict | None = None, **keys) -> workload.Workload:
     spec = AttentionSpec(name, options or {})
-    return workload.build(Case(spec, SHAPE, **keys), _contract.load(spec))
+    return workload.build(Case(spec, SHAPE, **keys), subjects.load(spec))
 
 
 def test_forward_has_no_graph_and_gives_the_attention():
     built = build()
     output = built.run(built.prepare())
     assert not output.requires_grad
-    expected = torch.nn.functional.scaled_dot_product_attention(built.q, built.k, built.v)
+    expected = torch.nn.functional.scaled_dot_product_attention(*built.inputs)
     assert workload.relative_error(output, expected) < 1e-6
 
 
@@ -37,17 +36,16 @@ def test_backward_gives_the_gradients_of_forward_backward():
 
 def test_gradients_are_those_of_the_cotangent():
     built = build(mode="backward", dtype="float64")
-    q, k, v = (t.detach().clone().requires_grad_() for t in (built.q, built.k, built.v))
+    q, k, v = (t.detach().clone().requires_grad_() for t in built.inputs)
     output = torch.softmax(q @ k.mT / 8**0.5, -1) @ v
-    expected = torch.autograd.grad((output * built.cotangent).sum(), (q, k, v))
+    expected = torch.autograd.grad((output * built.target).sum(), (q, k, v))
     for a, b in zip(built.run(built.prepare()), expected, strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_tied_keys_are_one_leaf():
     built = build("soft", {"landmarks": 4}, mode="backward")
-    assert built.k is built.q
-    assert len(built.leaves) == 2
+    assert len(built.inputs) == len(built.leaves) == 2
 
 
 def test_parameters_are_leaves():
@@ -59,8 +57,8 @@ def test_same_seed_same_everything():
     one, two, other = build("linformer", seed=5), build("linformer", seed=5), build("linformer", seed=6)
     for a, b in zip(one.module.parameters(), two.module.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert torch.equal(one.q, two.q)
-    assert not torch.equal(one.q, other.q)
+    assert torch.equal(one.inputs[0], two.inputs[0])
+    assert not torch.equal(one.inputs[0], other.inputs[0])
     assert any(not torch.equal(a, b) for a, b in zip(one.module.parameters(), other.module.parameters(), strict=True))
 
 
@@ -78,7 +76,8 @@ def test_building_leaves_the_global_generator_alone():
 def test_every_attention_passes_its_probe(name, dtype, family):
     spec = AttentionSpec(name)
     case = Case(spec, Shape(1, 2, 14, 14, 32), dtype=dtype, inputs=family)
-    workload.probe(case, _contract.load(spec))
+    subject, small = subjects.load(spec).probed(case)
+    workload.probe(small, subject)
 
 
 def test_relative_error():

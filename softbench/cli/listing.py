@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from softbench import plugins
+from softbench.case import ModelSpec
 from softbench.cli import printing
-from softbench.errors import PluginError
+from softbench.errors import PluginError, Unsupported
 
 if TYPE_CHECKING:
     from softbench.sweep import Job
@@ -71,6 +72,16 @@ def env_command(form: str) -> None:
             click.echo(f"{key:<{width}}  {'-' if value is None else value}")
 
 
+def _expected(job: Job) -> list[str]:
+    from softbench.reports import format as text
+
+    try:
+        cost = job.subject.expected(job.case)
+    except Unsupported:
+        return [text.MISSING] * 2
+    return [text.quantity(cost.flops, "flop"), text.quantity(cost.elements * 4, "B")]
+
+
 def print_plan(jobs: Sequence[Job], form: str) -> None:
     """The cases of a sweep with what they should cost, without running any."""
     from softbench.reports import format as text
@@ -78,10 +89,14 @@ def print_plan(jobs: Sequence[Job], form: str) -> None:
 
     rows = []
     for job in jobs:
-        shape, cost = job.case.shape, job.attention.cost(job.case.shape)
-        rows.append((text.count(shape.tokens), f"{shape.rows}x{shape.cols}", job.case.attention.label,
-                     resolved_impl(job), job.case.mode, job.case.dtype, text.quantity(cost.flops, "flop"),
-                     text.quantity(cost.elements * 4, "B")))
-    header = ("tokens", "grid", "attention", "impl", "mode", "dtype", "FLOPs, forward", "memory, about")
-    title = f"{len(jobs)} cases, not run; the costs are those of one forward call by formula, memory as float32."
+        shape, case = job.case.shape, job.case
+        grid = f"{shape.rows}x{shape.cols}"
+        place = [text.count(shape.batch), grid, case.spec.part] if isinstance(case.spec, ModelSpec) else [
+            text.count(shape.tokens), grid]
+        rows.append([*place, case.spec.label, resolved_impl(job), case.mode, case.dtype, *_expected(job)])
+    models = isinstance(jobs[0].case.spec, ModelSpec)
+    header = [*(["batch", "image", "part", "model"] if models else ["tokens", "grid", "attention"]), "impl", "mode",
+              "dtype", "FLOPs, forward", "memory, about"]
+    how = "counted on shapes alone" if models else "by formula"
+    title = f"{len(jobs)} cases, not run; the costs are those of one forward call {how}, memory as float32."
     printing.print_tables([printing.listing(title, header, rows)], form)

@@ -15,7 +15,7 @@ from softbench import plugins
 from softbench.cli import presenting, printing, running
 from softbench.cli.progress import Progress
 from softbench.config import Config, SweepConfig
-from softbench.errors import PluginError, UsageError
+from softbench.errors import PluginError, Unsupported, UsageError
 from softbench.measures import _contract as measures
 from softbench.process import Process, parse_bytes
 from softbench.records import Record
@@ -63,7 +63,9 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
 
         plots.check_path(plot)
     limit = parse_bytes(memory_limit, "--memory-limit") if memory_limit is not None else None
-    settings = configuration.load(config, assignments, _quick(name, flags) if quick else flags)
+    settings = configuration.load(config, assignments, flags)
+    if quick:
+        settings = _quick(name, settings, flags)
     if limit:  # see softbench/isolate.py
         settings = replace(settings, process=replace(settings.process, malloc="default"))
     baseline = settings.sweep.baseline
@@ -81,6 +83,8 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
     measured = _measure(sweep, settings, target, isolate, limit)
     found = [*known, *measured]
     presenting.print_records(found, form, baseline)
+    if any("work" in r.detail and "limit" not in r.detail for r in measured):
+        printing.say("No floors beside these times: `softbench roofline` measures once what this machine can do.")
     drawn = plot is None or presenting.plot_or_say_why(found, plot, baseline)
     printing.say(f"Records: {target} ({len(measured)} new)")
     from softbench.sweep import failed
@@ -93,7 +97,7 @@ def _measure(sweep: Sweep, settings: Config, out: Path, isolate: bool, limit: in
     from softbench import isolate as isolation
 
     progress = Progress([_weight(job) for job in sweep.jobs], _outcomes)
-    watched = replace(sweep, on_start=lambda case: progress.start(f"{case.attention.label}, N = {case.shape.tokens:,}"))
+    watched = replace(sweep, on_start=lambda case: progress.start(str(case)))
     groups = isolation.isolated(watched, settings.process, limit) if isolate else iter(watched)
     return running.keep(groups, out, progress, "cases")
 
@@ -101,16 +105,22 @@ def _measure(sweep: Sweep, settings: Config, out: Path, isolate: bool, limit: in
 def _weight(job: Job) -> float:
     """Seconds that a case should roughly take."""
     try:
-        return _FIXED_SECONDS + _CALLS * job.attention.cost(job.case.shape).flops / _FLOP_PER_SECOND
-    except PluginError:
+        return _FIXED_SECONDS + _CALLS * job.subject.expected(job.case).flops / _FLOP_PER_SECOND
+    except (PluginError, Unsupported):
         return _FIXED_SECONDS
 
 
 def _outcomes(group: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(
-        f"{record.label}, N = {record.rows * record.cols:,}"
+        _place(record)
         + ("" if record.status == "ok" else f": {record.quantity} {record.status} ({record.note})")
         for record in group))
+
+
+def _place(record: Record) -> str:
+    if not record.model:
+        return f"{record.label}, N = {record.rows * record.cols:,}"
+    return f"{record.label}, {record.rows}x{record.cols}, batch {record.batch}, {record.coords.get('part', 'whole')}"
 
 
 def _resume(sweep: Sweep, out: Path) -> tuple[Sweep, list[Record]]:
@@ -125,9 +135,10 @@ def _resume(sweep: Sweep, out: Path) -> tuple[Sweep, list[Record]]:
     return replace(sweep, jobs=left), [record for group in known.values() for record in group]
 
 
-def _quick(name: str, flags: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The flags on top of a short programme: what is given explicitly wins."""
-    module = measures.load(name)
-    lengths = {} if "grid" in flags.get("sweep", {}) else {"tokens": _QUICK_TOKENS}
-    quick: dict[str, dict[str, Any]] = {"sweep": lengths, name: dict(getattr(module, "QUICK", {}))}
-    return {section: quick.get(section, {}) | flags.get(section, {}) for section in {**quick, **flags}}
+def _quick(name: str, settings: Config, flags: dict[str, dict[str, Any]]) -> Config:
+    """A short programme in place of what the file says; what is given as a flag wins. Models keep their images."""
+    own = settings.measures.get(name, {}) | getattr(measures.load(name), "QUICK", {}) | flags.get(name, {})
+    sweep = settings.sweep
+    if not sweep.model and not {"tokens", "grid"} & flags.get("sweep", {}).keys():
+        sweep = replace(sweep, tokens=_QUICK_TOKENS, grid="")
+    return replace(settings, sweep=sweep, measures=settings.measures | {name: own})

@@ -12,8 +12,10 @@ import click
 from softbench import plugins
 from softbench.cli import printing
 from softbench.errors import SoftbenchError, UsageError, unknown
+from softbench.measures import _contract as measuring
 from softbench.records import Record, to_frame
 from softbench.studies import _contract as studies
+from softbench.training import views as training
 from softbench.views import Rows, View
 
 # Of the option --view.
@@ -35,17 +37,20 @@ class Chosen:
 
 
 def choose(measures: Iterable[str], wanted: str | None, *, plot: bool) -> Chosen:
-    """The views of those of the measures that are studies, or the views among them that `--view` names.
+    """The views of those of the measures that are studies, or those that `--view` names, of measures too.
 
     Args:
         plot: whether pictures are drawn; without them, naming nothing but pictures is a mistake.
     Raises:
         UsageError: no view of that name, or none that would be shown.
     """
-    here = [name for name in dict.fromkeys(measures) if is_study(name)]
-    found: dict[str, list[View]] = {name: list(studies.load(name).VIEWS) for name in here}
+    here = list(dict.fromkeys(measures))
+    found = {name: views for name in here if (views := _views(name)) is not None}
     if wanted is None:
         return Chosen(found)
+    for name in here:  # what a measure draws only when it is asked for
+        if name in plugins.names("measures") and (pictures := getattr(measuring.load(name), "VIEWS", ())):
+            found[name] = list(pictures)
     there = {view.name for views in found.values() for view in views}
     names = [name.strip() for name in wanted.split(",")]
     for name in names:
@@ -55,6 +60,13 @@ def choose(measures: Iterable[str], wanted: str | None, *, plot: bool) -> Chosen
     if not plot and not any(isinstance(view, Rows) for views in kept.values() for view in views):
         raise UsageError(f"--view {wanted} is a picture, not a table: draw it with --plot, or with `softbench plot`.")
     return Chosen(kept, named=True)
+
+
+def _views(measure: str) -> list[View] | None:
+    """The views that records of this name come with, those of training or of a study; None where they have none."""
+    if measure in training.VIEWS:
+        return list(training.VIEWS[measure])
+    return list(studies.load(measure).VIEWS) if is_study(measure) else None
 
 
 def is_study(measure: str) -> bool:
@@ -82,7 +94,7 @@ def print_records(records: Sequence[Record], form: str, baseline: str, chosen: C
         if measure in chosen.views:
             found += reports.tables(chosen.tables(measure), part)
         elif not chosen.named:
-            found.append(tables.table(part, baseline))
+            found += tables.tables(part, baseline)
     printing.print_tables(found, form)
 
 

@@ -56,7 +56,10 @@ def setting_options(sections: Mapping[str, type], run: Sequence[click.Option],
                 raise UsageError(f"{what}: its setting '{key}' is already a flag. Rename it.")
             owners[key] = section
             shown = f" [{default}]" if default not in ("", None) else ""
-            flags.append(click.Option([f"--{key.replace('_', '-')}"], metavar=_metavar(kind), help=f"{text}.{shown}"))
+            # --tf32 is --tf32 true
+            alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if kind == "bool" else {}
+            flags.append(click.Option([f"--{key.replace('_', '-')}"], metavar=_metavar(kind), help=f"{text}.{shown}",
+                                      **alone))
     return flags, owners
 
 
@@ -94,7 +97,7 @@ def known(out: Path, measure: str, here: Mapping[str, Any], keys: Sequence[str],
     whole, problems = records.read(out)
     for problem in problems:
         printing.say(f"Warning: {problem}")
-    found = [(record, environment.differences(record.environment, dict(here)))
+    found = [(record, environment.differences(record.environment, dict(here)) if record.environment else [])
              for record in whole if record.measure == measure]
     if foreign := {difference for _, differences in found for difference in differences}:
         printing.say(f"Warning: {out} also holds records of another environment ({'; '.join(sorted(foreign))}); "
@@ -107,7 +110,8 @@ def known(out: Path, measure: str, here: Mapping[str, Any], keys: Sequence[str],
         kept.setdefault(key(record), []).append(record)
     positions = {i: kept[name] for i, name in enumerate(keys)
                  if name in kept and all(record.status != "failed" for record in kept[name])}
-    commits = {record.environment.get("commit") for group in positions.values() for record in group} - {here["commit"]}
+    commits = {record.environment.get("commit") for group in positions.values() for record in group
+               if record.environment} - {here["commit"]}
     if commits:
         printing.say("Warning: some of the kept records were made at another commit of softbench "
                      f"({', '.join(map(str, sorted(commits, key=str)))}).")
@@ -138,4 +142,4 @@ def keep(steps: Iterable[tuple[int, list[Record]]], out: Path, progress: Progres
 
 
 def _metavar(kind: str) -> str:
-    return {"int": "N", "float": "X", "bool": "true|false", "str": "TEXT"}.get(kind, kind.replace(" ", ""))
+    return {"int": "N", "float": "X", "bool": "[true|false]", "str": "TEXT"}.get(kind, kind.replace(" ", ""))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 def study_command(name: str) -> click.Command:
     """The command of a study: its own settings, and the process's."""
     run = [*running.run_options("tasks"), click.Option(["--view"], **presenting.VIEW)]
+    if hasattr(studies.load(name), "recall"):
+        run.append(click.Option(["--force"], is_flag=True, help="Measure anew what this machine is known to do."))
     sections = {name: studies.load(name).Settings, "process": Process}
     flags, owners = running.setting_options(sections, run, f"Study '{name}'")
 
@@ -38,7 +40,7 @@ def study_command(name: str) -> click.Command:
 
 def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str, ...], config: Path | None,
          out: Path | None, plot: Path | None, form: str, quick: bool, resume: bool, dry_run: bool,
-         view: str | None) -> int:
+         view: str | None, force: bool = False) -> int:
     target = running.output(name.replace("_", "-"), out, resume)
     chosen = presenting.choose([name], view, plot=plot is not None)
     if plot is not None:
@@ -57,16 +59,33 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
         printing.print_tables([printing.listing(title, ("task",), [(task.name,) for task in study.tasks])], form)
         return 0
     known = running.known(target, name, study.environment, [task.name for task in study.tasks], _task, "tasks") \
-        if resume else {}
+        if resume else {} if force else _recalled(study)
     left = [i for i in range(len(study.tasks)) if i not in known]
-    measured = _measure(replace(study, tasks=[study.tasks[i] for i in left]), target)
+    measured = _measure(replace(study, tasks=[study.tasks[i] for i in left]), target) if left else []
+    if hasattr(study.module, "remember") and (sound := [r for r in measured if r.status == "ok"]):
+        printing.say(f"Kept for this machine: {study.module.remember(sound, study.environment, study.device)}")
     found = _in_order(study, [*(record for group in known.values() for record in group), *measured])
     presenting.print_records(found, form, "", chosen)
     drawn = plot is None or presenting.plot_or_say_why(found, plot, "", chosen)
-    printing.say(f"Records: {target} ({len(measured)} new)")
+    if measured or resume:
+        printing.say(f"Records: {target} ({len(measured)} new)")
     from softbench.sweep import failed
 
     return running.SOME_FAILED if failed(found) else 0 if drawn else running.ERROR
+
+
+def _recalled(study: Study) -> dict[int, list[Record]]:
+    """What a study that is measured once for a machine has kept of this one, by the position of its task."""
+    if not hasattr(study.module, "recall"):
+        return {}
+    kept: dict[str, list[Record]] = {}
+    for record in study.module.recall(study.environment, study.device):
+        kept.setdefault(_task(record), []).append(record)
+    known = {i: kept[task.name] for i, task in enumerate(study.tasks) if task.name in kept}
+    if known:
+        first = known[min(known)][0]
+        printing.say(f"Measured before, at {first.started}, and kept; --force measures anew.")
+    return known
 
 
 def _measure(study: Study, out: Path) -> list[Record]:
@@ -90,7 +109,7 @@ def _outcome(found: Sequence[Record]) -> list[str]:
             counts[record.status] = counts.get(record.status, 0) + 1
     if len(found) == 1 and counts:
         return [f"{_task(found[0])}: {found[0].status} ({found[0].note})"]
-    said = ", ".join(f"{count} of {len(found)} numbers {status}" for status, count in counts.items())
+    said = ", ".join(f"{count} of {len(found)} numbers {status.replace('_', ' ')}" for status, count in counts.items())
     return [_task(found[0]) + (f": {said}" if said else "")]
 
 

@@ -11,6 +11,7 @@ from softbench import records
 from softbench.cli import presenting, printing
 from softbench.errors import ResultsError, UsageError, unknown
 from softbench.records import Record
+from softbench.reports.sheet import BASELINE
 
 
 def _selecting(command: Callable[..., None]) -> Callable[..., None]:
@@ -18,10 +19,11 @@ def _selecting(command: Callable[..., None]) -> Callable[..., None]:
     flags = (
         click.option("--measure", help="Only the records of this measure."),
         click.option("--attn", help="Only these attentions, by name or label, comma-separated; the baseline stays."),
+        click.option("--model", help="Only these whole models, in the same way."),
         click.option("--where", multiple=True, metavar="COLUMN=VALUE",
                      help="Only records with this value, as in dtype=float32 or mode=forward. Repeatable."),
-        click.option("--baseline", default="softmax", show_default=True,
-                     help="Attention that ratios refer to; none for none."),
+        click.option("--baseline", default="",
+                     help="What ratios refer to; none for none. [softmax; of models, the first]"),
         click.option("--view", **presenting.VIEW),
     )
     for flag in reversed(flags):  # as decorators apply from the last to the first
@@ -33,10 +35,10 @@ def _selecting(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("files", nargs=-1, required=True)
 @_selecting
 @printing.format_option
-def show_command(files: Sequence[str], measure: str | None, attn: str | None, where: tuple[str, ...], baseline: str,
-                 view: str | None, form: str) -> None:
+def show_command(files: Sequence[str], measure: str | None, attn: str | None, model: str | None, where: tuple[str, ...],
+                 baseline: str, view: str | None, form: str) -> None:
     """Print result files as tables: the latest record of each case."""
-    found = _select(files, measure, attn, where, baseline)
+    found = _select(files, measure, attn, model, where, baseline)
     presenting.print_records(found, form, baseline, presenting.choose((r.measure for r in found), view, plot=False))
 
 
@@ -44,17 +46,17 @@ def show_command(files: Sequence[str], measure: str | None, attn: str | None, wh
 @click.argument("files", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The .png or .svg file to write.")
 @_selecting
-def plot_command(files: Sequence[str], out: Path, measure: str | None, attn: str | None, where: tuple[str, ...],
-                 baseline: str, view: str | None) -> None:
+def plot_command(files: Sequence[str], out: Path, measure: str | None, attn: str | None, model: str | None,
+                 where: tuple[str, ...], baseline: str, view: str | None) -> None:
     """Draw result files: numbers against tokens and ratios to the baseline; of a study, a picture for each view."""
     from softbench.reports import plots
 
     plots.check_path(out)
-    found = _select(files, measure, attn, where, baseline)
+    found = _select(files, measure, attn, model, where, baseline)
     presenting.plot_records(found, out, baseline, presenting.choose((r.measure for r in found), view, plot=True))
 
 
-def _select(files: Sequence[str], measure: str | None, attn: str | None, where: Sequence[str],
+def _select(files: Sequence[str], measure: str | None, attn: str | None, model: str | None, where: Sequence[str],
             baseline: str) -> list[Record]:
     found: list[Record] = []
     for path in records.expand(files):
@@ -63,19 +65,28 @@ def _select(files: Sequence[str], measure: str | None, attn: str | None, where: 
         for problem in problems:
             printing.say(f"Warning: {problem}")
     found = records.latest(found)
-    names = set(attn.split(",")) | {baseline} if attn else None
     wanted = dict(_condition(text) for text in where)
     for column in wanted:
         columns = {name for record in found for name in _columns(record)}
         if column not in columns:
             raise unknown("column", column, columns)
-    chosen = [r for r in found if measure in (None, r.measure) and (names is None or {r.attention, r.label} & names)
+    chosen = [r for r in found if measure in (None, r.measure) and _named(r, attn, model, baseline)
               and all(_columns(r).get(column) == value for column, value in wanted.items())]
     if not chosen:
-        there = f"measures {', '.join(sorted({r.measure for r in found}))}; attentions " \
-                f"{', '.join(sorted({r.label for r in found}))}"
-        raise ResultsError(f"No record fits --measure, --attn and --where. The files hold {there}.")
+        there = [f"{what} {', '.join(sorted(names))}" for what, names in (
+            ("measures", {r.measure for r in found}), ("attentions", {r.label for r in found if not r.model}),
+            ("models", {r.label for r in found if r.model})) if names]
+        raise ResultsError(f"No record fits --measure, --attn, --model and --where. The files hold {'; '.join(there)}.")
     return chosen
+
+
+def _named(record: Record, attn: str | None, model: str | None, baseline: str) -> bool:
+    """Whether --attn or --model asks for this record; both being left out, everything is."""
+    if attn is None and model is None:
+        return True
+    wanted = model if record.model else attn
+    own = {record.model, record.label} if record.model else {record.attention, record.label}
+    return wanted is not None and bool(own & {*wanted.split(","), baseline or BASELINE})
 
 
 def _condition(text: str) -> tuple[str, str]:
@@ -87,8 +98,8 @@ def _condition(text: str) -> tuple[str, str]:
 
 def _columns(record: Record) -> dict[str, str]:
     """What --where may ask for, as text: subject, point and coordinates of a record, and its machine."""
-    names = ("quantity", "status", "attention", "label", "impl", "mode", "batch", "heads", "rows", "cols", "head_dim",
-             "dtype", "device", "seed")
+    names = ("quantity", "status", "attention", "model", "label", "impl", "mode", "batch", "heads", "rows", "cols",
+             "head_dim", "dtype", "device", "seed")
     values = {name: getattr(record, name) for name in names} | {"tokens": record.rows * record.cols}
     values |= record.coords | {"machine": record.environment.get("machine", "")}
     return {name: str(value) for name, value in values.items()}

@@ -9,7 +9,8 @@ A measure file `softbench/measures/<name>.py` defines
 - `Settings`: a frozen dataclass of `softbench.options.option` fields; each becomes a flag of the command;
 - `measure(workload, settings) -> list[float] | list[Reading]`; it neither prints nor saves;
 - optionally `measure_group(workloads, settings) -> list[list[Reading]]`, for a measure that interleaves workloads;
-- optionally `measure_case(case, attention, settings)`, used instead of `measure` where nothing need be built or run;
+- optionally `measure_case(case, subject, settings)`, used instead of `measure` where nothing need be built or run;
+- optionally `VIEWS`: pictures that `softbench plot --view` draws of its records besides the one that all measures have;
 - optionally `MODES`: the modes that it can measure (default: all), the first being its default.
 
 Measures import torch inside their functions, so that `softbench <measure> --help` answers without it.

@@ -127,6 +127,7 @@ _FREE_BY_KIND = {
         index _unsafe_index index_select index_put _index_put_impl index_add index_copy index_fill gather scatter
         scatter_add scatter_reduce take take_along_dim embedding where nonzero one_hot sort argsort topk kthvalue
         searchsorted bucketize""",
+    "activation": "hardswish hardsigmoid hardtanh relu6",
     "other": """
         outer _local_scalar_dense item is_nonzero size numel dim _linalg_check_errors _assert_async
         _assert_tensor_metadata""",

@@ -8,10 +8,12 @@ an operator stands as it was called. What either lacks is supplied from `_flops_
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -40,6 +42,26 @@ class Count:
     remarks: list[str]
 
 
+def _again_if_formulas_came(count: Callable[..., Count]) -> Callable[..., Count]:
+    """Counts once more where the module, in its first call, imports operators that bring formulas of their own."""
+
+    @functools.wraps(count)
+    def counting(module: nn.Module, inputs: tuple[Tensor, ...]) -> Count:
+        before = len(flop_registry)
+        try:
+            counted = count(module, inputs)
+        except Uncounted:
+            if len(flop_registry) == before:
+                raise
+        else:
+            if len(flop_registry) == before:
+                return counted
+        return count(module, inputs)
+
+    return counting
+
+
+@_again_if_formulas_came
 def by_torch(module: nn.Module, inputs: tuple[Tensor, ...]) -> Count:
     """What torch.utils.flop_counter counts for `module(*inputs)`.
 
@@ -88,6 +110,7 @@ def _short(packet: Any) -> str:
     return str(packet).rpartition(".")[2]
 
 
+@_again_if_formulas_came
 def by_fvcore(module: nn.Module, inputs: tuple[Tensor, ...]) -> Count:
     """Twice what fvcore counts for `module(*inputs)`, as fvcore counts a multiply-add once.
 
@@ -110,6 +133,9 @@ def by_fvcore(module: nn.Module, inputs: tuple[Tensor, ...]) -> Count:
         for name in _FREE_IN_FVCORE:
             analysis.set_op_handle(f"aten::{name}", _nothing)  # None would leave fvcore's own handle in place
         analysis.set_op_handle("aten::matmul", _matmul(supplied))
+        for packet in filter(_is_ours_to_count, flop_registry):
+            analysis.set_op_handle(str(packet).replace(".", "::"), _registered(packet, supplied))
+        analysis.set_op_handle("aten::bmm", _bmm)
         with (torch.no_grad(), _triton_refused(), _transparent_functions(entered),
               _Convolutions() if inputs[0].is_meta else contextlib.nullcontext()):
             macs = analysis.by_operator()
@@ -143,6 +169,20 @@ def _for_fvcore(name: str, formula: Formula, supplied: set[str]) -> _Handle:
     return count
 
 
+def _is_ours_to_count(packet: Any) -> bool:
+    """Whether it is an operator outside torch whose package has registered a formula with torch's counter."""
+    return packet in flop_registry and _namespace(packet) != "aten"
+
+
+def _registered(packet: Any, supplied: set[str]) -> _Handle:
+    def count(inputs: list[Any], outputs: list[Any]) -> float:
+        supplied.add(_short(packet))
+        values = [_sizes(v) if v.isCompleteTensor() else v.toIValue() for v in inputs]
+        return float(flop_registry[packet](*values, out_val=_sizes(outputs[0]))) / 2
+
+    return count
+
+
 def _matmul(supplied: set[str]) -> _Handle:
     """fvcore's own count, but for vectors, which it cannot take, and a left factor that is broadcast, which it counts
     once instead of once a matrix on the right."""
@@ -156,6 +196,13 @@ def _matmul(supplied: set[str]) -> _Handle:
         return float(prod(output) * left[-1])
 
     return count
+
+
+def _bmm(inputs: list[Any], outputs: list[Any]) -> float:
+    """fvcore's own count, but with `out=`, a third input that it does not take."""
+    from fvcore.nn.jit_handles import bmm_flop_jit
+
+    return float(bmm_flop_jit(inputs[:2], outputs))
 
 
 class _Convolutions(TorchFunctionMode):
@@ -206,6 +253,22 @@ def _transparent_functions(entered: set[str]) -> Iterator[None]:
         yield
 
 
+_launching: ContextVar[bool] = ContextVar("_launching", default=False)
+
+
+class _CountedLaunch(TorchFunctionMode):
+    """Lets an operator that has a formula launch its Triton kernels."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not _is_ours_to_count(getattr(func, "overloadpacket", func)):
+            return func(*args, **(kwargs or {}))
+        token = _launching.set(True)
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            _launching.reset(token)
+
+
 @contextlib.contextmanager
 def _triton_refused() -> Iterator[None]:
     """Raise where a Triton kernel is launched: no counter sees it, and on meta tensors it would read address 0."""
@@ -214,10 +277,14 @@ def _triton_refused() -> Iterator[None]:
         return
     from triton.runtime.jit import KernelInterface
 
-    def refuse(kernel: Any, grid: Any) -> Any:
-        raise Uncounted(f"no counter sees the Triton kernel {getattr(kernel, '__name__', kernel)}")
+    launch = KernelInterface.__getitem__
 
-    with _replaced(KernelInterface, "__getitem__", refuse):
+    def refuse(kernel: Any, grid: Any) -> Any:
+        if not _launching.get():
+            raise Uncounted(f"no counter sees the Triton kernel {getattr(kernel, '__name__', kernel)}")
+        return launch(kernel, grid)
+
+    with _replaced(KernelInterface, "__getitem__", refuse), _CountedLaunch():
         yield
 
 

@@ -14,15 +14,17 @@ from __future__ import annotations
 import gc
 import itertools
 import math
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from softbench.measures import _cpu_share
+from softbench.measures import _cpu_share, _work
 from softbench.measures._contract import Reading
 from softbench.options import option
+from softbench.views import Roofline
 
 if TYPE_CHECKING:
     from softbench.workload import Workload
@@ -32,6 +34,12 @@ UNIT = "s"
 BETTER = "lower"
 DETERMINISTIC = False
 MODES = ("forward", "backward", "forward_backward")
+VIEWS = (
+    Roofline(name="roofline", title="What each call does a second, below what this machine can do at most",
+             quantity=QUANTITY, series="label", panels="mode",
+             note="Bytes: each input read once, each output written once. FLOP: by closed form, a training step three "
+                  "times its forward. Along a line the tokens grow."),
+)
 QUICK = {"rep": 60.0, "warmup": 20.0, "rounds": 3}
 FEWEST_SAMPLES = 3
 _FEWEST_CALLS = 4
@@ -73,6 +81,7 @@ def measure(workload: Workload, settings: Settings) -> list[Reading]:
 def measure_group(workloads: Sequence[Workload], settings: Settings) -> list[list[Reading]]:
     """The latency of each workload, interleaved over rounds."""
     runs = [_Run(workload) for workload in workloads]
+    group = secrets.token_hex(6) if len(runs) > 1 else None
     for run in runs:
         _warm(run, settings)
     with _no_garbage_collection():
@@ -84,7 +93,7 @@ def measure_group(workloads: Sequence[Workload], settings: Settings) -> list[lis
         for run in runs:
             while len(run.samples) < FEWEST_SAMPLES:
                 _slice(run, 0.0)
-    return [[_reading(run)] for run in runs]
+    return [[_reading(run, group)] for run in runs]
 
 
 def _warm(run: _Run, settings: Settings) -> None:
@@ -98,7 +107,7 @@ def _warm(run: _Run, settings: Settings) -> None:
         enough = count >= _FEWEST_CALLS or run.call_seconds > _SLOW
         if enough and time.perf_counter() - started >= settings.warmup / 1e3:
             break
-    if run.workload.q.device.type == "cpu":
+    if run.workload.device.type == "cpu":
         run.call_seconds = min(run.call_seconds, _timed_calls(run.workload, 1))
         run.calls = max(1, math.ceil(settings.block / 1e3 / max(run.call_seconds, 1e-9)))
 
@@ -108,7 +117,7 @@ def _slice(run: _Run, seconds: float) -> None:
     if run.call_seconds < _SLOW:
         _timed_calls(run.workload, 1)  # the caches hold another workload's data
     before = _cpu_share.now()
-    cuda = run.workload.q.device.type == "cuda"
+    cuda = run.workload.device.type == "cuda"
     samples = _cuda_samples(run, seconds) if cuda else _cpu_samples(run, seconds)
     after = _cpu_share.now()
     if before and after:
@@ -155,7 +164,7 @@ def _cuda_samples(run: _Run, seconds: float) -> list[float]:
     """
     import torch
 
-    device = run.workload.q.device
+    device = run.workload.device
     prepare, call = run.workload.prepare, run.workload.run
     samples: list[float] = []
     started = time.perf_counter()
@@ -194,17 +203,21 @@ def _sm_clock(device: Any) -> int | None:
 
 
 def _synchronize(workload: Workload) -> None:
-    if workload.q.device.type == "cuda":
+    if workload.device.type == "cuda":
         import torch
 
-        torch.cuda.synchronize(workload.q.device)
+        torch.cuda.synchronize(workload.device)
 
 
-def _reading(run: _Run) -> Reading:
+def _reading(run: _Run, group: str | None) -> Reading:
     detail: dict[str, Any] = {
         "calls_per_sample": run.calls,
         "samples_per_round": run.per_round,
     }
+    if work := _work.unavoidable(run.workload):
+        detail["work"] = work
+    if group:  # round i of all that share it was taken in turn
+        detail["group"] = group
     share = round(run.ticks.foreign_share, 4) if run.foreign else None
     if run.host:  # a GPU: other processes on the host do not make its time doubtful
         detail |= {"foreign_cpu_of_host": share, "host_seconds": run.host, "sm_clock_mhz": run.clocks}

@@ -22,6 +22,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ def measure(workload: Workload, settings: Settings) -> list[Reading]:
     Raises:
         Unsupported: neither a CPU nor a CUDA device. InconsistentTrace: the allocator's events do not add up.
     """
-    device = workload.q.device
+    device = workload.device
     if device.type not in ("cpu", "cuda"):
         raise Unsupported(f"memory is measured on cpu and cuda, not on {device.type}")
     passes = []
@@ -79,11 +80,15 @@ def measure(workload: Workload, settings: Settings) -> list[Reading]:
         notes.append(f"the passes differ ({min(peaks):,} to {max(peaks):,} B); the largest is given")
     if kept > 0:
         notes.append(f"{kept:,} B stay allocated after the call")
-    inputs = _bytes({id(t): t for t in (workload.q, workload.k, workload.v)}.values())
-    detail = {"inputs": inputs, "parameters": _bytes([*workload.module.parameters(), *workload.module.buffers()]),
-              "output": _bytes([workload.v]), "kept": kept, "peak_over_inputs": max(peaks) / inputs}
-    return [Reading(QUANTITY, UNIT, [float(p) for p in peaks], value=float(max(peaks)), note="; ".join(notes),
-                    detail=detail)]
+    weights = _bytes([*workload.module.parameters(), *workload.module.buffers()])
+    inputs = _bytes(workload.inputs)
+    output = prod(workload.output) * workload.inputs[0].element_size()
+    detail = {"inputs": inputs, "parameters": weights, "output": output,
+              "kept": kept, "peak_over_inputs": max(peaks) / inputs}
+    peak = Reading(QUANTITY, UNIT, [float(p) for p in peaks], value=float(max(peaks)), note="; ".join(notes),
+                   detail=detail)
+    whole_model = workload.subject is not None and workload.subject.model
+    return [peak, Reading("weights", UNIT, [float(weights)])] if whole_model else [peak]
 
 
 def _bytes(tensors: Any) -> int:

@@ -112,8 +112,8 @@ def corner(axes: Axes, plan: Plan, silent: dict[str, str]) -> None:
                   fontsize=_drawing.SMALL, ha="right", va="top", color=plan.looks[name].colour)
 
 
-def ticker(unit: str) -> Callable[[float], str]:
+def ticker(unit: str, form: str = "") -> Callable[[float], str]:
     """How values of a unit are written beside an axis."""
-    return lambda value: format.axis(value, unit)
+    return lambda value: format.rounded(format.FORMS[form](value)) if form else format.axis(value, unit)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from softbench.environment import COMPARABLE
@@ -38,7 +38,13 @@ class Seen:
     @property
     def word(self) -> str:
         """What stands where the value would."""
-        return format.MISSING if self.status == "ok" else self.status
+        return format.MISSING if self.status == "ok" else self.status.replace("_", " ")
+
+    @property
+    def printed(self) -> str:
+        """How a quoted number is written where it comes from; "" for one that was measured."""
+        detail = self.row.get("detail")
+        return format.text(detail.get("printed") or "") if isinstance(detail, Mapping) else ""
 
     @property
     def trusted(self) -> bool:
@@ -106,12 +112,16 @@ def grouped(found: Iterable[Seen], columns: Sequence[str]) -> dict[Key, list[See
 def captions(found: Sequence[Seen], view: View, shown: Iterable[str]) -> list[str]:
     """One line on what is the same in all these records and not shown elsewhere, and one on where they were made.
 
-    What a view selects by a coordinate is for its title to say.
+    What a view selects by a coordinate is for its title to say. Quoted numbers have no place of their own.
     """
+    found = [seen for seen in found if not seen.printed] or found
     shown = {*shown, *(column for column in view.where if column not in POINT)}
     same = {column: found[0].at(column) for column in _candidates(found)
             if column not in shown and not column.startswith(("env.", "options.")) and _fixed(found, column)
             and not _says_nothing(column, found[0].at(column))}
+    if found[0].at("model") and "tokens" in same:
+        same["tokens"] = f"{found[0].at('rows')}x{found[0].at('cols')}"
+        view = replace(view, words={**view.words, "tokens": "image"})
     what = [phrase(column, value) if column in POINT else f"{word(view, column)} {entry(column, value)}"
             for column, value in same.items()]
     rows = [dict(seen.row) for seen in found]
@@ -179,6 +189,6 @@ def _fixed(found: Sequence[Seen], column: str) -> bool:
 
 
 def _says_nothing(column: str, value: Any) -> bool:
-    """Studies of matrices have no batch, heads or tokens, which are then 1; attentions and labels are shown."""
-    return column in ("attention", "label", "impl", "seed") or (
-        column in ("batch", "heads", "head_dim", "tokens") and value == 1) or (column, value) == ("mode", "forward")
+    """What is not of matrices or of models is 1 or 0 for them; attentions and labels are shown."""
+    return column in ("attention", "label", "impl", "seed") or (column, value) == ("mode", "forward") or (
+        column in ("batch", "heads", "head_dim", "tokens") and value in (0, 1))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _COLOURS = "YlGnBu"  # its lightness falls all the way, so that it reads in grey
 _NAME_ROOM = (0.055, 0.05)  # of a panel's width and height, that the name of a point takes
+_TICK = "|"
 _STEPS: dict[str, Any] = {"color": "#999999", "linewidth": 1.0, "linestyle": "-", "marker": "none"}
 
 
@@ -156,7 +157,8 @@ def _name_points(axes: Axes, view: Scatter, layout: Plan, spots: Sequence[_Spot]
 
 def dots(view: Dots, frame: pd.DataFrame) -> Figure | None:
     """One line of dots for each name; None where no record has a value."""
-    layout = plan(view, frame, [view.quantity], [view.y], view.panels, view.series)
+    quantities = [quantity for quantity in (view.quantity, view.reference) if quantity]
+    layout = plan(view, frame, quantities, [view.y], view.panels, view.series)
     if layout is None:
         return None
     names = [key[0] for key in grouped(layout.found, [view.y])]
@@ -166,22 +168,23 @@ def dots(view: Dots, frame: pd.DataFrame) -> Figure | None:
     values = [v for s in layout.found for v in (s.value, s.low, s.high) if v is not None and not math.isnan(v)]
     for number, (axes, (key, here)) in enumerate(zip(grid, layout.panels.items(), strict=True)):
         axes.set_title(layout.title(key), loc="left", fontsize="medium")
-        _drawing.scale_values(axes, [v for v in values if v > 0 or not view.log_x], ticker(unit), log=view.log_x,
-                              side="x")
+        _drawing.scale_values(axes, [v for v in values if v > 0 or not view.log_x],
+                              ticker(unit, view.forms.get(view.quantity, "")), log=view.log_x, side="x")
         groups = named(layout, view.series, here)
         for place, (name, found) in enumerate(groups.items()):
             for seen in found:
                 row = names.index(seen.at(view.y)) + 0.5 * (place + 0.5) / len(groups) - 0.25
-                _draw_dot(axes, seen, row, layout.looks[name])
+                _draw_dot(axes, seen, row, layout.looks[name], tick=seen.quantity == view.reference)
         axes.set_yticks(range(len(names)), [entry(view.y, name) for name in names] if number % columns == 0 else [])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlabel(word(view, view.quantity))
         axes.tick_params(axis="y", length=0)
-    legend(figure, layout, dashes=False)
+    ticks: dict[str, Any] = {"color": "#444444", "marker": _TICK, "markersize": 9, "linestyle": "none"}
+    legend(figure, layout, dashes=False, extra=[(word(view, view.reference), ticks)] if view.reference else [])
     return figure
 
 
-def _draw_dot(axes: Axes, seen: Seen, row: float, look: Style) -> None:
+def _draw_dot(axes: Axes, seen: Seen, row: float, look: Style, tick: bool) -> None:
     if seen.value is None:
         axes.text(0.02, row, seen.word, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL,
                   color=look.colour)
@@ -190,5 +193,5 @@ def _draw_dot(axes: Axes, seen: Seen, row: float, look: Style) -> None:
     if seen.high > seen.low:
         axes.plot([max(seen.low, axes.get_xlim()[0]), seen.high], [row, row], color=look.colour, linewidth=1.2)
     axes.axhline(round(row), color=_drawing.PALE, linewidth=0.6, zorder=0)
-    axes.plot(value, row, marker=look.marker, color=look.colour, markersize=6,
+    axes.plot(value, row, marker=_TICK if tick else look.marker, color=look.colour, markersize=9 if tick else 6,
               markerfacecolor=look.colour if seen.trusted else "#ffffff")

@@ -95,7 +95,8 @@ def _scale(axes: Axes, view: Lines, found: Sequence[Seen], references: Sequence[
     unit = next((seen.unit for seen in found), "1")
     if view.limits:
         values = [min(max(v, view.limits[0]), view.limits[1]) for v in values]
-    _drawing.scale_values(axes, values, ticker(unit), log=view.log_y)
+    _drawing.scale_values(axes, values, ticker(unit, view.forms.get(found[0].quantity, "") if found else ""),
+                          log=view.log_y)
     if view.limits and values and max(values) == view.limits[1]:
         axes.set_ylim(top=view.limits[1])
     axes.set_xlabel("iteration" if view.trace else word(view, view.x))

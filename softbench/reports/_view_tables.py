@@ -5,10 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate, groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from softbench.reports import format
-from softbench.reports._seen import Key, Seen, captions, entry, front, grouped, select, telling, whole_tasks, word
+from softbench.reports._seen import (
+    Key,
+    Seen,
+    captions,
+    described,
+    entry,
+    front,
+    grouped,
+    select,
+    telling,
+    whole_tasks,
+    word,
+)
 from softbench.reports.tables import Column, Table
 from softbench.views import Rows
 
@@ -20,12 +32,13 @@ _MARK, _DOUBT = "*", "!"
 
 def table(view: Rows, frame: pd.DataFrame) -> Table | None:
     """The table of a view, or None where the frame holds nothing for it."""
-    found = select(view, frame, view.quantities)
+    found = _middle(view, select(view, frame, view.quantities))
     if not found:
         return None
     by = [*telling(found, view.by), *view.by]
     rows = [(key, _by_quantity(group)) for key, group in grouped(found, by).items()]
     varying = [i for i in range(len(by)) if len({key[i] for key, _ in rows}) > 1]
+    above = [i for i in varying if by[i] in view.headings]
     present = {seen.quantity for seen in found}
     quantities = [quantity for quantity in view.quantities if quantity in present]
     best = _best(view, [numbers for _, numbers in rows], [*by[:len(by) - len(view.by)], *view.among])
@@ -33,20 +46,24 @@ def table(view: Rows, frame: pd.DataFrame) -> Table | None:
     notes: dict[str, int] = {}
     cells = []
     for number, (key, numbers) in enumerate(rows):
-        line = [entry(by[i], key[i]) for i in varying]
-        line += _cells(numbers, quantities, whole)
+        line = [entry(by[i], key[i]) for i in varying if i not in above]
+        line += _cells(numbers, quantities, whole, view)
         marks = [_MARK] * best[number]
         marks += [f"[{notes.setdefault(seen.note, len(notes) + 1)}]" for seen in _noted(numbers)]
         cells.append([*line, " ".join(marks)])
-    columns = [Column(word(view, by[i]), right=_numeric(rows, i), wraps=not _numeric(rows, i)) for i in varying]
+    columns = [Column(word(view, by[i]), right=_numeric(rows, i), wraps=not _numeric(rows, i))
+               for i in varying if i not in above]
     columns += [Column(word(view, quantity)) for quantity in quantities]
     if any(line[-1] for line in cells):
         columns.append(Column("notes", right=False))
     else:
         cells = [line[:-1] for line in cells]
     shown = [by[i] for i in varying]
-    breaks = _breaks([key for key, _ in rows], varying)
-    return Table([view.title, *captions(found, view, shown)], columns, cells, breaks, _footnotes(view, found, notes))
+    keys = [key for key, _ in rows]
+    headings = _headings(view, by, keys, above)
+    breaks = [start for start in headings if start] if above else _breaks(keys, varying)
+    return Table([view.title, *captions(found, view, shown)], columns, cells, breaks, _footnotes(view, found, notes),
+                 headings)
 
 
 def unfinished(study: str, frame: pd.DataFrame) -> Table | None:
@@ -66,21 +83,50 @@ def _by_quantity(group: Sequence[Seen]) -> dict[str, Seen]:
     return {seen.quantity: seen for seen in group}
 
 
-def _cells(numbers: dict[str, Seen], quantities: Sequence[str], whole: set[str]) -> list[str]:
+def _middle(view: Rows, found: list[Seen]) -> list[Seen]:
+    """The records at the middle of `view.middle` among those that agree in the other columns; all if it is none."""
+    if not view.middle:
+        return found
+    groups: dict[Key, set[Any]] = {}
+    others = [column for column in view.by if column != view.middle]
+    for seen in found:
+        groups.setdefault(seen.key(others), set()).add(seen.at(view.middle))
+    middles = {key: sorted(values)[len(values) // 2] for key, values in groups.items()}
+    return [seen for seen in found if seen.at(view.middle) == middles[seen.key(others)]]
+
+
+def _headings(view: Rows, by: Sequence[str], keys: Sequence[Key], above: Sequence[int]) -> dict[int, str]:
+    """The lines above rows, by the row that each precedes: wherever one of these columns, or one before, changes."""
+    found: dict[int, str] = {}
+    before: Key | None = None
+    for number, key in enumerate(keys):
+        here = key[: above[-1] + 1] if above else ()
+        if above and here != before:
+            found[number] = ", ".join(described(view, by[i], key[i]) for i in above)
+        before = here
+    return found
+
+
+def _cells(numbers: dict[str, Seen], quantities: Sequence[str], whole: set[str], view: Rows) -> list[str]:
     """The text of a row's numbers. A row whose one record has no value shows its status first, and nothing more."""
     only = next(iter(numbers.values()))
     if len(numbers) == 1 and only.value is None:
         return [only.word] + [format.MISSING] * (len(quantities) - 1)
-    return [_cell(numbers.get(quantity), quantity in whole) for quantity in quantities]
+    return [_cell(numbers.get(quantity), quantity in whole, view.forms.get(quantity, ""), quantity in view.plain)
+            for quantity in quantities]
 
 
-def _cell(seen: Seen | None, whole: bool) -> str:
+def _cell(seen: Seen | None, whole: bool, form: str, plain: bool) -> str:
     if seen is None:
         return format.MISSING
     if seen.value is None:
         return seen.word
     half = (seen.high - seen.low) / 2
-    if not math.isnan(half):
+    if seen.printed:
+        text = seen.printed
+    elif form:
+        text = format.FORMS[form](seen.value)
+    elif not (plain or math.isnan(half)):
         text = format.estimate(seen.value, half, seen.unit)
     else:
         text = format.tally(seen.value) if whole and seen.unit == "1" else format.measured(seen.value, seen.unit)
@@ -123,7 +169,7 @@ def _breaks(keys: Sequence[Key], varying: Sequence[int]) -> list[int]:
 
 def _footnotes(view: Rows, found: Sequence[Seen], notes: dict[str, int]) -> list[str]:
     lines = [view.note] if view.note else []
-    if any(not math.isnan(seen.low) for seen in found):
+    if any(not math.isnan(seen.low) and seen.quantity not in view.plain for seen in found):
         lines.append("±  half of the 95 % confidence interval of the mean.")
     if view.pareto:
         names = [word(view, quantity) for quantity in view.pareto]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +23,8 @@ _SCALES: dict[str, tuple[tuple[float, str], ...]] = {
     "B": ((1.0, "B"), (2.0**10, "KiB"), (2.0**20, "MiB"), (2.0**30, "GiB"), (2.0**40, "TiB")),
     "flop": ((1.0, "FLOP"), (1e3, "kFLOP"), (1e6, "MFLOP"), (1e9, "GFLOP"), (1e12, "TFLOP"), (1e15, "PFLOP")),
     "1": ((1.0, ""),),
+    "B/s": ((1.0, "B/s"), (1e6, "MB/s"), (1e9, "GB/s"), (1e12, "TB/s")),
+    "flop/s": ((1.0, "FLOP/s"), (1e6, "MFLOP/s"), (1e9, "GFLOP/s"), (1e12, "TFLOP/s")),
 }
 
 
@@ -62,7 +64,12 @@ def span(low: float | None, high: float | None, unit: str) -> str:
 
 def tick(value: float, unit: str) -> str:
     """A round value beside an axis, without trailing zeros: 10 ms, 2.5 GiB."""
-    text, _, name = quantity(value, unit).partition(" ")
+    return rounded(quantity(value, unit))
+
+
+def rounded(written: str) -> str:
+    """A number with its unit, without trailing zeros: 2.50 GiB -> 2.5 GiB."""
+    text, _, name = written.partition(" ")
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return f"{text} {name}".rstrip()
@@ -117,6 +124,22 @@ def gmac(flop: float | None) -> str:
     return MISSING if flop is None or missing(flop) else number(flop / 2e9)
 
 
+def gmac_digits(flop: float) -> str:
+    """As `gmac`, to a million multiply-adds: 1.877, 10.956."""
+    return f"{flop / 2e9:,.3f}"
+
+
+def percent(share: float) -> str:
+    """A part of one in per cent, to two digits behind the point, as accuracies are compared: 79.30."""
+    return f"{100 * share:.2f}"
+
+
+def decimal_bytes(size: float) -> str:
+    """A size in decimal units, as papers print memory: 123 MB, 15.8 GB."""
+    scale, name = (1e9, "GB") if size >= 999.5e6 else (1e6, "MB")
+    return f"{number(size / scale)} {name}"
+
+
 def ratio(value: float | None) -> str:
     """1.84x"""
     return MISSING if value is None or missing(value) else f"{number(value)}x"
@@ -153,6 +176,11 @@ def text(value: Any) -> str:
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     printable = "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in str(value))
     return re.sub(r"\s+", " ", printable).strip()
+
+
+# How a quantity is written where a view says more than its unit does; the header names the unit.
+FORMS: dict[str, Callable[[float], str]] = {"gmac": gmac_digits, "percent": percent, "count": count,
+                                             "bytes": decimal_bytes}
 
 
 def wrap(cell: str, width: int) -> list[str]:

@@ -17,7 +17,7 @@ from softbench.errors import UsageError
 from softbench.reports import _drawing, format
 from softbench.reports._drawing import Style
 from softbench.reports._drawing import check_path as check_path
-from softbench.reports.sheet import Entry, Sheet, phrase, sheets
+from softbench.reports.sheet import Entry, Number, Sheet, phrase, sheets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,11 +30,15 @@ _TITLES = {
     "memory": "Peak memory of one call, beyond inputs and parameters",
     "flops": "Operations of one call (2 FLOP a multiply-add)",
 }
+_MODEL_TITLES = {"latency": "Images per second", "flops": "Multiply-adds of one image"}
 
 
 @dataclass(frozen=True)
 class _Point:
-    """One value of one line; where `value` is None, `word` says why. `remark` is written behind the value of a bar."""
+    """One value of one line, above so many tokens, or pixels where it is of a model.
+
+    Where `value` is None, `word` says why. `remark` is written behind the value of a bar.
+    """
 
     tokens: int
     value: float | None
@@ -58,12 +62,12 @@ class _Panel:
         return [v for p in shown for v in (p.value, p.low, p.high) if v is not None and not math.isnan(v)]
 
 
-def plot(frame: pd.DataFrame, path: Path | str, kind: str | None = None, baseline: str = "softmax") -> None:
-    """Draw one measure of the frame, against tokens, into a file.
+def plot(frame: pd.DataFrame, path: Path | str, kind: str | None = None, baseline: str = "") -> None:
+    """Draw one measure of the frame, against tokens or the image's size, into a file.
 
     Args:
         kind: the measure to draw; may be left out where the frame holds only one.
-        baseline: label or attention that the second panel of latency compares with.
+        baseline: label, attention or model that the second panel of latency compares with; empty: as for tables.
     Raises:
         UsageError: another suffix than .png or .svg, no such measure, nothing to draw, or too many panels.
         ResultsError: the file cannot be written.
@@ -75,18 +79,22 @@ def plot(frame: pd.DataFrame, path: Path | str, kind: str | None = None, baselin
 
 
 def _choose(found: Sequence[Sheet], kind: str | None) -> Sheet:
-    names = [sheet.measure for sheet in found]
-    if kind is None and len(found) > 1:
+    names = list(dict.fromkeys(sheet.measure for sheet in found))
+    if kind is None and len(names) > 1:
         raise UsageError(f"These records hold several measures ({', '.join(names)}): choose one to plot.")
-    for sheet in found:
-        if kind in (None, sheet.measure):
-            return sheet
+    fitting = [sheet for sheet in found if kind in (None, sheet.measure)]
+    if len(fitting) > 1:
+        raise UsageError("These records hold both attentions and whole models: choose some with --attn or --model.")
+    if fitting:
+        return fitting[0]
     raise UsageError(f"No records of '{kind}' to plot. There are: {', '.join(names)}.")
 
 
 def _panels(sheet: Sheet, bars: bool) -> list[_Panel]:
     """A panel for each combination of what varies and each quantity; for latency, its speed-ups beside it."""
     quantities = sheet.quantities[:1] if sheet.measure in ("latency", "memory", "flops") else sheet.quantities
+    if sheet.models and sheet.measure == "flops":
+        quantities = ["flops_torch"]  # which all models have
     combinations = sheet.panels()
     if len(combinations) * len(quantities) > MOST_PANELS:
         names = [*(c.removeprefix("env.") for c in sheet.varying), *(["quantity"] if len(quantities) > 1 else [])]
@@ -98,7 +106,8 @@ def _panels(sheet: Sheet, bars: bool) -> list[_Panel]:
         for quantity in quantities:
             what = [quantity.replace("_", " ")] if len(quantities) > 1 else []
             if sheet.measure == "latency":
-                what = ["median, and the middle half of the samples"]
+                what = ["at the median time, and at the middle half of the samples" if sheet.models
+                        else "median, and the middle half of the samples"]
             panels.append(_panel(sheet, entries, quantity, ", ".join(where + what)))
             if sheet.measure == "latency" and sheet.compares and not bars:
                 what = [f"speed-up over {sheet.baseline} (above 1x is faster)"]
@@ -117,9 +126,22 @@ def _panel(sheet: Sheet, entries: list[Entry], quantity: str, title: str) -> _Pa
         if sheet.compares and ratio is not None and entry.name != sheet.baseline:
             faster = sheet.measure == "latency"
             remark = f"{format.ratio(1 / ratio if faster else ratio)} {'vs' if faster else 'of'} {sheet.baseline}"
-        lines.setdefault(entry.name, []).append(
-            _Point(entry.tokens, number.value, number.q1, number.q3, number.status, remark))
-    return _Panel(title, _unit(entries, quantity), lines)
+        values, _ = _shown(sheet, entry, number)
+        lines.setdefault(entry.name, []).append(_Point(entry.tokens, *values, number.status, remark))
+    unit = next((_shown(sheet, e, number)[1] for e in entries if (number := e.number(quantity))), "1")
+    return _Panel(title, unit, lines)
+
+
+def _shown(sheet: Sheet, entry: Entry, number: Number) -> tuple[tuple[float | None, float, float], str]:
+    """Value, low and high as they are drawn, with their unit: of models, images a second and GMAC an image."""
+    value, low, high = number.value, number.q1, number.q3
+    if not sheet.models or sheet.measure not in _MODEL_TITLES:
+        return (value, low, high), number.unit
+    if sheet.measure == "flops":
+        one = 2e9 * entry.batch
+        return (None if value is None else value / one, low / one, high / one), "GMAC"
+    return (entry.batch / value if value else None, entry.batch / high if high else high,
+            entry.batch / low if low else low), "image/s"
 
 
 def _speed_ups(sheet: Sheet, entries: list[Entry], quantity: str, title: str) -> _Panel:
@@ -129,10 +151,6 @@ def _speed_ups(sheet: Sheet, entries: list[Entry], quantity: str, title: str) ->
         if ratio := ratios[id(entry)]:
             lines.setdefault(entry.name, []).append(_Point(entry.tokens, 1 / ratio))
     return _Panel(title, "x", lines)
-
-
-def _unit(entries: list[Entry], quantity: str) -> str:
-    return next((number.unit for e in entries if (number := e.number(quantity))), "1")
 
 
 def _draw(sheet: Sheet) -> Figure:
@@ -147,14 +165,15 @@ def _draw(sheet: Sheet) -> Figure:
     rows = math.ceil(len(panels) / columns)
     height = 0.7 + 0.34 * len(sheet.names) if bars else 3.7
     figure = Figure(figsize=(5.6 * columns + 1.0, height * rows + 1.0), dpi=120, layout="constrained")
-    _drawing.write_head(figure, _TITLES.get(sheet.measure, sheet.measure), [*sheet.captions(), sheet.warning])
+    titles = _TITLES | (_MODEL_TITLES if sheet.models else {})
+    _drawing.write_head(figure, titles.get(sheet.measure, sheet.measure), [*sheet.captions(), sheet.warning])
     grid = figure.subplots(rows, columns, squeeze=False)
     for number, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
         axes.set_title(panel.title, loc="left", fontsize="medium")
         if bars:
             _draw_bars(axes, panel, styles)
         else:
-            _scale_axes(axes, panel, panels)
+            _scale_axes(axes, panel, panels, {e.tokens: e.grid for e in sheet.entries} if sheet.models else {})
             _draw_lines(axes, panel, styles, f"panel{number}")
     for axes in figure.axes[len(panels):]:
         axes.remove()
@@ -165,18 +184,22 @@ def _draw(sheet: Sheet) -> Figure:
     return figure
 
 
-def _scale_axes(axes: Axes, panel: _Panel, panels: Sequence[_Panel]) -> None:
-    """Logarithmic axes with the same limits in all panels of one unit, and room for words at the top."""
+def _scale_axes(axes: Axes, panel: _Panel, panels: Sequence[_Panel], images: dict[int, str]) -> None:
+    """Logarithmic axes with the same limits in all panels of one unit, and room for words at the top.
+
+    Args:
+        images: what images of so many pixels are called; empty where the axis is of tokens.
+    """
     from matplotlib.ticker import NullFormatter
 
     tokens = sorted({p.tokens for other in panels for line in other.lines.values() for p in line})
     axes.set_xscale("log", base=2)
     axes.set_xlim(tokens[0] / 1.15, tokens[-1] * 1.15)
     ticks = _drawing.spread(tokens)
-    axes.set_xticks(ticks, [format.tokens(t) for t in ticks])
+    axes.set_xticks(ticks, [images.get(int(t), format.tokens(t)) for t in ticks])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", length=0)
-    axes.set_xlabel("tokens")
+    axes.set_xlabel("image, by its number of pixels" if images else "tokens")
     values = [value for other in panels if other.unit == panel.unit for value in other.values()]
     _drawing.scale_values(axes, values, lambda value: _tick(value, panel.unit), base=2 if panel.unit == "B" else 10)
 

@@ -1,5 +1,8 @@
 """A sheet: the records of one measure arranged for a reader, from which tables and plots are both drawn.
 
+Attentions by themselves and whole models have sheets of their own: the tokens of a model are its pixels, and its size
+is written as an image.
+
 It settles once what both need: which columns are the same throughout, which tell points apart, what each subject is
 called, which subject is the baseline, and which of its numbers a number may be compared with.
 """
@@ -12,6 +15,7 @@ from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from softbench.case import WHOLE
 from softbench.environment import COMPARABLE
 from softbench.errors import UsageError
 from softbench.records import Record
@@ -23,12 +27,17 @@ if TYPE_CHECKING:
 FOREIGN_CPU = 0.05  # a larger share of the CPU in other processes makes a time doubtful
 POINT = ("model", "mode", "dtype", "batch", "heads", "head_dim", "device", "seed")
 _COUNTERS = ("flops_closed_form", "flops_torch", "flops_fvcore")  # in the order that readers compare them
+BASELINE = "softmax"  # of attentions, where none is named; of models, the first is
 _KNOWN = {f.name for f in fields(Record)} | {"tokens", "q1", "q3"}
+_NOT_OF_MODELS = ("model", "heads", "head_dim", "inputs")
 
 
 @dataclass(frozen=True)
 class Number:
-    """One record's number: `value` is None unless the status is "ok". Quartiles are NaN without samples."""
+    """One record's number: `value` is None unless the status is "ok". Quartiles are NaN without samples.
+
+    `floor` is the time that the machine's ceilings allow at best, where they are known.
+    """
 
     value: float | None
     unit: str
@@ -38,6 +47,7 @@ class Number:
     q3: float
     samples: int
     foreign_cpu: float | None
+    floor: float | None = None
 
     @property
     def disturbed(self) -> bool:
@@ -49,17 +59,28 @@ class Entry:
     """One subject at one point, with its numbers by quantity.
 
     Attributes:
+        grid: rows and columns of tokens or pixels, as in 56x56.
         numbers: by quantity. A case that failed as a whole has one number, whose status stands for all quantities.
     """
 
     name: str
     impl: str
     point: dict[str, Any]
+    grid: str
     numbers: dict[str, Number]
 
     @property
     def tokens(self) -> int:
         return int(self.point["tokens"])
+
+    @property
+    def batch(self) -> int:
+        return int(self.point["batch"])
+
+    def rate(self, quantity: str) -> float | None:
+        """Images a second, of a time for a batch of them."""
+        seconds = self.value(quantity)
+        return self.batch / seconds if seconds else None
 
     def number(self, quantity: str) -> Number | None:
         if quantity in self.numbers or len(self.numbers) != 1:
@@ -83,6 +104,7 @@ class Sheet:
         varying: columns of the point, besides `tokens`, that differ between entries.
         fixed: columns of the point that are the same everywhere, with their value.
         hardware: the processor or GPU by its full name, where all entries ran on one.
+        models: whether the subjects are whole models.
     """
 
     measure: str
@@ -93,6 +115,7 @@ class Sheet:
     varying: list[str]
     fixed: dict[str, Any]
     hardware: str
+    models: bool
 
     def groups(self) -> Iterator[list[Entry]]:
         """Entries that share a point."""
@@ -146,58 +169,66 @@ class Sheet:
         return self.baseline is not None and len(self.names) > 1
 
 
-def sheets(frame: pd.DataFrame, baseline: str = "softmax") -> list[Sheet]:
-    """One sheet for each measure of the frame, in order of first appearance.
+def sheets(frame: pd.DataFrame, baseline: str = "") -> list[Sheet]:
+    """One sheet for each measure of the frame, in order of first appearance; two where it has attentions and models.
 
     Args:
-        baseline: a label, or the name of an attention; where no record has it, nothing is compared.
+        baseline: a label, or the name of an attention or model; where no record has it, nothing is compared. Empty:
+            softmax for attentions, for models the first.
     Raises:
         UsageError: the frame has no records.
     """
     rows = frame.to_dict("records")
     if not rows:
         raise UsageError("There are no records to show.")
-    measures = dict.fromkeys(row["measure"] for row in rows)
-    return [_sheet(measure, [row for row in rows if row["measure"] == measure], baseline) for measure in measures]
+    kinds: dict[tuple[str, bool], list[dict[Any, Any]]] = {}
+    for row in rows:
+        kinds.setdefault((row["measure"], bool(row["model"])), []).append(row)
+    return [_sheet(measure, found, baseline, models) for (measure, models), found in kinds.items()]
 
 
-def _sheet(measure: str, rows: list[dict[Any, Any]], baseline: str) -> Sheet:
-    points = [_point(row) for row in rows]
+def _sheet(measure: str, rows: list[dict[Any, Any]], baseline: str, models: bool) -> Sheet:
+    points = [_point(row, models) for row in rows]
+    sizes = [point["grid"] for point in points]
     columns = _order(points[0])
     if not _grids_collide(points):
         grids = {point["grid"] for point in points}
         points = [point | {"grid": point["grid"] if len(grids) == 1 else None} for point in points]
     names = _names(rows, points)
-    base = _baseline(rows, names, baseline)
+    base = _baseline(rows, names, baseline or (rows[0]["label"] if models else BASELINE))
     order = sorted(dict.fromkeys(names), key=lambda name: name != base)
 
     numbers: dict[tuple[Any, ...], dict[str, Number]] = {}
     entries = []
-    for row, point, name in zip(rows, points, names, strict=True):
+    for row, point, name, size in zip(rows, points, names, sizes, strict=True):
         key = (name, row["impl"], *point.values())
         if key not in numbers:
             numbers[key] = {}
-            entries.append(Entry(name, format.text(row["impl"]), point, numbers[key]))
+            entries.append(Entry(name, format.text(row["impl"]), point, size, numbers[key]))
         numbers[key][format.text(row["quantity"])] = _number(row)
 
     places = {column: ranks(point[column] for point in points) for column in columns}
     entries.sort(key=lambda e: (*(places[c][e.point[c]] for c in columns), order.index(e.name)))
+    fixed = {c: points[0][c] for c in columns if len(places[c]) == 1 and points[0][c] not in (None, "")}
+    if models:
+        fixed = {{"grid": "image"}.get(c, c): value for c, value in fixed.items()
+                 if c != "tokens" and (c, value) != ("part", WHOLE)}
     return Sheet(format.text(measure), entries, _quantities(entries), order, base,
                  varying=[c for c in columns if c != "tokens" and len(places[c]) > 1],
-                 fixed={c: points[0][c] for c in columns if len(places[c]) == 1 and points[0][c] not in (None, "")},
-                 hardware=hardware(rows))
+                 fixed=fixed, hardware=hardware(rows), models=models)
 
 
-def _point(row: dict[Any, Any]) -> dict[str, Any]:
+def _point(row: dict[Any, Any], models: bool) -> dict[str, Any]:
     names = [*POINT, *(c for c in row if c not in _KNOWN and not c.startswith("env."))]
+    names = [name for name in names if not (models and name in _NOT_OF_MODELS)]
     names += [f"env.{key}" for key in COMPARABLE if f"env.{key}" in row]
     point = {format.text(name): _hashable(row[name]) for name in names}
     return point | {"tokens": int(row["tokens"]), "grid": f"{int(row['rows'])}x{int(row['cols'])}"}
 
 
 def _order(columns: Iterable[str]) -> list[str]:
-    """Columns from the outermost to the innermost: machines, then the rest, tokens last."""
-    return sorted(columns, key=lambda c: (not c.startswith("env."), c in ("tokens", "grid")))
+    """Columns from the outermost to the innermost: machines, then the rest, tokens, and the part of a model last."""
+    return sorted(columns, key=lambda c: (not c.startswith("env."), c in ("tokens", "grid", "part"), c == "part"))
 
 
 def _grids_collide(points: list[dict[str, Any]]) -> bool:
@@ -262,7 +293,7 @@ def _names(rows: list[dict[Any, Any]], points: list[dict[str, Any]]) -> list[str
 
 
 def _baseline(rows: list[dict[Any, Any]], names: list[str], wanted: str) -> str | None:
-    for column in ("label", "attention"):
+    for column in ("label", "attention", "model"):
         for row, name in zip(rows, names, strict=True):
             if row[column] == wanted:
                 return name
@@ -273,9 +304,12 @@ def _number(row: dict[Any, Any]) -> Number:
     ok = row["status"] == "ok" and not format.missing(row["value"])
     detail, samples = row["detail"], row["samples"]
     foreign = detail.get("foreign_cpu") if isinstance(detail, dict) else None
+    limit = detail.get("limit") if isinstance(detail, dict) else None
+    floor = limit.get("floor") if isinstance(limit, dict) else None
     return Number(float(row["value"]) if ok else None, row["unit"], row["status"], format.text(row["note"] or ""),
                   row["q1"], row["q3"], len(samples) if isinstance(samples, list) else 0,
-                  float(foreign) if isinstance(foreign, int | float) else None)
+                  float(foreign) if isinstance(foreign, int | float) else None,
+                  float(floor) if isinstance(floor, int | float) else None)
 
 
 def _quantities(entries: list[Entry]) -> list[str]:

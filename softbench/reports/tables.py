@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 AGREEMENT = 0.01  # counts of FLOP agree where they differ by at most this share
 _CAPTION_WIDTH = 80
+_AFTER_SIZE = ("grid", "part")  # columns of the point that stand behind the number of tokens or the image
 _NARROWEST = 12  # characters that a folded column keeps
 _HEADLINES = {
     "latency": "latency: median time of one call; IQR is the middle half of its samples.",
@@ -41,17 +42,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Text in cells, ready to be drawn: `breaks` holds the indices of rows that open a new group."""
+    """Text in cells, ready to be drawn: `breaks` holds the indices of rows that open a new group, `headings` the lines
+    that stand above some rows."""
 
     captions: list[str]
     columns: list[Column]
     rows: list[list[str]]
     breaks: list[int] = field(default_factory=list)
     footnotes: list[str] = field(default_factory=list)
+    headings: dict[int, str] = field(default_factory=dict)
 
 
-def table(frame: pd.DataFrame, baseline: str = "softmax") -> Table:
-    """The table of a frame that holds one measure.
+def table(frame: pd.DataFrame, baseline: str = "") -> Table:
+    """The table of a frame that holds one measure, of attentions or of models.
 
     Raises:
         UsageError: it holds none, or several.
@@ -59,12 +62,12 @@ def table(frame: pd.DataFrame, baseline: str = "softmax") -> Table:
     found = tables(frame, baseline)
     if len(found) > 1:
         names = ", ".join(dict.fromkeys(map(str, frame["measure"])))
-        raise UsageError(f"These records hold several measures ({names}): choose one.")
+        raise UsageError(f"These records hold several measures ({names}), or both attentions and models: choose one.")
     return found[0]
 
 
-def tables(frame: pd.DataFrame, baseline: str = "softmax") -> list[Table]:
-    """One table for each measure of the frame, in order of first appearance."""
+def tables(frame: pd.DataFrame, baseline: str = "") -> list[Table]:
+    """One table for each measure of the frame, in order of first appearance; attentions and models apart."""
     return [_table(sheet) for sheet in sheets(frame, baseline)]
 
 
@@ -81,7 +84,10 @@ def markdown(table: Table) -> str:
     lines = [_escape(caption) + "  " for caption in table.captions]
     lines += ["", "| " + " | ".join(_escape(c.header) for c in table.columns) + " |"]
     lines.append("|" + "|".join("---:" if c.right else ":---" for c in table.columns) + "|")
-    lines += ["| " + " | ".join(map(_escape, row)) + " |" for row in table.rows]
+    for index, row in enumerate(table.rows):
+        if index in table.headings:
+            lines.append(f"| **{_escape(table.headings[index])}** " + "| " * (len(row) - 1) + "|")
+        lines.append("| " + " | ".join(map(_escape, row)) + " |")
     if table.footnotes:
         lines += ["", *(f"- {_escape(note)}" for note in table.footnotes)]
     return "\n".join(lines) + "\n"
@@ -144,8 +150,14 @@ def _table(sheet: Sheet) -> Table:
 def _headlines(sheet: Sheet) -> list[str]:
     """What is shown, and how its ratios are to be read."""
     first = _HEADLINES.get(sheet.measure, f"{sheet.measure}.")
+    if sheet.models and sheet.measure == "latency":
+        first += " images/s: batch over median."
     if sheet.measure == "flops":
-        return [first, "FLOP = 2 x MAC: a multiply-add is two operations. Papers often call GMAC GFLOPs."]
+        per = " GMAC are of one image." if sheet.models else ""
+        return [first, f"FLOP = 2 x MAC: a multiply-add is two operations. Papers often call GMAC GFLOPs.{per}"]
+    if sheet.measure == "latency" and _has_floors(sheet):
+        first += (" floor: the least time that this machine's bandwidth and FLOP rate allow; of limit: floor over"
+                  " median.")
     if not sheet.compares:
         return [first]
     if sheet.measure == "latency":
@@ -155,12 +167,16 @@ def _headlines(sheet: Sheet) -> list[str]:
 
 def _point_columns(sheet: Sheet) -> list[tuple[Column, _Cell]]:
     columns: list[tuple[Column, _Cell]] = []
-    for name in sorted(sheet.varying, key=lambda n: n == "grid"):
+    for name in (n for n in sheet.varying if n not in _AFTER_SIZE):
         numeric = all(isinstance(entry.point[name], int | float | None) for entry in sheet.entries)
         columns.append((Column(name.removeprefix("env."), right=numeric, wraps=not numeric), _at(name)))
-    tokens = Column("tokens"), lambda i, e: format.count(e.tokens)
-    columns.insert(len(columns) - ("grid" in sheet.varying), tokens)
-    columns.append((Column("attention", right=False, wraps=True), lambda i, e: e.name))
+    if sheet.models:
+        columns.append((Column("image"), lambda i, e: e.grid))
+    else:
+        columns.append((Column("tokens"), lambda i, e: format.count(e.tokens)))
+    for name in (n for n in _AFTER_SIZE if n in sheet.varying and not (sheet.models and n == "grid")):
+        columns.append((Column(name, right=False, wraps=True), _at(name)))
+    columns.append((Column("model" if sheet.models else "attention", right=False, wraps=True), lambda i, e: e.name))
     if len(sheet.impls) > 1:
         columns.append((Column("impl", right=False), lambda i, e: e.impl))
     return columns
@@ -173,17 +189,37 @@ def _at(name: str) -> _Cell:
 def _latency_columns(sheet: Sheet) -> list[tuple[Column, _Cell]]:
     quantity = sheet.quantities[0]
     columns: list[tuple[Column, _Cell]] = [(Column("median"), _value(quantity)), (Column("IQR"), _iqr(quantity))]
+    if sheet.models:
+        columns.append((Column("images/s"), lambda i, e: format.number(e.rate(quantity))))
     if sheet.compares:
         times_faster = [1 / r if r else None for r in sheet.ratios(quantity)]
         columns.append((Column(f"vs {sheet.baseline}"), lambda i, e: format.ratio(times_faster[i])))
+    if _has_floors(sheet):
+        columns += [(Column("floor"), lambda i, e: _floor(e.number(quantity))),
+                    (Column("of limit"), lambda i, e: _reached(e.number(quantity)))]
     columns.append((Column("samples"), lambda i, e: _samples(e.number(quantity))))
     return columns
 
 
+def _has_floors(sheet: Sheet) -> bool:
+    return any(number.floor is not None for entry in sheet.entries for number in entry.numbers.values())
+
+
+def _floor(number: Number | None) -> str:
+    return format.MISSING if number is None else format.quantity(number.floor, number.unit)
+
+
+def _reached(number: Number | None) -> str:
+    if number is None or number.floor is None or not number.value:
+        return format.MISSING
+    return format.share(number.floor / number.value)
+
+
 def _flops_columns(sheet: Sheet) -> list[tuple[Column, _Cell]]:
     columns = [(Column(q.removeprefix("flops_").replace("_", " ")), _value(q)) for q in sheet.quantities]
-    return [*columns, (Column("GMAC"), lambda i, e: _gmac(e, sheet.quantities)),
-            (Column("agree", right=False), lambda i, e: _agreement(e, sheet.quantities))]
+    counts = [q for q in sheet.quantities if q.startswith("flops_")]
+    return [*columns, (Column("GMAC"), lambda i, e: _gmac(e, counts, e.batch if sheet.models else 1)),
+            (Column("agree", right=False), lambda i, e: _agreement(e, counts))]
 
 
 def _generic_columns(sheet: Sheet) -> list[tuple[Column, _Cell]]:
@@ -234,8 +270,9 @@ def _samples(number: Number | None) -> str:
     return format.MISSING if number is None or number.value is None else format.count(number.samples)
 
 
-def _gmac(entry: Entry, quantities: list[str]) -> str:
-    return format.gmac(next((v for q in quantities if (v := entry.value(q)) is not None), None))
+def _gmac(entry: Entry, quantities: list[str], images: int) -> str:
+    flop = next((v for q in quantities if (v := entry.value(q)) is not None), None)
+    return format.gmac(None if flop is None else flop / images)
 
 
 def _agreement(entry: Entry, quantities: list[str]) -> str:
@@ -277,6 +314,8 @@ def _layout(table: Table, width: int | None) -> Iterator[_Line]:
     for index, row in enumerate(table.rows):
         if index in table.breaks:
             yield _Line("space", "")
+        if index in table.headings:
+            yield _Line("header", table.headings[index])
         yield from (_Line("row", line) for line in _lines(row, widths, table.columns))
     if table.footnotes:
         yield _Line("space", "")

@@ -399,16 +399,17 @@ def test_flags_are_frozen():
     from softbench.cli import cli
 
     verbs = {name: cli.get_command(None, name) for name in cli.list_commands(None)}
-    sweep = {"attn", "baseline", "tokens", "grid", "batch", "heads", "head-dim", "dtype", "mode", "device", "impl",
-             "inputs", "seed", "threads", "malloc", "denormals", "tf32", "set", "config", "out", "plot", "format",
-             "quick", "resume", "dry-run", "isolate", "memory-limit", "timeout", "check-convergence"}
+    sweep = {"attn", "model", "baseline", "tokens", "grid", "image", "by-stage", "batch", "heads", "head-dim", "dtype",
+             "mode", "device", "impl", "inputs", "seed", "threads", "malloc", "denormals", "tf32", "set", "config",
+             "out", "plot", "format", "quick", "resume", "dry-run", "isolate", "memory-limit", "timeout",
+             "check-convergence"}
     flags = {name: {o.removeprefix("--") for p in verb.params for o in p.opts if o.startswith("--")}
              for name, verb in verbs.items()}
     assert flags["latency"] == sweep | {"rep", "warmup", "rounds", "block"}
     assert flags["memory"] >= sweep
     assert flags["flops"] >= sweep
-    assert flags["show"] == {"measure", "attn", "where", "baseline", "view", "format"}
-    assert flags["plot"] == {"measure", "attn", "where", "baseline", "view", "out"}
+    assert flags["show"] == {"measure", "attn", "model", "where", "baseline", "view", "format"}
+    assert flags["plot"] == {"measure", "attn", "model", "where", "baseline", "view", "out"}
     assert flags["list"] == flags["env"] == {"format"}
 
 

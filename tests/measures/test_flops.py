@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +23,9 @@ from softbench.measures import flops
 from softbench.measures._contract import Reading
 from softbench.measures._flops_counters import Uncounted
 from softbench.measures.flops import Settings
+from softbench.ops.gaussian_attention import gaussian_kernel, landmark_attention
+from softbench.ops.pseudo_inverse import pseudo_inverse
+from softbench.subjects import OneAttention
 
 COUNTERS = [counters.by_torch, counters.by_fvcore]
 
@@ -167,6 +170,22 @@ def test_a_triton_kernel_is_an_error(counter: Callable[..., counters.Count]) -> 
         count(counter, launch, (4, 4))
 
 
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+@pytest.mark.parametrize("counter", COUNTERS)
+def test_an_operator_with_a_formula_may_launch_its_triton_kernels(counter: Callable[..., counters.Count],
+                                                                  device: str) -> None:
+    pytest.importorskip("triton")
+
+    def through(x: Tensor, landmarks: Tensor) -> Tensor:
+        a = gaussian_kernel(landmarks, impl="eager")
+        return landmark_attention(x, landmarks, pseudo_inverse(a, ridge=0.1, impl="triton"), x, impl="triton")
+
+    counted = count(counter, through, (1, 2, 20, 16), (1, 2, 5, 16), device=device)
+    n, m, d = 20, 5, 16
+    assert counted.operators == {"landmark_attention": 2 * 2 * (3 * n * m * d + m**2 * d), "bmm": 2 * 2 * m**2 * d,
+                                 "pseudo_inverse": 2 * m**3}
+
+
 SMALL = Shape(2, 3, 7, 9, 16)
 LONG = Shape(1, 2, 256, 256, 32)
 VARIANTS = ["soft:sampling=conv:conv=3", "soft:sampling=random:inverse=newton", "soft_norm:inverse=scaled_newton",
@@ -176,7 +195,7 @@ VARIANTS = ["soft:sampling=conv:conv=3", "soft:sampling=random:inverse=newton", 
 
 def audit(text: str, shape: Shape, impl: str = "auto", tensors: str = "meta") -> list[Reading]:
     [spec] = parse_attentions(text)
-    return flops.measure_case(Case(spec, shape, impl=impl), helpers.load(spec.name, **spec.options),
+    return flops.measure_case(Case(spec, shape, impl=impl), OneAttention(helpers.load(spec.name, **spec.options)),
                               Settings(tensors=tensors))  # type: ignore[arg-type]
 
 
@@ -211,7 +230,7 @@ def test_real_tensors_give_the_same_counts() -> None:
 
 
 def test_a_workload_gives_what_its_case_gives_and_is_left_alone() -> None:
-    attention = helpers.load("soft", sampling="conv")
+    attention = OneAttention(helpers.load("soft", sampling="conv"))
     case = Case(AttentionSpec("soft"), SMALL)
     built = workload.build(case, attention)
     assert flops.measure(built, Settings()) == flops.measure_case(case, attention, Settings())
@@ -223,18 +242,23 @@ def test_a_case_needs_no_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert quantities(audit("softmax", SMALL)) == ALL_OK
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    pass
+
+
 def plugin(forward: Callable[[Tensor, Tensor, Tensor], Tensor], cost: Callable[[Shape], float],
-           impls: tuple[str, ...] = ("eager",)) -> Attention:
+           impls: tuple[str, ...] = ("eager",)) -> OneAttention:
     class Module(nn.Module):
         def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
             return forward(q, k, v)
 
     module = SimpleNamespace(SHARES_QK=False, IMPLS=impls, build=lambda shape, options, impl: Module(),
                              cost=lambda shape, options: Cost(cost(shape), 0))
-    return Attention("mine", module, None)  # type: ignore[arg-type]
+    return OneAttention(Attention("mine", module, NoOptions()))  # type: ignore[arg-type]
 
 
-def judge(attention: Attention, impl: str = "auto", shape: Shape = SMALL) -> list[Reading]:
+def judge(attention: OneAttention, impl: str = "auto", shape: Shape = SMALL) -> list[Reading]:
     return flops.measure_case(Case(AttentionSpec("mine"), shape, impl=impl), attention, Settings())
 
 
@@ -302,14 +326,14 @@ def test_a_cost_that_raises_fails_its_own_reading() -> None:
 
 def test_half_precision_counts_the_same() -> None:
     case = Case(AttentionSpec("soft"), SMALL, dtype="float16")
-    readings = flops.measure_case(case, helpers.load("soft"), Settings())
+    readings = flops.measure_case(case, OneAttention(helpers.load("soft")), Settings())
     assert [r.summary for r in readings] == [r.summary for r in audit("soft", SMALL)]
 
 
 def test_counting_is_silent_and_warns_of_nothing() -> None:
-    code = ("from softbench.attention import _contract; from softbench.case import *;"
+    code = ("from softbench import subjects; from softbench.case import *;"
             "from softbench.measures import flops; spec = AttentionSpec('softmax');"
-            "rows = flops.measure_case(Case(spec, Shape(1, 1, 2, 2, 4)), _contract.load(spec), flops.Settings());"
+            "rows = flops.measure_case(Case(spec, Shape(1, 1, 2, 2, 4)), subjects.load(spec), flops.Settings());"
             "print([r.summary for r in rows])")
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[256.0, 256.0, 256.0]\n", "")

@@ -26,7 +26,7 @@ class Sleeper:
     mode: str = "forward"
     preparing: float = 0.0
     log: list[str] = field(default_factory=list)
-    q: torch.Tensor = field(default_factory=lambda: torch.zeros(1))
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def case(self):

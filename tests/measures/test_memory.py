@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import helpers
@@ -15,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softbench import plugins, workload
-from softbench.attention._contract import Attention
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.errors import Unsupported
 from softbench.measures import memory
 from softbench.measures._contract import Reading
 from softbench.measures.memory import InconsistentTrace, Pass, Settings
+from softbench.subjects import OneAttention
 from softbench.workload import Workload
 
 SHAPE = Shape(batch=1, heads=2, rows=9, cols=7, head_dim=5)
@@ -35,17 +34,17 @@ class Call(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Any:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Any:
         return self.function(q, k, v)
 
 
 def work(function: Callable[[Tensor, Tensor, Tensor], Any], mode: str = "forward",
          dtype: torch.dtype = torch.float32, device: str = "cpu") -> Workload:
-    attention = Attention("call", SimpleNamespace(SHARES_QK=False), None)  # type: ignore[arg-type]
     size = (SHAPE.batch, SHAPE.heads, SHAPE.tokens, SHAPE.head_dim)
     q, k, v = (torch.ones(size, dtype=dtype, device=device, requires_grad=mode != "forward") for _ in range(3))
     case = Case(AttentionSpec("call"), SHAPE, mode=mode)
-    return Workload(case, attention, Call(function), q, k, v, torch.ones_like(q))
+    call = Call(function)
+    return Workload(case, call, call, (q, k, v), size, torch.ones_like(q))
 
 
 def measure(function: Callable[[Tensor, Tensor, Tensor], Any], mode: str = "forward", **options: Any) -> Reading:
@@ -224,7 +223,7 @@ def test_real_attentions_differ_as_their_formulas_say() -> None:
 
     def peak(name: str, impl: str) -> float:
         case = Case(AttentionSpec(name), shape, impl=impl)
-        [reading] = memory.measure(workload.build(case, helpers.load(name)), Settings())
+        [reading] = memory.measure(workload.build(case, OneAttention(helpers.load(name))), Settings())
         assert reading.samples[0] == reading.samples[1]
         return reading.samples[0]
 
@@ -235,7 +234,7 @@ def test_real_attentions_differ_as_their_formulas_say() -> None:
 @pytest.mark.parametrize("name", plugins.names("attention"))
 def test_every_attention_repeats_to_the_byte(name: str) -> None:
     case = Case(AttentionSpec(name), SHAPE, mode="forward_backward")
-    [reading] = memory.measure(workload.build(case, helpers.load(name)), Settings())
+    [reading] = memory.measure(workload.build(case, OneAttention(helpers.load(name))), Settings())
     assert reading.samples[0] == reading.samples[1] > reading.detail["output"]
     assert reading.note == ""
 

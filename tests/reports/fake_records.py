@@ -95,3 +95,20 @@ def generic() -> list[Record]:
         found.append(record("quality", attention, tokens, quantity="throughput", unit="image/s", value=rate,
                             samples=[rate * 0.9, rate, rate * 1.2], detail={}))
     return found
+
+
+def models(measure: str = "latency", **changed: Any) -> list[Record]:
+    """Whole models at two image sizes and two batches; one has no number at the largest."""
+    found = []
+    for batch in (1, 8):
+        for rows, cols in ((224, 224), (512, 384)):
+            for model, attention, value in (("soft-tiny", "soft", 2e-7), ("timm:resnet18", "", 1e-7)):
+                seconds = value * batch * rows * cols
+                fields: dict[str, Any] = {
+                    "attention": attention, "model": model, "label": model, "impl": "eager" if attention else "",
+                    "batch": batch, "heads": 0, "head_dim": 0, "rows": rows, "cols": cols, "value": seconds,
+                    "samples": [seconds, 1.1 * seconds], "coords": {"inputs": "normal", "part": "whole"}}
+                if (model, batch, rows) == ("timm:resnet18", 8, 512):
+                    fields |= {"value": None, "samples": [], "status": "oom", "note": "needs 8.0 GiB", "detail": {}}
+                found.append(record(measure, **(fields | changed)))
+    return found

@@ -89,6 +89,36 @@ def test_columns_that_are_the_same_throughout_go_into_the_caption() -> None:
         [fake.ERRORS], to_frame(few))[0].captions
 
 
+def test_outer_columns_may_stand_above_their_rows() -> None:
+    view = replace(fake.ERRORS, headings=("inputs",))
+    table = views.tables([view], to_frame(fake.errors()))[0]
+    assert table.headings == {0: "normal", 16: "structured", 32: "image"}
+    assert table.breaks == [16, 32]
+    assert [column.header for column in table.columns][:2] == ["attention", "m"]
+    lines = tables.plain(table).splitlines()
+    assert lines[lines.index("structured") - 1] == ""
+    assert lines[lines.index("structured") + 1].startswith("soft ")
+    assert "| **image** | " in tables.markdown(table)
+    one = [r for r in fake.errors() if r.coords["inputs"] == "image"]
+    assert not views.tables([view], to_frame(one))[0].headings
+
+
+def test_middle_of_a_column_is_chosen_when_the_table_is_drawn() -> None:
+    view = replace(fake.ERRORS, middle="m")
+    records = [r for r in fake.errors() if r.coords["inputs"] == "image" and "m" in r.coords]
+    assert len(rows(fake.ERRORS, records)) == 16
+    for kept, middle in (((16, 49, 144), 49), ((16, 49), 49), ((16,), 16)):
+        table = views.tables([view], to_frame([r for r in records if r.coords["m"] in kept]))[0]
+        assert len(table.rows) == 4
+        assert f"m {middle}" in " ".join(table.captions)
+
+
+def test_intervals_may_be_left_out() -> None:
+    records = [r for r in fake.errors() if r.coords["inputs"] == "image" and r.attention == "soft"]
+    assert "±" in text(replace(fake.ERRORS, quantities=("error_output",)), records)
+    assert "±" not in text(replace(fake.ERRORS, quantities=("error_output",), plain=("error_output",)), records)
+
+
 def test_where_keeps_a_value_or_one_of_several() -> None:
     for where, left in (({"inputs": "image"}, {"image"}), ({"inputs": ("image", "normal")}, {"image", "normal"}),
                         ({"options.size": 16, "inputs": "normal"}, {"normal"}), ({"inputs": "none"}, set())):

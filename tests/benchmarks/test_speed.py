@@ -1,0 +1,164 @@
+"""The CPU speeds that softbench claims, as medians of ratios of interleaved pairs: our oracle, torch's SDPA, packages.
+
+B = 1, H = 8, D = 64, float32, all cores of the process (the claims are for two), malloc thresholds fixed. The oracle is
+the same attention from our plainest primitives: distances from `cdist`, the paper's Newton iteration of 20 steps, and
+the whole N x m matrices kept. Packages get q, k and v in the layout they want, and no linear layer of theirs runs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from helpers import quiet_import
+from torch import Tensor, nn
+
+from softbench.attention._landmarks import avg_pool, landmark_grid
+from softbench.measures import memory
+from softbench.ops import pseudo_inverse
+from softbench.ops.gaussian_attention import gaussian_kernel
+from softbench.workload import Workload
+
+PAIRS = 9
+MODES = ("forward", "forward_backward")
+LANDMARKS, HEADS, HEAD_DIM = 49, 8, 64
+OVER_ORACLE = {"forward": 4.0, "forward_backward": 3.0}
+LEAST_MEMORY = 3.0  # workspace of the oracle over ours
+SDPA = {512: 1.0, 1024: 1.0, 4096: 1.0, 16384: 80.0}
+PACKAGES = {"performer": {"features": 256}, "linformer": {"projected": 256},
+            "nystromformer": {"landmarks": 64, "iterations": 6}}
+
+Call = Callable[[], object]
+
+
+def seconds(call: Call) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def times_faster(ours: Call, theirs: Call) -> tuple[float, str]:
+    """The median of theirs / ours, and its span; each pair in the other order than the one before."""
+    ratios = []
+    for _ in range(2):
+        ours(), theirs()
+    for pair in range(PAIRS):
+        if pair % 2:
+            mine = seconds(ours)
+            other = seconds(theirs)
+        else:
+            other = seconds(theirs)
+            mine = seconds(ours)
+        ratios.append(other / mine)
+    return statistics.median(ratios), f" ({min(ratios):.2f}..{max(ratios):.2f})"
+
+
+def oracle(built: Workload) -> Call:
+    """P^T M P v with P [B, H, m, N] kept, from distances and Newton's iteration as the paper writes them."""
+    q, v = built.inputs
+
+    def forward() -> Tensor:
+        x = q * HEAD_DIM**-0.25
+        landmarks = avg_pool(x, built.case.shape.grid, landmark_grid(built.case.shape.grid, LANDMARKS))
+        a, p = (gaussian_kernel(landmarks, t, impl="reference") for t in (landmarks, x))
+        inverse = pseudo_inverse.pseudo_inverse(a, method="newton", iterations=20, ridge=0.01, impl="reference")
+        return p.mT @ (inverse @ (p @ v))
+
+    return differentiated(built, forward, [q, v], built.target)
+
+
+def differentiated(built: Workload, forward: Callable[[], Tensor], leaves: list[Tensor], target: Tensor) -> Call:
+    def call() -> object:
+        if built.case.mode == "forward":
+            with torch.no_grad():
+                return forward()
+        return torch.autograd.grad(forward(), leaves, target)
+
+    return call
+
+
+class Given(nn.Module):
+    """Stands where a package has a linear layer, and gives what the benchmark prepared."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__()
+        self.tensor = tensor
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.tensor
+
+
+def package(name: str, built: Workload) -> Call:
+    """The attention of that name in the package best known for it, on the same numbers."""
+    train = built.case.mode != "forward"
+    tokens = built.case.shape.tokens
+    plain = [t.detach().clone().requires_grad_(train) for t in built.inputs]
+    rows = [t.detach().transpose(1, 2).reshape(1, tokens, HEADS * HEAD_DIM) for t in built.inputs]  # [B, N, H D]
+    target = torch.ones(1, tokens, HEADS * HEAD_DIM)
+    if name == "performer":
+        theirs = quiet_import("performer_pytorch").FastAttention(HEAD_DIM, nb_features=256)
+        return differentiated(built, lambda: theirs(*plain), plain, built.target)
+    if name == "linformer":
+        theirs = quiet_import("linformer").LinformerSelfAttention(HEADS * HEAD_DIM, tokens, k=256, heads=HEADS,
+                                                                 dim_head=HEAD_DIM)
+        q, k, v = (t.clone().requires_grad_(train) for t in rows)
+        theirs.to_q, theirs.to_k, theirs.to_v, theirs.to_out = Given(q), Given(k), Given(v), nn.Identity()
+        return differentiated(built, lambda: theirs(q), [q, k, v, theirs.proj_k, theirs.proj_v], target)
+    theirs = quiet_import("nystrom_attention").NystromAttention(
+        HEADS * HEAD_DIM, dim_head=HEAD_DIM, heads=HEADS, num_landmarks=64, pinv_iterations=6, residual=False)
+    x = torch.cat(rows, -1).requires_grad_(train)
+    theirs.to_qkv, theirs.to_out = Given(x), nn.Identity()
+    return differentiated(built, lambda: theirs(x), [x], target)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("tokens", [3136, 12544])
+def test_soft_against_its_oracle(benchmark, build, tell, tokens, mode):
+    built = build("soft", tokens, mode)
+    ratio, span = times_faster(lambda: built.run(None), oracle(built))
+    tell(f"soft, N = {tokens:,}, {mode}: times faster than its oracle", ratio, span)
+    benchmark.pedantic(built.run, args=(None,), rounds=3)
+    assert ratio >= OVER_ORACLE[mode]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("tokens", [3136, 12544])
+def test_workspace_of_soft_against_its_oracle(benchmark, build, tell, tokens, mode):
+    """Peak bytes beyond the output, or the gradients."""
+    built = build("soft", tokens, mode)
+    reference = oracle(built)
+    results = sum(t.numel() * t.element_size() for t in (built.leaves if mode != "forward" else built.inputs[-1:]))
+
+    def workspace(run: Callable[[object], object]) -> int:
+        passes = [memory._on_cpu(lambda: None, run).peak for _ in range(2)]
+        return passes[-1] - results  # the first makes what is made once
+
+    ours, theirs = workspace(built.run), workspace(lambda _: reference())
+    tell(f"soft, N = {tokens:,}, {mode}: oracle's workspace over ours", theirs / ours,
+         f" ({ours / 2**20:.1f} MiB against {theirs / 2**20:.1f} MiB)")
+    benchmark.pedantic(built.run, args=(None,), rounds=3)
+    assert theirs / ours >= LEAST_MEMORY
+
+
+@pytest.mark.parametrize("tokens", SDPA)
+def test_soft_is_ahead_of_sdpa(benchmark, build, tell, tokens):
+    soft, softmax = build("soft", tokens), build("softmax", tokens)
+    ratio, span = times_faster(lambda: soft.run(None), lambda: softmax.run(None))
+    tell(f"soft, N = {tokens:,}: times faster than SDPA", ratio, span)
+    benchmark.pedantic(soft.run, args=(None,), rounds=3)
+    assert ratio >= SDPA[tokens]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("tokens", [1024, 4096])
+@pytest.mark.parametrize("name", PACKAGES)
+def test_never_slower_than_the_package(benchmark, build, tell, name, tokens, mode):
+    options = "".join(f":{key}={value}" for key, value in PACKAGES[name].items())
+    built = build(name + options, tokens, mode)
+    ratio, span = times_faster(lambda: built.run(None), package(name, built))
+    tell(f"{name}, N = {tokens:,}, {mode}: times faster than its package", ratio, span)
+    benchmark.pedantic(built.run, args=(None,), rounds=3)
+    assert ratio >= 1.0
