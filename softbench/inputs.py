@@ -2,10 +2,12 @@
 
 - `normal`, `structured`, `clustered`, `lowrank`, `peaky`, `outliers`, `constant`: made up (`softbench.families`); a
   number after a colon sets the parameter, as in `structured:0.5`.
-- `image[:PATH]`: tokens of real photographs. Each photograph is cropped to the shape of the token grid, resized to
-  4 x 4 pixels a token, and passed through a patch embedding (4 x 4 x 3 -> heads * head_dim), LayerNorm and three
-  projections with seeded Gaussian weights of variance 1 / fan-in, as at the start of a vision transformer. PATH is a
-  photograph or a folder of them; without it, the two photographs that scikit-learn ships are used.
+- `image[:PATH]`: tokens of real photographs. A window of the shape of the token grid is cut from each, at a seeded
+  place and from half of to all of the largest such window in side, resized to 4 x 4 pixels a token, and passed through
+  a patch embedding (4 x 4 x 3 -> heads * head_dim), LayerNorm and three projections with Gaussian weights of variance
+  1 / fan-in, as at the start of a vision transformer. The weights are the same for every seed, so that samples differ
+  as images do to one network. PATH is a photograph or a folder of them; without it, the two photographs that
+  scikit-learn ships are used.
 """
 
 from __future__ import annotations
@@ -23,13 +25,17 @@ from softbench.case import Shape
 from softbench.errors import UsageError, unknown
 
 _PATCH = 4
+_STEM_SEED = 0
+_SMALLEST_CROP = 0.5  # of the side of the largest
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def check(family: str) -> None:
     """Raise UsageError unless the family exists and what it needs is there."""
-    name, _, path = family.partition(":")
+    name, colon, path = family.partition(":")
     if name == "image":
+        if colon and not path:
+            raise UsageError("--inputs image: no path after the colon: give one, or leave the colon out.")
         _photographs(path)
     elif name in families.FAMILIES:
         families.parse(family)
@@ -45,27 +51,34 @@ def tokens(family: str, shape: Shape, seed: int) -> tuple[Tensor, Tensor, Tensor
     """
     name, _, path = family.partition(":")
     check(family)
-    generator = torch.Generator().manual_seed(seed)
     if name in families.FAMILIES:
-        return families.tokens(family, shape, generator)
-    photographs = _photographs(path)
-    first = seed % len(photographs)  # so that several seeds see several photographs, whatever the batch
-    return _image_tokens(photographs[first:] + photographs[:first], shape, generator)
+        return families.tokens(family, shape, torch.Generator().manual_seed(seed))
+    return _image_tokens(crops(path, shape.batch, (shape.rows * _PATCH, shape.cols * _PATCH), seed), shape)
 
 
-def _image_tokens(photographs: list[Tensor], shape: Shape, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    height, width = shape.rows * _PATCH, shape.cols * _PATCH
-    crops = []
-    for index in range(shape.batch):
-        crop = _crop(photographs[index % len(photographs)], shape, generator)
-        crops.append(F.interpolate(crop[None], (height, width), mode="bilinear", antialias=True, align_corners=False))
-    pixels = torch.cat(crops)  # [B, 3, 4 rows, 4 cols]
+def crops(path: str, count: int, size: tuple[int, int], seed: int) -> Tensor:
+    """Seeded windows of photographs, in turns, resized to `size`: [count, 3, rows, cols] with entries in 0..1.
+
+    Args:
+        path: a photograph or a folder of them; "" for those that scikit-learn ships.
+    Raises:
+        UsageError: photographs that cannot be read.
+    """
+    photographs, generator = _photographs(path), torch.Generator().manual_seed(seed)
+    found = []
+    for index in range(seed, seed + count):  # so that several seeds see several photographs, whatever the batch
+        crop = _crop(photographs[index % len(photographs)], size, generator)
+        found.append(F.interpolate(crop[None], size, mode="bilinear", antialias=True, align_corners=False))
+    return torch.cat(found)
+
+
+def _image_tokens(pixels: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
     pixels = (pixels - pixels.mean((0, 2, 3), keepdim=True)) / pixels.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
-    width_model = shape.heads * shape.head_dim
+    width_model, stem = shape.heads * shape.head_dim, torch.Generator().manual_seed(_STEM_SEED)
     patches = F.unfold(pixels, _PATCH, stride=_PATCH).transpose(1, 2)  # [B, N, 48]
 
     def weight(fan_in: int) -> Tensor:
-        return torch.randn(fan_in, width_model, generator=generator, dtype=torch.float32) / fan_in**0.5
+        return torch.randn(fan_in, width_model, generator=stem, dtype=torch.float32) / fan_in**0.5
 
     x = F.layer_norm(patches @ weight(patches.shape[2]), (width_model,))  # [B, N, H D]
 
@@ -76,11 +89,12 @@ def _image_tokens(photographs: list[Tensor], shape: Shape, generator: torch.Gene
     return project(), project(), project()
 
 
-def _crop(photograph: Tensor, shape: Shape, generator: torch.Generator) -> Tensor:
-    """The largest window with the aspect of the token grid, at a seeded place. [3, h, w]"""
+def _crop(photograph: Tensor, aspect: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """A window of an aspect, rows to cols, of a seeded size at a seeded place. [3, h, w]"""
     _, height, width = photograph.shape
-    scale = min(height / shape.rows, width / shape.cols)
-    h, w = max(1, int(shape.rows * scale)), max(1, int(shape.cols * scale))
+    part = _SMALLEST_CROP + (1 - _SMALLEST_CROP) * float(torch.rand(1, generator=generator))
+    scale = part * min(height / aspect[0], width / aspect[1])
+    h, w = max(1, int(aspect[0] * scale)), max(1, int(aspect[1] * scale))
     top = int(torch.randint(height - h + 1, (1,), generator=generator))
     left = int(torch.randint(width - w + 1, (1,), generator=generator))
     return photograph[:, top : top + h, left : left + w]

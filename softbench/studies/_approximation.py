@@ -5,29 +5,31 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from softbench import inputs, sweep
+from softbench import sweep
 from softbench.case import Shape
 from softbench.errors import Unsupported
-from softbench.studies import _errors, _estimate, _floor, _projection, _truth
+from softbench.studies import _errors, _estimate, _floor, _projection, _tokens, _truth
 from softbench.studies._contract import Observation
-from softbench.studies._cost import Costs
+from softbench.studies._cost import Costs, disturbance
 from softbench.studies._errors import HeadErrors
 from softbench.studies._subjects import Point, largest_size
 from softbench.studies._summary import mean_interval
+from softbench.studies._threads import one_thread
 from softbench.studies._truth import Truth
+from softbench.subjects import OneAttention
 from softbench.sweep import Job
 
 EXACT_TOKENS = 16384  # up to here every row is compared
 SAMPLED_ROWS = 512
 LOSS_ROWS, SAMPLED_LOSS_ROWS = 2048, 128  # exact softmax holds as many rows of scores for its gradients
 GRAPH_BYTES = 1 << 30
+_GRADIENTS = ("error_dq", "error_dk", "error_dv")
 _VISIBLE = 1e-3  # a larger residual is told
 _FIRST_HELD_OUT, _HELD_OUT = 1_000_000, 4  # seeds of the samples that projections are fitted to
 
@@ -48,7 +50,7 @@ def run(point: Point, costs: Costs | None) -> list[Observation]:
         found = [point.observation("error_matrix_fro", 0.0, note="exact by definition")]
     else:
         try:
-            with _few_threads(point.shape.tokens):
+            with one_thread(point.shape.tokens <= _estimate.DENSE):
                 found = _errors_of(point)
         except Exception as error:
             status, note = sweep.verdict(error)
@@ -62,11 +64,11 @@ def search(point: Point) -> list[Observation]:
     The error falls with m on average, not at every step, so that a smaller m outside of what was searched may do too;
     `detail` has the last m that failed, and every m that was tried.
     """
-    most = min(point.shape.tokens, largest_size(point.subject))
+    most = largest_size(point.subject, point.shape.tokens)
     tried: dict[int, float] = {}
 
     def reaches(size: int) -> bool:
-        with _few_threads(point.shape.tokens):
+        with one_thread(point.shape.tokens <= _estimate.DENSE):
             samples = _matrix_errors(replace(point, subject=point.subject.at(size)))
         tried[size] = mean_interval(samples)[0]
         return tried[size] <= point.settings.target_error
@@ -87,31 +89,19 @@ def search(point: Point) -> list[Observation]:
                 f" the smallest error is {min(tried.values()):.3g}")
         return [point.observation("size_needed", None, status="unsupported", note=note, detail=detail)]
     best = replace(point, subject=replace(point.subject.at(reached), size=None))
-    costs = Costs([Job(best.case, best.subject.attention)]) if point.settings.cost else None
+    costs = Costs([Job(best.case, OneAttention(best.subject.attention))]) if point.settings.cost else None
     return [best.observation("size_needed", float(reached), detail=detail),
             best.observation("error_matrix_fro", tried[reached]), *(_cost(best, costs) if costs else [])]
 
 
-@contextmanager
-def _few_threads(tokens: int) -> Iterator[None]:
-    """One thread up to DENSE tokens: matrices are small there, and threads that wait for each other while another
-    process holds a core make the study ten times slower. The cost is measured outside of this."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if tokens <= _estimate.DENSE else threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _cost(point: Point, costs: Costs) -> list[Observation]:
-    return [point.observation(r.quantity, r.value, unit=r.unit, samples=r.samples, status=r.status, note=r.note,
-                              detail=r.detail, dtype=r.dtype, impl=r.impl, mode=r.mode) for r in costs.of(point.case)]
+    return [point.observation(r.quantity, r.value, unit=r.unit, samples=r.samples, status=r.status, detail=r.detail,
+                              note="; ".join(filter(None, (r.note, disturbance(r.detail)))), dtype=r.dtype, impl=r.impl,
+                              mode=r.mode) for r in costs.of(point.case)]
 
 
 def _errors_of(point: Point) -> list[Observation]:
-    modules = [_module(point, seed) for seed in point.seeds]
-    samples = [_sample(point, module, seed) for module, seed in zip(modules, point.seeds, strict=True)]
+    samples = [_sample(point, module, seed) for module, seed in zip(_modules(point), point.seeds, strict=True)]
     missing = _missing(point)
     found = []
     for name in samples[0]:
@@ -120,10 +110,18 @@ def _errors_of(point: Point) -> list[Observation]:
         detail: dict[str, Any] = {"ci95": [_digits(x) for x in interval]} if interval else {}
         for key in samples[0][name].detail:
             detail[key] = [_digits(sample[name].detail[key]) for sample in samples]
-        bad = sum(not math.isfinite(value) for value in values)
-        note = f"not finite for {bad} of {len(values)} seeds" if bad else _note(point, name, detail)
-        found.append(point.observation(name, mean, samples=values, detail=detail, note=note))
+        found.append(_judged(point, name, mean, values, detail))
     return found + [point.observation(name, None, status="unsupported", note=why) for name, why in missing.items()]
+
+
+def _judged(point: Point, name: str, mean: float, values: list[float], detail: dict[str, Any]) -> Observation:
+    """The mean with its note. What is not finite has none; a gradient that is infinitely far off is one of nothing."""
+    bad = sum(not math.isfinite(value) for value in values)
+    if bad and name in _GRADIENTS and not any(map(math.isnan, values)):
+        note = f"the exact gradient is 0 for {bad} of {len(values)} seeds, and the estimated one is not"
+        return point.observation(name, None, status="unsupported", samples=values, detail=detail, note=note)
+    note = f"not finite for {bad} of {len(values)} seeds" if bad else _note(point, name, mean, detail)
+    return point.observation(name, mean, samples=values, detail=detail, note=note)
 
 
 def _missing(point: Point) -> dict[str, str]:
@@ -140,18 +138,21 @@ def _missing(point: Point) -> dict[str, str]:
     return missing
 
 
-def _note(point: Point, quantity: str, detail: dict[str, Any]) -> str:
+def _note(point: Point, quantity: str, value: float, detail: dict[str, Any]) -> str:
     notes = []
+    if (smallest := max(detail.get("resolution", [0.0]))) and 0 < value <= smallest:
+        notes.append(f"a bound: floors below {smallest:.0e} are not resolved")
     if (residual := max(detail.get("residual", [0.0]))) > _VISIBLE:
         notes.append(f"to about {residual:.1%}")
     if point.shape.tokens > EXACT_TOKENS and not quantity.startswith("floor"):
-        gradient = quantity in ("error_dq", "error_dk", "error_dv")
-        what = f"loss on {SAMPLED_LOSS_ROWS}" if gradient else f"estimated from {SAMPLED_ROWS}"
+        what = f"loss on {SAMPLED_LOSS_ROWS}" if quantity in _GRADIENTS else f"estimated from {SAMPLED_ROWS}"
         notes.append(f"{what} of {point.shape.tokens:,} rows a head")
     if quantity == "error_matrix_fro":
         notes.append(point.subject.attention.note(point.shape))
         if point.subject.attention.name == "linformer":
             notes.append("projections fitted to held-out samples")
+        if point.kind == "gaussian_normalised":
+            notes.append("its exact matrix, and so its floor, depends on m")
     return "; ".join(filter(None, notes))
 
 
@@ -182,8 +183,9 @@ def _sample(point: Point, module: nn.Module, seed: int) -> dict[str, Number]:
     error, standard_error = _errors.matrix_error(heads)
     found = {"error_matrix_fro": Number(error, {} if exact else {"standard_error": standard_error})}
     if spectra and point.rank is not None:
-        found["floor_fro"] = Number(_floor.frobenius(spectra, point.rank))
-        found["floor_spectral"] = Number(_floor.spectral(spectra, point.rank))
+        smallest = _floor.resolution(truth)
+        found["floor_fro"] = Number(_floor.frobenius(spectra, point.rank, smallest), {"resolution": smallest})
+        found["floor_spectral"] = Number(_floor.spectral(spectra, point.rank, smallest), {"resolution": smallest})
     if exact:
         ratio = _largest(distances) / _largest(sizes)
         found["error_matrix_spectral"] = Number(ratio, {"residual": max(r for _, r in distances + sizes)})
@@ -194,8 +196,8 @@ def _sample(point: Point, module: nn.Module, seed: int) -> dict[str, Number]:
 def _matrix_errors(point: Point) -> list[float]:
     """error_matrix_fro of every seed, alone."""
     samples = []
-    for seed in point.seeds:
-        module, tokens = _module(point, seed), point.shape.tokens
+    for module, seed in zip(_modules(point), point.seeds, strict=True):
+        tokens = point.shape.tokens
         exact = tokens <= EXACT_TOKENS
         index = _some(tokens, tokens if exact else SAMPLED_ROWS, torch.Generator().manual_seed(seed))
         heads = []
@@ -204,6 +206,14 @@ def _matrix_errors(point: Point) -> list[float]:
             heads.append(_errors.head_errors(_truth_of(point, q, k), rows, v, index, 1))
         samples.append(_errors.matrix_error(heads)[0])
     return samples
+
+
+def _modules(point: Point) -> list[nn.Module]:
+    """The attention for each seed; one for all, where it is fitted and nothing in it is random."""
+    first = _module(point, point.seeds[0])
+    if _projection.can_fit(first):
+        return [first] * len(point.seeds)
+    return [first, *(_module(point, seed) for seed in point.seeds[1:])]
 
 
 def _module(point: Point, seed: int) -> nn.Module:
@@ -242,7 +252,7 @@ def _require_judgeable(point: Point) -> None:
 
 
 def _heads(point: Point, seed: int) -> Iterator[Head]:
-    q, k, v = inputs.tokens(point.family, point.shape, seed)
+    q, k, v = _tokens.tokens(point.family, point.shape, seed)
     shared = point.subject.attention.module.SHARES_QK
     if shared:
         k = q
@@ -263,7 +273,7 @@ def _spectra(point: Point, seed: int) -> list[Tensor]:
 
 @functools.lru_cache(maxsize=64)
 def _cached_spectra(kind: str, shared: bool, family: str, shape: Shape, seed: int, size: int | None) -> list[Tensor]:
-    q, k, _ = inputs.tokens(family, shape, seed)
+    q, k, _ = _tokens.tokens(family, shape, seed)
     heads = [(a.double(), b.double()) for a, b in zip(q[0], k[0], strict=True)]
     return [_floor.spectrum(_truth.truth(kind, a, a if shared else b, size or len(a))) for a, b in heads]
 

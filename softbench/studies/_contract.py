@@ -6,10 +6,13 @@ file `softbench/studies/<name>.py` (the command is called `<name>` with hyphens)
 - a docstring whose first line says what it is;
 - `QUANTITY`, `UNIT`: its headline number, which also stands for a task that failed;
 - `DETERMINISTIC`: True where two runs on any two machines must agree, within rounding;
-- `Settings`: a frozen dataclass of `softbench.options.option` fields; each becomes a flag of the command;
+- `Settings`: a frozen dataclass of `softbench.options.option` fields; each becomes a flag of the command; one called
+  `device` is where the study runs, which is the CPU otherwise;
 - `QUICK`: the settings that `--quick` changes;
 - `VIEWS`: how its numbers are shown, as data (`softbench.views.View`); reports draw them;
 - `tasks(settings) -> list[Task]`: the study cut into independent pieces. Everything the settings say is checked here.
+- optionally `recall(environment, device) -> list[Record]` and `remember(records, environment, device) -> Path`: where a
+  study is run once for a machine, what is known of this one, and keeping it. `--force` runs it anew.
 
 A task neither prints nor saves. Its name is its identity: a resumed study skips the tasks whose names it finds.
 Studies import torch inside their functions, so that `softbench <study> --help` answers without it.
@@ -32,7 +35,9 @@ class Observation:
     """One number of a study, with what it is a number of. Fields are those of `softbench.records.Record`.
 
     `samples` are the values of single seeds, matrices or repetitions that `value` summarises. `detail` may hold the
-    course of an iteration (`{"trace": [...]}`, one entry a step) besides how the number was taken.
+    course of an iteration (`{"trace": [...]}`, one entry a step) besides how the number was taken. A number that was
+    not measured but published has its source in `quoted`; its record then names no machine, and `detail["printed"]` is
+    how tables write it.
     """
 
     quantity: str
@@ -46,6 +51,7 @@ class Observation:
     attention: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     label: str = ""
+    model: str = ""
     impl: str = ""
     mode: str = "forward"
 
@@ -57,6 +63,7 @@ class Observation:
     dtype: str = "float64"
     seed: int = 0
     coords: dict[str, Any] = field(default_factory=dict)
+    quoted: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from softbench.case import Case
 from softbench.measures import latency, memory
@@ -12,6 +13,13 @@ from softbench.sweep import Job, Sweep
 TOGETHER = 4096  # tokens up to which all cases are held at once and their latencies interleaved
 _LATENCY = latency.Settings(rep=60.0, warmup=20.0, rounds=3)
 _MEMORY = memory.Settings(passes=1)
+_FOREIGN = 0.05  # share of the CPU that other processes may have while a call is timed
+
+
+def disturbance(detail: Mapping[str, Any]) -> str:
+    """The note on a latency that other processes may have spoilt; "" where they did not."""
+    disturbed = (detail.get("foreign_cpu") or 0) > _FOREIGN
+    return f"other processes took more than {_FOREIGN:.0%} of the CPU" if disturbed else ""
 
 
 class Costs:

@@ -20,6 +20,7 @@ from softbench.studies._truth import Truth, tiles
 
 OVERLAP_ROWS = 1024  # rows a head whose largest entries are compared: sorting costs more than all else
 _BLOCK = 4
+_ROUNDING = 1e-12  # of the gradients, over the size of the cotangent times that of v
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def gradient_errors(truth: Truth, module: nn.Module, v: Tensor, grid: tuple[int,
                     cotangent: Tensor) -> dict[str, tuple[float, float]]:
     """Squared distance and size of the gradients by q, k, v of the sum of cotangent * output over the rows `index`.
 
-    Only by q and v where k is q, with q in both its roles. Plain numbers, for the reason given in `head_errors`.
+    Only by q and v where k is q, with q in both its roles. Plain numbers, for the reason given in `head_errors`. A
+    gradient of no more than rounding, as that by tokens which are all alike, is 0.
     """
     shared = truth.k is truth.q
     tensors = (truth.q, v) if shared else (truth.q, truth.k, v)
@@ -100,6 +102,9 @@ def gradient_errors(truth: Truth, module: nn.Module, v: Tensor, grid: tuple[int,
         exact = _gradients(truth.output(q, k, value, index), leaves, cotangent)
         estimate = _gradients(_estimate.call(module, q, k, value, grid)[index], leaves, cotangent)
     names = ("dq", "dv") if shared else ("dq", "dk", "dv")
+    nothing = float(_ROUNDING * cotangent.norm() * v.norm())
+    exact, estimate = ([g if float(g.norm()) > nothing else torch.zeros_like(g) for g in side]
+                       for side in (exact, estimate))
     return {name: (float((b - a).square().sum()), float(a.square().sum()))
             for name, a, b in zip(names, exact, estimate, strict=True)}
 

@@ -7,9 +7,12 @@ as for a block-diagonal matrix.
 
 Symmetric positive semi-definite S: s are its eigenvalues, and small floors are right to about 1e-14. Otherwise s^2 are
 the eigenvalues of S S^T, several times faster than a singular value decomposition, and floors below 1e-6 are rounding.
+What lies below that `resolution` is given as the resolution, which is then a bound from above.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -30,13 +33,25 @@ def spectrum(truth: Truth) -> Tensor:
     return torch.linalg.eigvalsh(matrix @ matrix.mT).clamp(min=0).flip(0).sqrt()
 
 
-def frobenius(spectra: list[Tensor], rank: int) -> float:
-    """Relative Frobenius error of the best rank-m matrices."""
+def resolution(truth: Truth) -> float:
+    """The smallest floor that can be told from rounding."""
+    return 1e-14 if truth.symmetric else 1e-6
+
+
+def frobenius(spectra: list[Tensor], rank: int, smallest: float = 0.0) -> float:
+    """Relative Frobenius error of the best rank-m matrices, at least `smallest`; 0 where every matrix has that rank."""
+    if rank >= len(spectra[0]):
+        return 0.0
     tail = sum(float(s[rank:].square().sum()) for s in spectra)
-    return (tail / sum(float(s.square().sum()) for s in spectra)) ** 0.5
+    return _at_least(smallest, (tail / sum(float(s.square().sum()) for s in spectra)) ** 0.5)
 
 
-def spectral(spectra: list[Tensor], rank: int) -> float:
-    """Relative spectral error of the best rank-m matrices."""
-    beyond = [float(s[rank]) if rank < len(s) else 0.0 for s in spectra]
-    return max(beyond) / max(float(s[0]) for s in spectra)
+def spectral(spectra: list[Tensor], rank: int, smallest: float = 0.0) -> float:
+    """Relative spectral error of the best rank-m matrices, with the same exceptions."""
+    if rank >= len(spectra[0]):
+        return 0.0
+    return _at_least(smallest, max(float(s[rank]) for s in spectra) / max(float(s[0]) for s in spectra))
+
+
+def _at_least(smallest: float, value: float) -> float:
+    return value if math.isnan(value) else max(smallest, value)

@@ -7,13 +7,16 @@ cosine of two gradients is 1 where they point the same way and -1 where a step d
 from __future__ import annotations
 
 from itertools import islice
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from softbench.ops import pseudo_inverse as op
+from softbench.ops._common import widened
 from softbench.studies._courses import Truth, value
 
+Way = Literal["op", "unrolled", "in_dtype"]
 QUANTITIES = ("gradient_error", "gradient_cosine", "unrolled_error", "unrolled_cosine", "agreement_cosine")
 
 
@@ -32,7 +35,7 @@ def compare(truth: Truth, method: str, dtype: torch.dtype, steps: int, seed: int
     return found
 
 
-def saved_bytes(a: Tensor, method: str, steps: int, ridge: float, *, unrolled: bool) -> int:
+def saved_bytes(a: Tensor, method: str, steps: int, ridge: float, way: Way) -> int:
     """Bytes that autograd keeps for the backward of one call, each storage counted once, the input left out."""
     kept: dict[int, int] = {}
     leaf = a.detach().clone().requires_grad_()
@@ -44,21 +47,25 @@ def saved_bytes(a: Tensor, method: str, steps: int, ridge: float, *, unrolled: b
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = run(leaf, method, steps, ridge, unrolled=unrolled)
+        result = run(leaf, method, steps, ridge, way)
     del result  # only now: a freed block's address could be taken again
     return sum(kept.values())
 
 
-def run(a: Tensor, method: str, steps: int, ridge: float, *, unrolled: bool) -> Tensor:
-    """The op as it is, or its steps with autograd through them."""
-    if unrolled:
-        return next(islice(op.iterates(a, method=method, ridge=ridge), steps, None))
-    return op.pseudo_inverse(a, method=method, iterations=steps, ridge=ridge)
+def run(a: Tensor, method: str, steps: int, ridge: float, way: Way) -> Tensor:
+    """V after that many steps: by the op; by its steps, with autograd through them; or in the dtype of `a`.
+
+    The first two compute half precision in float32, so that they can be compared.
+    """
+    if way == "op":
+        return op.pseudo_inverse(a, method=method, iterations=steps, ridge=ridge)
+    course = op.iterates(widened(a) if way == "unrolled" else a, method=method, ridge=ridge)
+    return next(islice(course, steps, None))
 
 
 def _unrolled(truth: Truth, method: str, dtype: torch.dtype, steps: int, cotangent: Tensor) -> Tensor:
     leaf = truth.a.to(dtype).requires_grad_()
-    v = run(leaf, method, steps, truth.ridge, unrolled=True)
+    v = run(leaf, method, steps, truth.ridge, "in_dtype")
     (gradient,) = torch.autograd.grad(v, leaf, cotangent.to(dtype))
     return gradient.double()
 

@@ -21,17 +21,17 @@ from softbench.studies import _inverse_gradients as gradients
 from softbench.studies import _inverse_times as times
 from softbench.studies import _matrices
 from softbench.studies._contract import Observation
+from softbench.studies._cost import disturbance
 from softbench.studies._courses import Course, Truth
 from softbench.studies._courses import run as course_of
 from softbench.studies._matrices import Sizes
+from softbench.studies._threads import one_thread
 
 if TYPE_CHECKING:
     from softbench.studies.pinv import Settings
 
-_MAIN = ("newton", "nystromformer", "scaled_newton", "cholesky")  # of the default methods, those in the summary
 _FEW = 4  # matrices, where each costs many calls
 _GONE = 1e4  # a course is not followed above: it has diverged, and would flatten all others in a plot
-_FOREIGN = 0.05  # share of the CPU that other processes may have while a call is timed
 
 
 @dataclass
@@ -67,38 +67,40 @@ class _Seen:
                            coords=self.coords, **({"detail": self.detail} | fields))
 
 
+@one_thread()
 def inverse(settings: Settings, family: str, ridge: float, dtype: str, method: str) -> list[Observation]:
     """How near one method comes to the inverse, and how right its gradient is there."""
     seen = _Seen(settings, dtype, {"family": family, "ridge": ridge, "method": method},
-                 {"part": "inverse", "ridged": ridge > 0, "shown": _shown(settings, method)})
+                 {"part": "inverse", "ridged": ridge > 0})
     truth = _truth(settings, family, ridge, settings.count)
     kind = getattr(torch, dtype)
     try:
         course = course_of(truth, method, kind, settings.max_iterations)
     except (Unsupported, UsageError) as error:  # the latter: a ridge that the method cannot take
-        return [seen.observation("residual_ipv", None, status="unsupported", note=str(error))]
+        return [seen.observation("residual", None, status="unsupported", note=str(error))]
     seen.detail["iterative"] = not course.direct
     invertible = truth.inverse.isfinite().all(-1).all(-1)  # [G]
     reached, last = course.after(settings.iterations), course.after(settings.max_iterations)
-    final = torch.maximum(last["residual_ipv"], last["residual_ivp"])
-    failing = ~(reached["residual_ipv"] <= settings.tolerance) & (invertible | ~truth.a.isfinite().all(-1).all(-1))
+    final = last["residual"].nan_to_num(math.inf)
+    failing = ~(reached["residual"] <= settings.tolerance) & (invertible | ~truth.a.isfinite().all(-1).all(-1))
     found = []
     for name, values in reached.items():
         if name == "error_inverse" and not invertible.any():
             continue
-        doubtful = name == "residual_ipv" and bool(failing.double().mean() >= 0.5)
+        doubtful = name == "residual" and bool(failing.double().mean() >= 0.5)
         found.append(seen.summary(name, values, trace=None if course.direct else course.distances[name],
                                   status="diverged" if doubtful else "ok"))
     found += [seen.share("share_unconverged", failing), seen.share("share_diverged", ~(final <= 1)),
               seen.share("share_not_finite", ~final.isfinite())]
     if not course.direct:
-        found.append(_needed(seen, course, settings))
+        found += _needed(seen, course, settings)
     if ridge:
         compared = gradients.compare(truth, method, kind, settings.iterations, settings.seed + 1)
         found += [seen.summary(name, values) for name, values in compared.items()]
     return found
 
 
+@one_thread()
 def conditions(settings: Settings, numbers: Sequence[float], ridge: float, dtype: str,
                method: str) -> list[Observation]:
     """The steps that one method needs at each condition number."""
@@ -107,16 +109,40 @@ def conditions(settings: Settings, numbers: Sequence[float], ridge: float, dtype
         truth = _truth(settings, f"condition:{condition!r}", ridge, min(settings.count, _FEW))
         seen = _Seen(settings, dtype, {"condition": condition, "ridge": ridge, "method": method},
                      {"part": "condition"}, len(truth.a))
-        found.append(_needed(seen, course_of(truth, method, getattr(torch, dtype), settings.max_iterations), settings))
+        found += _needed(seen, course_of(truth, method, getattr(torch, dtype), settings.max_iterations), settings)
     return found
 
 
 def speed(settings: Settings, family: str, ridge: float, dtype: str, methods: Sequence[str],
           points: Sequence[int]) -> list[Observation]:
-    """Times of one call after so many steps beside the residual then, all methods interleaved."""
+    """Times of one call after so many steps beside the residual then, all methods interleaved.
+
+    Besides the points, the steps are timed at which I - P V is within the tolerance, and the larger residual is.
+    """
+    with one_thread():
+        truth, timed = _to_time(settings, family, ridge, dtype, methods, points)
+    readings = times.measure(truth.a.to(getattr(torch, dtype)), ridge, [call for call, *_ in timed], settings.rep)
+    found = []
+    for (call, residual, last), reading in zip(timed, readings, strict=True):
+        coords = {"family": family, "ridge": ridge, "method": call.method}
+        point = _Seen(settings, dtype, coords | {"steps": call.steps}, {"part": "speed"})
+        found += [_timed(point, "time", reading), point.summary("residual", residual)]
+        if last:
+            whole = _Seen(settings, dtype, coords, {"part": "inverse", "ridged": ridge > 0})
+            found.append(_timed(whole, "time_to_tolerance", reading))
+    return found
+
+
+def _to_time(settings: Settings, family: str, ridge: float, dtype: str, methods: Sequence[str],
+             points: Sequence[int]) -> tuple[Truth, list[tuple[times.Call, Tensor, bool]]]:
+    """The matrices, and each call with its residuals and whether it is the one to the tolerance.
+
+    Raises:
+        Unsupported: no method can be had.
+    """
     truth, kind = _truth(settings, family, ridge, settings.count), getattr(torch, dtype)
     refused: Unsupported | None = None
-    timed: list[tuple[times.Call, Tensor, bool]] = []  # the call, its residuals, whether it is the one to tolerance
+    timed: list[tuple[times.Call, Tensor, bool]] = []
     for method in methods:
         try:
             course = course_of(truth, method, kind, settings.max_iterations)
@@ -124,39 +150,29 @@ def speed(settings: Settings, family: str, ridge: float, dtype: str, methods: Se
             refused = error
             continue
         if course.direct:
-            timed.append((times.Call(method, 0), course.after(0)["residual_ipv"], True))
+            residual = course.after(0)["residual"]
+            timed.append((times.Call(method, 0), residual, bool(residual.median() <= settings.tolerance)))
             continue
-        needed = median(course.needed(settings.tolerance).tolist())
-        enough = math.ceil(needed) if math.isfinite(needed) else -1
-        for steps in sorted({p for p in (*points, enough) if 0 <= p <= settings.max_iterations}):
-            timed.append((times.Call(method, steps, unrolled=True), course.after(steps)["residual_ipv"],
-                          steps == enough))
+        enough, one_side = (_steps(course, settings, quantity) for quantity in ("residual", "residual_ipv"))
+        for steps in sorted({p for p in (*points, enough, one_side) if 0 <= p <= settings.max_iterations}):
+            timed.append((times.Call(method, steps, way="in_dtype"), course.after(steps)["residual"], steps == enough))
     if not timed and refused is not None:
         raise refused
-    readings = times.measure(truth.a.to(kind), ridge, [call for call, *_ in timed], settings.rep)
-    found = []
-    for (call, residual, last), reading in zip(timed, readings, strict=True):
-        coords = {"family": family, "ridge": ridge, "method": call.method}
-        point = _Seen(settings, dtype, coords | {"steps": call.steps}, {"part": "speed"})
-        found += [_timed(point, "time", reading), point.summary("residual_ipv", residual)]
-        if last:
-            whole = _Seen(settings, dtype, coords,
-                          {"part": "inverse", "ridged": ridge > 0, "shown": _shown(settings, call.method)})
-            found.append(_timed(whole, "time_to_tolerance", reading))
-    return found
+    return truth, timed
 
 
 def cost(settings: Settings, family: str, ridge: float, dtype: str, methods: Sequence[str]) -> list[Observation]:
-    """Times and saved bytes of forward and backward at the usual number of steps."""
+    """Times and saved bytes of forward and backward at the usual number of steps, as the op computes them: half
+    precision in float32."""
     a = _truth(settings, family, ridge, settings.count).a.to(getattr(torch, dtype))
     calls: dict[str, times.Call] = {}
     for method in methods:
-        entry = op.METHODS[method]
-        calls[f"forward {method}"] = times.Call(method, entry.iterations)
+        entry, steps = op.METHODS[method], op.usual_steps(method, settings.size, ridge)
+        calls[f"forward {method}"] = times.Call(method, steps)
         if entry.implicit:
-            calls[f"implicit {method}"] = times.Call(method, entry.iterations, "forward_backward")
+            calls[f"implicit {method}"] = times.Call(method, steps, "forward_backward")
         if entry.products:
-            calls[f"unrolled {method}"] = times.Call(method, entry.iterations, "forward_backward", unrolled=True)
+            calls[f"unrolled {method}"] = times.Call(method, steps, "forward_backward", way="unrolled")
     found = []
     for (name, call), reading in zip(calls.items(), times.measure(a, ridge, list(calls.values()), settings.rep),
                                      strict=True):
@@ -165,11 +181,12 @@ def cost(settings: Settings, family: str, ridge: float, dtype: str, methods: Seq
                      {"part": "cost"})
         found.append(_timed(seen, f"time_{way}", reading))
         if way != "forward":
-            kept = gradients.saved_bytes(a, call.method, call.steps, ridge, unrolled=call.unrolled)
+            kept = gradients.saved_bytes(a, call.method, call.steps, ridge, call.way)
             found.append(seen.observation(f"saved_{way}", float(kept), unit="B"))
     return found
 
 
+@one_thread()
 def leak(settings: Settings, families: Sequence[str], dtype: str) -> list[Observation]:
     """The largest relative change of a matrix's inverse when others join its batch, per method and kind of others."""
     kind, found = getattr(torch, dtype), []
@@ -195,19 +212,29 @@ def _change(a: Tensor, others: Tensor, method: str) -> Tensor:
     return _worst((joined - alone).norm() / larger.clamp_min(torch.finfo(larger.dtype).tiny))
 
 
-def _needed(seen: _Seen, course: Course, settings: Settings) -> Observation:
-    needed = seen.summary("needed_steps", course.needed(settings.tolerance))
-    if needed.value is None or math.isfinite(needed.value):
-        return needed
-    return replace(needed, value=None, status="diverged",
-                   note=f"I-PV is not within {settings.tolerance:g} in {settings.max_iterations} steps")
+def _needed(seen: _Seen, course: Course, settings: Settings) -> list[Observation]:
+    """The steps needed by the larger residual, and by I - P V alone."""
+    found = []
+    for name, judged, words in (("needed_steps", "residual", "the larger of I-PV and I-VP"),
+                                ("needed_steps_ipv", "residual_ipv", "I-PV")):
+        needed = seen.summary(name, course.needed(settings.tolerance, judged))
+        if needed.value is not None and not math.isfinite(needed.value):
+            needed = replace(needed, value=None, status="diverged", note=(
+                f"{words} does not come within {settings.tolerance:g} to stay in {settings.max_iterations} steps"))
+        found.append(needed)
+    return found
+
+
+def _steps(course: Course, settings: Settings, quantity: str) -> int:
+    """The median of the steps needed, rounded up; -1 where there is none."""
+    needed = median(course.needed(settings.tolerance, quantity).tolist())
+    return math.ceil(needed) if math.isfinite(needed) else -1
 
 
 def _timed(seen: _Seen, quantity: str, reading: Reading) -> Observation:
-    disturbed = (reading.detail.get("foreign_cpu") or 0) > _FOREIGN
     return seen.observation(quantity, reading.summary, unit=reading.unit, samples=reading.samples,
                             status=reading.status, detail=seen.detail | reading.detail,
-                            note=f"other processes took more than {_FOREIGN:.0%} of the CPU" if disturbed else "")
+                            note=disturbance(reading.detail))
 
 
 @functools.lru_cache(maxsize=8)
@@ -217,11 +244,6 @@ def _matrices_of(family: str, sizes: Sizes, seed: int) -> Truth:
 
 def _truth(settings: Settings, family: str, ridge: float, count: int) -> Truth:
     return _matrices_of(family, Sizes(count, settings.size, settings.head_dim, ridge), settings.seed)
-
-
-def _shown(settings: Settings, method: str) -> bool:
-    """Whether the summary shows a method: the usual ones, or all that were asked for by name."""
-    return method in _MAIN or settings.methods != type(settings)().methods
 
 
 def _worst(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Times of an inverse, taken by the measure `latency`: a workload whose module inverts what it gets as q."""
+"""Times of an inverse, taken by the measure `latency`: a workload whose module inverts its input."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from softbench.attention._contract import Attention
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.measures import latency
 from softbench.measures._contract import Reading
-from softbench.ops import pseudo_inverse as op
+from softbench.ops._common import widened
 from softbench.studies import _inverse_gradients as gradients
 from softbench.workload import Workload
 
@@ -24,7 +23,7 @@ class Call:
     method: str
     steps: int
     mode: str = "forward"
-    unrolled: bool = False
+    way: gradients.Way = "op"
 
 
 class _Inverting(nn.Module):
@@ -32,8 +31,8 @@ class _Inverting(nn.Module):
         super().__init__()
         self.call, self.ridge = call, ridge
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        return gradients.run(q, self.call.method, self.call.steps, self.ridge, unrolled=self.call.unrolled)
+    def forward(self, a: Tensor) -> Tensor:
+        return gradients.run(a, self.call.method, self.call.steps, self.ridge, self.call.way)
 
 
 def measure(a: Tensor, ridge: float, calls: Sequence[Call], rep: float) -> list[Reading]:
@@ -46,5 +45,5 @@ def _workload(a: Tensor, ridge: float, call: Call) -> Workload:
     shape = Shape(len(a), 1, a.shape[-1], 1, a.shape[-1])
     case = Case(AttentionSpec(call.method), shape, dtype=str(a.dtype).removeprefix("torch."), mode=call.mode)
     leaf = a.detach().clone().requires_grad_(call.mode != "forward")
-    return Workload(case, Attention("pseudo_inverse", op, None), _Inverting(call, ridge), leaf, leaf, leaf,
-                    torch.ones_like(a))
+    module = _Inverting(call, ridge)
+    return Workload(case, module, module, (leaf,), a.shape, torch.ones_like(widened(a)))

@@ -10,7 +10,10 @@ k(l, l) with k(a, b) = exp(-|a - b|^2 / 2) of landmarks l [count, m, d] on the m
 - `clustered:S`: GELU(LayerNorm(centre + 0.05 noise)) times S, with 6 centres.
 - `duplicate:R`: R different landmarks at scale 0.5, each repeated: A has rank R.
 - `constant`: all landmarks alike, as of a blank image: A is all ones.
-- `image[:PATH]`: photographs (see softbench/inputs.py), 4 x 4 tokens averaged to a landmark and divided by d^(1/4).
+- `image[:PATH]`: photographs (see softbench/inputs.py), two heads of each of several crops, 4 x 4 tokens averaged to a
+  landmark and divided by d^(1/4).
+- `backbone:stage2`: what SOFT inverts in a stage of soft-tiny with initial weights, on photographs (`_backbone`).
+- `checkpoint:SOURCE@stage2`: the same of any backbone, by its file.
 - `condition:K`: synthetic, in a random basis: A + ridge I has eigenvalues in a geometric series from s / K to s, with
   s the larger of 1 and ridge K, so that A is positive semi-definite.
 """
@@ -20,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +34,9 @@ from softbench.attention._landmarks import avg_pool
 from softbench.case import Shape, most_square
 from softbench.errors import Unsupported, UsageError, unknown
 from softbench.ops.gaussian_attention import gaussian_kernel
+
+_CAPTURED = ("backbone", "checkpoint")
+_DEFAULT_ARCH = "soft-tiny"
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,14 @@ class Sizes:
 
 def check(family: str) -> None:
     """Raise UsageError unless the family exists and its parameter is right. Missing photographs are found later."""
-    name, _, parameter = family.partition(":")
+    name, colon, parameter = family.partition(":")
     if name not in FAMILIES:
         raise unknown("family of matrices", name, FAMILIES)
-    if name == "image":
+    if colon and not parameter:
+        raise UsageError(f"matrices: nothing after the colon of '{family}': give a parameter, or leave the colon out.")
+    if name in _CAPTURED:
+        _backbone().check(_place(family))
+    elif name == "image":
         if parameter:
             inputs.check(family)
     elif name == "constant":
@@ -55,6 +66,12 @@ def check(family: str) -> None:
             raise UsageError(f"matrices: 'constant' takes no parameter, but '{family}' gives one.")
     elif parameter and _number(family) < 1 and name == "condition":
         raise UsageError(f"matrices: a condition number is at least 1, not {parameter}.")
+
+
+def identity(family: str) -> str:
+    """The family, with a digest of the file that it names."""
+    name = family.partition(":")[0]
+    return f"{name}:{_backbone().identity(_place(family))}" if name in _CAPTURED else family
 
 
 def make(family: str, sizes: Sizes, seed: int) -> Tensor:
@@ -101,13 +118,31 @@ def _constant(family: str, sizes: Sizes, generator: torch.Generator) -> Tensor:
 
 def _image(family: str, sizes: Sizes, generator: torch.Generator) -> Tensor:
     rows, cols = most_square(sizes.m)
-    shape = Shape(2, math.ceil(sizes.count / 2), 4 * rows, 4 * cols, sizes.head_dim)
+    shape = Shape(math.ceil(sizes.count / 2), 2, 4 * rows, 4 * cols, sizes.head_dim)
     try:
         tokens, _, _ = inputs.tokens(family, shape, generator.initial_seed())
     except UsageError as error:
         raise Unsupported(str(error)) from None
     landmarks = avg_pool(tokens.double() * sizes.head_dim**-0.25, shape.grid, (rows, cols))
-    return _kernel(landmarks.transpose(0, 1).flatten(0, 1)[:sizes.count])
+    return _kernel(landmarks.flatten(0, 1)[:sizes.count])
+
+
+def _captured(family: str, sizes: Sizes, generator: torch.Generator) -> Tensor:
+    landmarks: Tensor = _backbone().landmarks(_place(family), sizes.count, sizes.m, sizes.head_dim,
+                                              generator.initial_seed())
+    return _kernel(landmarks)
+
+
+def _place(family: str) -> str:
+    """`backbone:stage2` -> the place as `_backbone` writes it."""
+    name, _, place = family.partition(":")
+    return f"{_DEFAULT_ARCH}@{place or 'stage1'}" if name == "backbone" else place
+
+
+def _backbone() -> ModuleType:
+    from softbench.studies import _backbone  # imports timm, which takes seconds
+
+    return _backbone
 
 
 def _condition(family: str, sizes: Sizes, generator: torch.Generator) -> Tensor:
@@ -121,7 +156,7 @@ def _condition(family: str, sizes: Sizes, generator: torch.Generator) -> Tensor:
 
 FAMILIES: dict[str, Callable[[str, Sizes, torch.Generator], Tensor]] = {
     "normal": _normal, "gelu": _gelu, "smooth": _smooth, "clustered": _clustered, "duplicate": _duplicate,
-    "constant": _constant, "image": _image, "condition": _condition}
+    "constant": _constant, "image": _image, "backbone": _captured, "checkpoint": _captured, "condition": _condition}
 
 
 def _number(family: str, default: float = 0.0) -> float:

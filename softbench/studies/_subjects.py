@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING, Any
 from softbench import options as opts
 from softbench.attention import _contract
 from softbench.attention._contract import Attention
-from softbench.case import AttentionSpec, Case, Shape
+from softbench.case import AttentionSpec, Case, Shape, parse_attentions
 from softbench.errors import UsageError
+from softbench.studies import _tokens
 from softbench.studies._contract import Observation
 
 if TYPE_CHECKING:
     from softbench.studies.approx_error import Settings
 
 SIZES = ("landmarks", "features", "projected", "rank", "k")  # options that m goes by
+_SAMPLES = "soft"  # an attention that knows all choices of landmarks
+_FEATURES = 16  # times N: random features need not be fewer than tokens to come nearer, at a cost beyond the exact one
 
 
 @dataclass(frozen=True)
 class Subject:
     """An attention with its m. `part` says why it is looked at: size, landmarks, target or exact.
 
-    `spec` is the attention as the command named it, without the m that a sweep adds; `middle` where that m is the
-    middle one of the sweep, or the only one.
+    `spec` is the attention as the command named it, without the m that a sweep adds.
     """
 
     part: str
@@ -32,7 +34,6 @@ class Subject:
     attention: Attention
     size: int | None
     sampling: str = ""
-    middle: bool = True
 
     @property
     def size_option(self) -> str | None:
@@ -59,8 +60,9 @@ class Point:
         subject, settings, shape = self.subject, self.settings, self.shape
         size = f" m={subject.size}" if subject.size is not None else ""
         wanted = f" target={settings.target_error:g}" if subject.part == "target" else ""
-        return (f"{subject.part} {subject.spec.label}{size} {self.family} N={shape.rows}x{shape.cols} H={shape.heads}"
-                f" D={shape.head_dim} seeds={settings.seed}+{settings.seeds} top={settings.topk}"
+        return (f"{subject.part} {subject.spec.label}{size} {_tokens.identity(self.family)}"
+                f" N={shape.rows}x{shape.cols} H={shape.heads} D={shape.head_dim}"
+                f" seeds={settings.seed}+{settings.seeds} top={settings.topk}"
                 f" against={settings.against}{wanted}{' cost' if settings.cost else ''}")
 
     @property
@@ -96,8 +98,6 @@ class Point:
         """One number of this point."""
         subject, shape = self.subject, self.shape
         coords: dict[str, Any] = {"part": subject.part, "inputs": self.family, "against": self.kind}
-        if subject.part == "size":
-            coords["middle"] = subject.middle
         if subject.size is not None:
             coords["size"] = subject.size
         if subject.sampling:
@@ -109,6 +109,19 @@ class Point:
             cols=shape.cols, head_dim=shape.head_dim, coords=coords, **more)
 
 
+def parse(text: str) -> list[AttentionSpec]:
+    """The attentions of a list.
+
+    Raises:
+        UsageError: an unknown one, or one that is named twice.
+    """
+    specs = parse_attentions(text)
+    labels = [spec.label for spec in specs]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UsageError(f"--attn: '{twice}' is named twice.")
+    return specs
+
+
 def swept(specs: Sequence[AttentionSpec], sizes: Sequence[int]) -> list[Subject]:
     """Every attention at every m; once, where its m is given with it or it has none."""
     subjects = []
@@ -118,16 +131,21 @@ def swept(specs: Sequence[AttentionSpec], sizes: Sequence[int]) -> list[Subject]
         if option is None or option in spec.options:
             subjects.append(replace(one, size=getattr(one.attention.options, option) if option else None))
         else:
-            middle = sizes[len(sizes) // 2]
-            subjects += [replace(one.at(size), middle=size == middle) for size in sizes]
+            subjects += [one.at(size) for size in sizes]
     return subjects
 
 
 def sampled(specs: Sequence[AttentionSpec], size: int, samplings: str) -> list[Subject]:
-    """The first attention that can choose its landmarks, by each of the choices named; none for "none"."""
+    """The first attention that can choose its landmarks, by each of the choices named; none for "none".
+
+    Raises:
+        UsageError: an unknown choice, whether or not an attention takes it.
+    """
     if samplings.strip() == "none":
         return []
     names = list(dict.fromkeys(name.strip() for name in samplings.split(",")))
+    for name in names:
+        _contract.load(AttentionSpec(_SAMPLES, {"sampling": name}))
     for spec in specs:
         if "sampling" in _names(_contract.load(spec)) and "sampling" not in spec.options:
             chosen = [_with(spec, "sampling", name) for name in names]
@@ -159,11 +177,11 @@ def searched(specs: Sequence[AttentionSpec]) -> list[Subject]:
     return subjects
 
 
-def largest_size(subject: Subject) -> int:
-    """The largest m that the attention's options allow."""
+def largest_size(subject: Subject, tokens: int) -> int:
+    """The largest m that is worth a try: what the options allow, and N, or 16 N of random features."""
     field = next(f for f in fields(subject.attention.options) if f.name == subject.size_option)
     high = field.metadata.get("high")
-    return 1 << 30 if high is None else int(high)
+    return min(tokens * (_FEATURES if field.name == "features" else 1), 1 << 30 if high is None else int(high))
 
 
 def _names(attention: Attention) -> list[str]:

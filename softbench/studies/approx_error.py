@@ -51,11 +51,12 @@ class Settings:
     samplings: str = option("avg,conv,random,first,strided,kmeans,rpcholesky",
                             "ways to choose landmarks, compared at the middle m for the first attention that has them;"
                             " none")
-    inputs: str = option("structured,image,normal", "families of inputs, as in --inputs of the measures")
+    inputs: str = option("structured,image,normal", "families of inputs, as in --inputs of the measures, and"
+                         " checkpoint:PATH@stage2: q, k, v inside a backbone")
     tokens: str = option("1k", "numbers of tokens N, as in --tokens of the measures")
     heads: int = option(2, "heads", low=1, high=1024)
     head_dim: int = option(64, "size of a head D", low=1, high=4096)
-    seeds: int = option(3, "samples, each with its own inputs and random features", low=1, high=1000)
+    seeds: int = option(6, "samples, each with its own inputs and random features", low=1, high=1000)
     seed: int = option(0, "the first seed", low=0, high=2**31 - 2000)
     topk: int = option(10, "largest entries of a row that an estimate should find", low=1, high=1024)
     against: Literal["own", "softmax", "gaussian"] = option(
@@ -72,57 +73,67 @@ def tasks(settings: Settings) -> list[Task]:
     """
     import functools
 
-    from softbench import inputs
-    from softbench.studies import _approximation, _subjects
+    from softbench.studies import _approximation, _subjects, _tokens
     from softbench.studies._cost import Costs
     from softbench.studies._subjects import Point
+    from softbench.subjects import OneAttention
     from softbench.sweep import Job
 
     families = list(dict.fromkeys(name.strip() for name in settings.inputs.split(",")))
     for family in families:
-        inputs.check(family)
-    specs = cases.parse_attentions(settings.attn)
+        _tokens.check(family)
+    specs = _subjects.parse(settings.attn)
     sizes = cases.parse_counts(settings.sizes, "sizes")
-    places = [(family, cases.Shape(1, settings.heads, *cases.most_square(tokens), settings.head_dim))
+    places = [(family, _tokens.shape(family, tokens, settings.heads, settings.head_dim))
               for tokens in cases.parse_counts(settings.tokens, "tokens") for family in families]
     swept = _subjects.swept(specs, sizes)
     exact = _subjects.exact(swept) if settings.cost else []
-    sampled = _subjects.sampled(specs, sizes[len(sizes) // 2], settings.samplings)
+    sampled = _subjects.sampled(specs, sorted(sizes)[len(sizes) // 2], settings.samplings)
     searched = _subjects.searched(specs) if settings.target_error else []
     points = [Point(subject, *place, settings) for place in places for subject in [*exact, *swept, *sampled]]
     wanted = [Point(subject, *place, settings) for place in places for subject in searched]
-    costs = Costs([Job(p.case, p.subject.attention) for p in points]) if settings.cost else None
+    costs = Costs([Job(p.case, OneAttention(p.subject.attention)) for p in points]) if settings.cost else None
     return ([Task(p.name, functools.partial(_approximation.run, p, costs)) for p in points]
             + [Task(p.name, functools.partial(_approximation.search, p)) for p in wanted])
 
 
 _WORDS = {
-    "error_matrix_fro": "matrix error", "error_matrix_spectral": "spectral error", "floor_fro": "floor",
-    "error_output": "output error", "peak_memory": "memory", "topk_overlap": "top-k", "worst_row": "worst row",
+    "error_matrix_fro": "error", "error_matrix_spectral": "spectral", "floor_fro": "floor",
+    "error_output": "output", "peak_memory": "memory", "topk_overlap": "top-k", "worst_row": "worst row",
     "row_sum_error": "row sums", "error_dq": "dq", "error_dk": "dk", "error_dv": "dv", "size": "m",
     "size_needed": "m needed", "label": "attention", "against": "exact",
 }
 _SWEEP = {"part": ("size", "exact")}
+_TARGET_VARIES = ("The normalisation of soft_norm sums over m landmarks: its exact matrix, and with it its floor,"
+                  " depends on m.")
+
+
+def _rows(name: str, title: str, quantities: tuple[str, ...], *, note: str = "", part: str = "size",
+          by: tuple[str, ...] = ("inputs", "tokens", "label", "size"), **more: Any) -> Rows:
+    return Rows(name=name, title=title, by=by, headings=("inputs", "tokens"), where={"part": part}, words=_WORDS,
+                quantities=quantities, note=note, **more)
+
 
 VIEWS: tuple[View, ...] = (
     Rows(name="errors", title="Relative Frobenius error of the attention matrix, beside the best of rank m, and cost",
-         by=("inputs", "tokens", "label", "size"), where=_SWEEP, words=_WORDS,
+         by=("inputs", "tokens", "label", "size"), headings=("inputs", "tokens"), where=_SWEEP, words=_WORDS,
          quantities=("error_matrix_fro", "floor_fro", "error_output", "latency", "peak_memory"),
-         pareto=("error_matrix_fro", "latency", "peak_memory"), among=("inputs", "tokens", "against"),
-         note="Mean over seeds with its 95 % interval. Floor: no matrix of rank m comes nearer to the exact one."),
-    Rows(name="details", title="Other distances from the exact attention, at the middle m",
-         by=("inputs", "tokens", "label", "size"), where={"part": "size", "middle": True}, words=_WORDS,
-         quantities=("error_matrix_spectral", "worst_row", "row_sum_error", "topk_overlap", "error_dq", "error_dk",
-                     "error_dv")),
-    Rows(name="landmarks", title="Ways to choose landmarks", by=("inputs", "tokens", "label", "size"),
-         where={"part": "landmarks"}, words=_WORDS, quantities=("error_matrix_fro", "floor_fro", "error_output",
-                                                                "latency")),
-    Rows(name="target", title="Smallest m that reaches the target error", by=("inputs", "tokens", "label"),
-         where={"part": "target"}, words=_WORDS,
-         quantities=("size_needed", "error_matrix_fro", "latency", "peak_memory")),
+         plain=("floor_fro", "error_output"), among=("inputs", "tokens", "against"),
+         pareto=("error_matrix_fro", "latency", "peak_memory"),
+         note="Means over seeds. floor: no matrix of rank m comes nearer to the exact one. output: relative error of"
+              " the output, whose interval `--view details` has."),
+    _rows("details", "Other distances from the exact attention, at the middle m",
+          ("error_output", "error_matrix_spectral", "worst_row", "row_sum_error"), middle="size"),
+    _rows("gradients", "Largest entries of a row found, and relative errors of the gradients, at the middle m",
+          ("topk_overlap", "error_dq", "error_dk", "error_dv"), middle="size"),
+    _rows("landmarks", "Ways to choose landmarks", ("error_matrix_fro", "floor_fro", "error_output", "latency"),
+          part="landmarks", plain=("floor_fro", "error_output")),
+    _rows("target", "Smallest m that reaches the target error",
+          ("size_needed", "error_matrix_fro", "latency", "peak_memory"), part="target",
+          by=("inputs", "tokens", "label")),
     Lines(name="error_by_size", title="Error of the attention matrix against m; dashed: the floor", x="size",
           quantities=("error_matrix_fro",), series="label", panels="inputs", reference="floor_fro",
-          reference_by="against", log_x=True, where={"part": "size"}, words=_WORDS),
+          reference_by="against", log_x=True, where={"part": "size"}, words=_WORDS, note=_TARGET_VARIES),
     *(Scatter(name=f"{exact.lower()}_by_{short}", title=f"Error to exact {exact} attention by {words} of one forward",
               x=cost, y="error_matrix_fro", series="label", point="size", panels="inputs", words=_WORDS,
               where={"part": "size", "against": kinds})

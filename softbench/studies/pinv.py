@@ -5,9 +5,10 @@ are medians over `count` matrices; all of them are the samples. Matrices are sto
 dtype named; the residuals are taken in float64 (`_courses.py`) after `iterations` steps, and their course over
 `max_iterations` steps is the trace.
 
-- `part=inverse`: residuals and errors, the steps needed until ||I - P V|| / sqrt(m) is within `tolerance`, the shares
-  of matrices that are not within it after `iterations` steps, that are worse than V = 0 in the end, and that have NaN
-  or infinity in the end; with a ridge also the gradient (`_inverse_gradients.py`).
+- `part=inverse`: residuals and errors, the steps needed until the larger of ||I - P V|| and ||I - V P||, over sqrt(m),
+  is within `tolerance` and stays there (by I - P V alone it is `needed_steps_ipv`), the shares of matrices that are not
+  within it after `iterations` steps, that are worse than V = 0 in the end, and that have NaN or infinity in the end;
+  with a ridge also the gradient (`_inverse_gradients.py`).
 - `part=condition`: the steps needed over the condition number of P and the dtype, on synthetic matrices.
 - `part=speed`: times of one call on the stack against the residual reached, and the time to tolerance.
 - `part=cost`: times and saved bytes of forward and backward, by the implicit formula and through the steps.
@@ -27,10 +28,11 @@ from softbench.options import option
 from softbench.studies._contract import Observation, Task
 from softbench.views import Heatmap, Lines, Rows, Scatter, View
 
-QUANTITY = "residual_ipv"
+QUANTITY = "residual"
 UNIT = "1"
 DETERMINISTIC = False  # it measures times too
 
+_MOST_RIDGE = 1e6  # of methods that converge with any
 PARTS = ("inverse", "condition", "speed", "cost", "leak")
 QUICK = {"matrices": "normal:1,smooth:0.5,constant,image", "count": 4, "conditions": "10,1000,5000", "rep": 5.0,
          "max_iterations": 40}
@@ -41,7 +43,8 @@ class Settings:
     methods: str = option("newton,newton_ci,hyperpower,nystromformer,scaled_newton,cholesky,eigh",
                           "ways to invert, comma-separated")
     matrices: str = option("normal:1,smooth:1,smooth:0.5,clustered:0.5,constant,image,duplicate:24",
-                           "families of matrices, also gelu:S, condition:K and image:PATH")
+                           "families of matrices, also gelu:S, condition:K, image:PATH, backbone:stage1 to stage4 and"
+                           " checkpoint:PATH@stage2")
     ridge: str = option("0.01,0", "added to the diagonal, comma-separated")
     dtype: str = option("float32", "dtypes of storage and arithmetic, comma-separated")
     size: int = option(49, "m, rows of a matrix", low=1, high=2048)
@@ -58,23 +61,34 @@ class Settings:
     seed: int = option(0, "of the matrices", low=0)
 
 
+_MAIN = ("newton", "nystromformer", "scaled_newton", "cholesky")
+_OTHERS = ("newton_ci", "hyperpower", "eigh", "newton_batch", "nystromformer_batch")
 _WORDS = {
     "family": "matrices", "tokens": "m", "condition": "condition of P", "mates": "joined by",
-    "residual_ava": "AVA-A", "residual_iav": "I-AV", "residual_ipv": "I-PV", "error_pinv": "V-A^+",
-    "needed_steps": "steps", "time_to_tolerance": "time", "time": "time of a call",
-    "gradient_error": "gradient", "gradient_cosine": "cosine", "unrolled_error": "through steps",
-    "unrolled_cosine": "its cosine", "agreement_cosine": "between",
+    "residual_ava": "AVA-A", "residual_iav": "I-AV", "residual_ipv": "I-PV", "residual": "I-PV,I-VP",
+    "error_pinv": "V-A^+", "needed_steps": "steps", "needed_steps_ipv": "by I-PV", "time_to_tolerance": "time",
+    "time": "time of a call", "gradient_error": "gradient", "gradient_cosine": "cosine",
+    "unrolled_error": "through steps", "unrolled_cosine": "its cosine", "agreement_cosine": "between",
     "time_forward": "forward", "time_implicit": "with gradient", "time_unrolled": "through steps",
     "saved_implicit": "saved", "saved_unrolled": "saved, steps"}
+_HATCHED = "Hatched: not within the steps tried, or not to stay."
+_LARGER = "I-PV,I-VP is the larger of ||I - P V|| and ||I - V P||, over sqrt(m)."
+
+
+def _summary(name: str, title: str, methods: tuple[str, ...]) -> Rows:
+    return Rows(
+        name=name, title=title, words=_WORDS, by=("family", "method"), headings=("family",),
+        where={"detail.part": "inverse", "detail.ridged": True, "method": methods},
+        quantities=("residual_ava", "residual_ipv", "residual", "needed_steps", "needed_steps_ipv",
+                    "time_to_tolerance", "gradient_error"),
+        note=f"Medians. A is the matrix, P = A + ridge I, V the result. AVA-A is relative to A. {_LARGER} steps, time:"
+             " of one call on the stack, until that is within the tolerance to stay; by I-PV: until this one side is."
+             " gradient: relative error of the implicit one against that of the true inverse.")
+
 
 VIEWS: tuple[View, ...] = (
-    Rows(name="summary", title="What each inverse reaches, with a ridge", words=_WORDS, by=("family", "method"),
-         where={"detail.part": "inverse", "detail.ridged": True, "detail.shown": True},
-         quantities=("residual_ava", "residual_iav", "residual_ipv", "needed_steps", "time_to_tolerance",
-                     "gradient_error"),
-         note="Medians. A is the matrix, P = A + ridge I, V the result. AVA-A is relative to A; I-AV and I-PV are over"
-              " sqrt(m). steps, time: of one call on the stack, until I-PV is within the tolerance. gradient: relative"
-              " error of the implicit one against that of the true inverse."),
+    _summary("summary", "What the usual inverses reach, with a ridge", _MAIN),
+    _summary("others", "What the other inverses reach, with a ridge", _OTHERS),
     Rows(name="gradients", title="Gradient of newton against that of the true inverse, with a ridge", words=_WORDS,
          by=("family",), where={"detail.part": "inverse", "detail.ridged": True, "method": "newton"},
          quantities=("gradient_error", "gradient_cosine", "unrolled_error", "unrolled_cosine", "agreement_cosine"),
@@ -89,21 +103,22 @@ VIEWS: tuple[View, ...] = (
          by=("method", "mates"), where={"detail.part": "leak"}, quantities=("change",),
          note="The largest relative change over all families. Methods that end in batch take one start for all."),
     Lines(name="courses", title="Three residuals of the same iterations, with a ridge", words=_WORDS, trace=True,
-          quantities=("residual_ava", "residual_iav", "residual_ipv"), series="method", panels="family", level=1e-3,
+          quantities=("residual_ava", "residual_iav", "residual"), series="method", panels="family", level=1e-3,
           where={"detail.part": "inverse", "detail.ridged": True, "detail.iterative": True},
-          note="The paper reads AVA-A; only I-PV says whether V is the inverse of P."),
+          note=f"The paper reads AVA-A; only the last says whether V is the inverse of P. {_LARGER}"),
     Lines(name="courses_without_ridge", title="The same iterations without a ridge", words=_WORDS, trace=True,
           quantities=("residual_ava", "residual_iav", "error_pinv"), series="method", panels="family", level=1e-3,
           where={"detail.part": "inverse", "detail.ridged": False, "detail.iterative": True},
           note="V-A^+ is relative to the pseudo-inverse A^+."),
-    Heatmap(name="conditions", title="Steps until I-PV is within the tolerance", words=_WORDS, quantity="needed_steps",
-            x="condition", y="dtype", panels="method", where={"detail.part": "condition"},
-            note="Hatched: never within the steps tried."),
-    Heatmap(name="families", title="Steps until I-PV is within the tolerance", words=_WORDS, quantity="needed_steps",
-            x="ridge", y="family", panels="method", where={"detail.part": "inverse", "detail.iterative": True},
-            note="Hatched: never within the steps tried."),
+    Heatmap(name="conditions", title="Steps until I-PV and I-VP are both within the tolerance", words=_WORDS,
+            quantity="needed_steps", x="condition", y="dtype", panels="method", where={"detail.part": "condition"},
+            note=_HATCHED),
+    Heatmap(name="families", title="Steps until I-PV and I-VP are both within the tolerance", words=_WORDS,
+            quantity="needed_steps", x="ridge", y="family", panels="method",
+            where={"detail.part": "inverse", "detail.iterative": True}, note=_HATCHED),
     Scatter(name="pareto", title="Time of a call against the residual reached", words=_WORDS, x="time",
-            y="residual_ipv", series="method", point="steps", panels="family", where={"detail.part": "speed"}),
+            y="residual", series="method", point="steps", panels="family", where={"detail.part": "speed"},
+            note=_LARGER),
 )
 
 
@@ -121,7 +136,8 @@ def tasks(settings: Settings) -> list[Task]:
     families = list(dict.fromkeys(f.strip() for f in settings.matrices.split(",")))
     for family in families:
         _matrices.check(family)
-    ridges = _numbers(settings.ridge, "ridge", low=0, high=op.MAX_NEWTON_RIDGE)
+    most = max(op.METHODS[method].max_ridge for method in methods)
+    ridges = _numbers(settings.ridge, "ridge", low=0, high=min(most, _MOST_RIDGE))
     dtypes = check_choices(settings.dtype.split(","), DTYPES, "dtype")
     wide = check_choices(settings.condition_dtypes.split(","), DTYPES, "dtype")
     conditions = _numbers(settings.conditions, "conditions", low=1, high=1e15)
@@ -130,26 +146,27 @@ def tasks(settings: Settings) -> list[Task]:
     if settings.iterations > settings.max_iterations:
         raise UsageError(f"pinv: iterations ({settings.iterations}) must be at most max_iterations"
                          f" ({settings.max_iterations}).")
+    names = {family: _matrices.identity(family) for family in families}
     main = ridges[0]
     able = [m for m in methods if main <= op.METHODS[m].max_ridge]
     timing = f"ridge={main:g} {dtypes[0]} {','.join(able)} rep={settings.rep:g}"
     pieces: list[tuple[str, Callable[[], list[Observation]]]] = []
     if "inverse" in parts:
-        pieces += [(f"inverse {family} ridge={ridge:g} {dtype} {method}",
+        pieces += [(f"inverse {names[family]} ridge={ridge:g} {dtype} {method}",
                     partial(run.inverse, settings, family, ridge, dtype, method))
                    for family in families for ridge in ridges for dtype in dtypes for method in methods]
     if "speed" in parts:
-        pieces += [(f"speed {family} {timing} at {settings.steps}",
+        pieces += [(f"speed {names[family]} {timing} at {settings.steps}",
                     partial(run.speed, settings, family, main, dtypes[0], able, points)) for family in families]
     if "condition" in parts:
         pieces += [(f"condition {settings.conditions} ridge={main:g} {dtype} {method}",
                     partial(run.conditions, settings, conditions, main, dtype, method))
                    for dtype in wide for method in able if op.METHODS[method].products]
     if "cost" in parts:
-        pieces.append((f"cost {families[0]} {timing}",
+        pieces.append((f"cost {names[families[0]]} {timing}",
                        partial(run.cost, settings, families[0], main, dtypes[0], able)))
     if "leak" in parts:
-        pieces.append((f"leak {settings.matrices} {dtypes[0]}",
+        pieces.append((f"leak {','.join(names.values())} {dtypes[0]}",
                        partial(run.leak, settings, families, dtypes[0])))
     same = (f"m={settings.size} d={settings.head_dim} count={settings.count} steps={settings.iterations}"
             f" of {settings.max_iterations} tolerance={settings.tolerance:g} seed={settings.seed}")

@@ -22,7 +22,7 @@ from softbench.studies import _contract as studies
 from softbench.studies._summary import mean_interval
 
 SMALL = {"attn": "soft", "sizes": "9", "samplings": "none", "inputs": "structured", "tokens": "64", "head_dim": "16",
-         "cost": "false"}
+         "cost": "false", "seeds": "3"}
 
 
 def settings(**changes: object) -> approx_error.Settings:
@@ -80,7 +80,10 @@ def test_names_say_all_that_decides_the_result() -> None:
     ({"inputs": "structured,"}, "No inputs named ''"), ({"sizes": "0"}, "sizes must be at least 1"),
     ({"sizes": "4,x"}, "not a positive whole number"), ({"sizes": "1m"}, "landmarks must be at most 4096"),
     ({"tokens": "99999999999"}, "tokens must be at most"), ({"tokens": "0"}, "tokens must be at least 1"),
-    ({"samplings": "avg,best"}, "sampling must be one of"), ({"heads": "0"}, "heads must be at least 1"),
+    ({"samplings": "avg,best"}, "sampling must be one of"),
+    ({"samplings": "avg,best", "attn": "performer"}, "sampling must be one of"),
+    ({"samplings": "", "attn": "performer"}, "sampling must be one of"),
+    ({"attn": "soft,performer,soft"}, "--attn: 'soft' is named twice"), ({"heads": "0"}, "heads must be at least 1"),
     ({"seeds": "1.5"}, "whole number"), ({"against": "sofmax"}, "must be one of own, softmax, gaussian"),
     ({"target_error": "-1"}, "at least 0"),
     ({"attn": "soft:landmarks=3", "target_error": "0.5"}, "leave landmarks out"),
@@ -262,9 +265,29 @@ def test_landmark_choices_are_compared_at_the_middle_size() -> None:
         ("strided", 9, "soft:sampling=strided"), ("kmeans", 9, "soft:sampling=kmeans"),
         ("rpcholesky", 9, "soft:sampling=rpcholesky")]
     swept = [r for r in found if r.coords["part"] == "size" and r.quantity == "error_matrix_fro"]
-    assert [(r.label, r.coords["size"], r.coords["middle"]) for r in swept] == [
-        ("performer", 4, False), ("performer", 9, True), ("performer", 16, False),
-        ("soft", 4, False), ("soft", 9, True), ("soft", 16, False)]
+    assert [(r.label, r.coords["size"]) for r in swept] == [
+        ("performer", 4), ("performer", 9), ("performer", 16), ("soft", 4), ("soft", 9), ("soft", 16)]
+    assert {name.split("m=")[1].split()[0] for name in names(sizes="16,4,9", samplings="avg")
+            if name.startswith("landmarks")} == {"9"}
+
+
+def test_records_do_not_depend_on_what_else_was_asked_for() -> None:
+    """A task is found again by its name alone, when a study is resumed with other sizes."""
+    one, many = records(sizes="9", seeds="1"), records(sizes="9,16,25", seeds="1")
+    same = {r.coords["task"] for r in one}
+    kept = [r for r in many if r.coords["task"] in same]
+    assert [(r.identity(), r.value, r.coords, r.detail) for r in kept] == [
+        (r.identity(), r.value, r.coords, r.detail) for r in one]
+
+
+def test_only_the_middle_size_is_shown_of_the_details() -> None:
+    from softbench.records import to_frame
+    from softbench.reports import views
+
+    details = next(view for view in approx_error.VIEWS if view.name == "details")
+    for sizes, middle in (("16,4,9", "9"), ("9,16", "16")):
+        table = views.draw(details, to_frame(records(sizes=sizes, seeds="1", attn="soft,soft:landmarks=5")))
+        assert [row[:2] for row in table.rows] == [["soft", middle], ["soft:landmarks=5", "5"]]
 
 
 def test_size_given_with_the_attention_is_not_swept() -> None:
@@ -296,6 +319,45 @@ def test_target_finds_the_smallest_size() -> None:
     assert by_name["error_matrix_fro"].options["landmarks"] == size
     again = numbers(records(attn="soft:sampling=first:inverse=cholesky", sizes=str(size)))
     assert again["error_matrix_fro"].value == pytest.approx(tried[size], rel=1e-5)
+
+
+def test_features_are_searched_beyond_the_tokens() -> None:
+    found = [r for r in records(attn="performer", target_error="0.7", tokens="16", seeds="2", cost="false")
+             if r.coords["part"] == "target"]
+    assert 16 < numbers(found)["size_needed"].value <= 16 * 16
+
+
+def test_floor_that_cannot_be_told_from_rounding_is_a_bound_with_a_note() -> None:
+    found = numbers(records(attn="nystromformer", inputs="constant", seeds="2"))["floor_fro"]
+    assert (found.value, found.samples) == (1e-6, [1e-6, 1e-6])
+    assert found.note == "a bound: floors below 1e-06 are not resolved"
+    assert not numbers(records(attn="nystromformer", seeds="2"))["floor_fro"].note
+
+
+def test_gradients_of_nothing_have_no_relative_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = numbers(records(attn="performer", inputs="constant", seeds="2"))
+    assert (same["error_dq"].value, same["error_dq"].status) == (0.0, "ok")
+    genuine = _approximation._errors.gradient_quantities
+    monkeypatch.setattr(_approximation._errors, "gradient_quantities",
+                        lambda heads: genuine(heads) | {"error_dq": float("inf")})
+    found = numbers(records(attn="performer", seeds="2"))["error_dq"]
+    assert (found.value, found.status) == (None, "unsupported")
+    assert found.note == "the exact gradient is 0 for 2 of 2 seeds, and the estimated one is not"
+
+
+def test_times_that_others_disturbed_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for share, note in ((0.2, "other processes took more than 5% of the CPU"), (0.01, "")):
+        monkeypatch.setattr("softbench.measures._cpu_share.Ticks.foreign_share", property(lambda ticks: share))  # noqa: B023
+        found = records(cost="true", seeds="1")
+        assert {r.note for r in found if r.quantity == "latency"} == {note}
+
+
+def test_target_of_soft_norm_is_said_to_depend_on_its_size() -> None:
+    found = numbers(records(attn="soft_norm", seeds="1"))
+    assert "exact matrix, and so its floor, depends on m" in found["error_matrix_fro"].note
+    assert not found["error_output"].note
+    assert not numbers(records(seeds="1"))["error_matrix_fro"].note
+    assert "depends on m" in next(view for view in approx_error.VIEWS if view.name == "error_by_size").note
 
 
 def test_target_that_no_size_reaches_is_told() -> None:

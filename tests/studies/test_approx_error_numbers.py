@@ -166,6 +166,20 @@ def test_gradient_errors_are_those_of_dense_autograd() -> None:
         assert relative == pytest.approx(helpers.relative(sides[1], sides[0]), rel=1e-9)
 
 
+def test_gradient_of_nothing_but_rounding_is_zero() -> None:
+    """Softmax of alike keys does not depend on the queries, in float64 but for rounding."""
+    q, k, v = head("constant")
+    cotangent = torch.randn(TOKENS, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    truth = _truth.truth("softmax", q, k, 0)
+    found = _errors.gradient_errors(truth, module("performer"), v, SHAPE.grid, EVERY, cotangent)
+    assert found["dq"] == (0.0, 0.0)
+    assert found["dv"][1] > 1
+    assert _errors.gradient_quantities([found])["error_dq"] == 0
+    q, k, v = head("normal")
+    found = _errors.gradient_errors(truth, module("nystromformer"), v, SHAPE.grid, EVERY, cotangent * 1e-20)
+    assert found["dv"][1] > 0  # small is not nothing
+
+
 def test_gradient_by_a_shared_token_counts_both_its_roles() -> None:
     q, _, v = head()
     ones = torch.ones(TOKENS, 8, dtype=torch.float64)
@@ -238,6 +252,18 @@ def test_floor_is_the_truncated_decomposition(kind: str) -> None:
         assert _floor.frobenius(spectra, rank) == pytest.approx(float((matrix - best).norm() / matrix.norm()), abs=1e-6)
         assert _floor.spectral(spectra, rank) == pytest.approx(float(s[rank] / s[0]), abs=1e-6)
     assert _floor.frobenius(spectra, TOKENS) == _floor.spectral(spectra, TOKENS) == 0
+
+
+def test_floor_below_its_resolution_is_the_resolution() -> None:
+    spectra = [torch.tensor([1.0, 1e-3, 1e-9, 0.0], dtype=torch.float64)]
+    for floor in (_floor.frobenius, _floor.spectral):
+        assert floor(spectra, 1, 1e-6) == pytest.approx(1e-3)
+        assert floor(spectra, 2, 1e-6) == floor(spectra, 3, 1e-6) == 1e-6
+        assert floor(spectra, 4, 1e-6) == 0
+        assert math.isnan(floor([torch.full((4,), math.nan)], 1, 1e-6))
+    q, k, _ = head("lowrank:2")
+    assert _floor.resolution(_truth.truth("softmax", q, k, 0)) == 1e-6
+    assert _floor.resolution(_truth.truth("gaussian", q, q, 0)) == 1e-14
 
 
 def test_floor_of_several_heads_is_that_of_the_block_diagonal_matrix() -> None:

@@ -82,6 +82,8 @@ def test_missing_photographs_make_the_family_unsupported(monkeypatch: pytest.Mon
     ("smooth:x", "'x' in 'smooth:x' must be a number"), ("normal:-1", "must be a number from 0"),
     ("normal:nan", "must be a number"), ("normal:inf", "must be a number"), ("constant:2", "takes no parameter"),
     ("image:/no/such/file.png", "cannot read"), ("condition:0.5", "at least 1"), ("", "No family"),
+    ("condition:", "nothing after the colon of 'condition:'"), ("smooth:", "nothing after the colon"),
+    ("image:", "nothing after the colon"), ("constant:", "nothing after the colon"),
 ])
 def test_bad_family_is_told(family: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):

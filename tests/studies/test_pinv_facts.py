@@ -149,8 +149,8 @@ def test_gradients_are_true_where_the_inverse_has_converged(method: str) -> None
 def test_implicit_gradient_keeps_two_matrices_and_the_steps_keep_forty() -> None:
     a = truth("smooth:0.5", count=4).a.float()
     stack = a.numel() * 4
-    assert _inverse_gradients.saved_bytes(a, "newton", 20, 0.01, unrolled=False) <= 2 * stack
-    unrolled = _inverse_gradients.saved_bytes(a, "newton", 20, 0.01, unrolled=True)
+    assert _inverse_gradients.saved_bytes(a, "newton", 20, 0.01, "op") <= 2 * stack
+    unrolled = _inverse_gradients.saved_bytes(a, "newton", 20, 0.01, "unrolled")
     assert 38 * stack < unrolled < 46 * stack
 
 

@@ -1,0 +1,170 @@
+"""roofline: this device's two ceilings, bytes a second of a large copy and FLOP a second of a large matrix product.
+
+A copy of n bytes reads n and writes n, and 2 n / seconds is its bandwidth. Its buffers are four times as large as the
+last cache that the system tells of (a GPU's L2), so that it measures memory. A product of two size x size matrices is
+2 size^3 FLOP; the size doubles from 256 until one product lasts `patience` ms. The repeats of all of them are
+interleaved. Each ceiling is the best repeat, as a ceiling is what can be reached at all; the median stands beside it.
+float32 products on a GPU are TF32 where `--tf32 true` says so, and the number belongs to that setting and to the number
+of threads.
+
+The result is kept for the machine (see softbench/ceilings.py), and `softbench latency` shows it as the floor of each
+time. `--force` measures anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from softbench.case import DTYPES, check_choices
+from softbench.ceilings import BANDWIDTH, RATE
+from softbench.ceilings import recall as recall
+from softbench.ceilings import remember as remember
+from softbench.options import option
+from softbench.process import parse_bytes
+from softbench.records import median
+from softbench.studies._contract import Observation, Task
+from softbench.views import Rows
+
+if TYPE_CHECKING:
+    import torch
+
+QUANTITY, UNIT = BANDWIDTH, "B/s"
+DETERMINISTIC = False
+QUICK = {"repeats": 5, "patience": 5.0}
+_SMALLEST, _LARGEST = 256, 1 << 14  # rows of a matrix
+_COPY, _CACHES = 256 << 20, 4  # bytes of a copy at least, and caches that it should exceed
+_MEMORY_SHARE = 8  # of the free memory, a buffer takes one part in so many at most
+
+
+@dataclass(frozen=True)
+class Settings:
+    device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")
+    dtypes: str = option("float32,bfloat16,float16,float64", "dtypes of the matrix product, comma-separated")
+    repeats: int = option(20, "times that each is measured, in turn", low=1, high=10_000)
+    patience: float = option(40.0, "ms that one matrix product lasts at least", low=0.1, high=10_000)
+    copy: str = option("", "bytes of the copy, as 1GiB; by default as many as leave the caches")
+
+
+VIEWS = (
+    Rows(name="ceilings", title="What this device can do at most: the best of all repeats, and their median.",
+         by=("operation", "dtype", "size"),
+         quantities=(BANDWIDTH, f"{BANDWIDTH}_median", RATE, f"{RATE}_median"),
+         words={BANDWIDTH: "bandwidth", RATE: "FLOP rate", f"{BANDWIDTH}_median": "median",
+                f"{RATE}_median": "median rate"},
+         note="2 FLOP a multiply-add. A copy of n bytes moves 2 n."),
+)
+
+
+def tasks(settings: Settings) -> list[Task]:
+    dtypes = check_choices(settings.dtypes.split(","), DTYPES, "dtype")
+    copied = parse_bytes(settings.copy, "--copy") if settings.copy else 0
+    name = f"copy {settings.copy or 'auto'}, products {','.join(dtypes)}"
+    return [Task(name, lambda: _measure(settings, dtypes, copied))]
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """Something to time: what it is, how much it is, and one call of it."""
+
+    name: str
+    dtype: str
+    size: str
+    amount: float
+    call: Callable[[], Any]
+
+
+def _measure(settings: Settings, dtypes: list[str], copied: int) -> list[Observation]:
+    import torch
+
+    from softbench import session
+
+    device = torch.device(session.device(settings.device))
+    operations = [_copy(copied or _beyond_caches(device), device),
+                  *(_product(dtype, device, settings.patience / 1e3) for dtype in dtypes)]
+    seconds: list[list[float]] = [[] for _ in operations]
+    for operation in operations:
+        _seconds(operation.call, device)
+    for _ in range(settings.repeats):
+        for operation, samples in zip(operations, seconds, strict=True):
+            samples.append(_seconds(operation.call, device))
+    return [seen for operation, samples in zip(operations, seconds, strict=True)
+            for seen in _observations(operation, samples)]
+
+
+def _observations(operation: _Operation, seconds: list[float]) -> list[Observation]:
+    quantity, unit = (BANDWIDTH, "B/s") if operation.name == "copy" else (RATE, "flop/s")
+    rates = [operation.amount / s for s in seconds]
+    make = functools.partial(Observation, unit=unit, samples=rates, dtype=operation.dtype,
+                             coords={"operation": operation.name, "size": operation.size})
+    return [make(quantity=quantity, value=max(rates)), make(quantity=f"{quantity}_median", value=median(rates))]
+
+
+def _copy(size: int, device: torch.device) -> _Operation:
+    import torch
+
+    source = torch.ones(size // 4, device=device)
+    target = torch.zeros_like(source)  # written to, so that its pages exist
+    moved = 2.0 * source.numel() * source.element_size()
+    return _Operation("copy", "float32", f"{size >> 20:,} MiB", moved, lambda: target.copy_(source))
+
+
+def _product(dtype: str, device: torch.device, patience: float) -> _Operation:
+    """A product that lasts at least that many seconds, or is of the largest size."""
+    import torch
+
+    rows = _SMALLEST
+    while True:
+        left, right = (torch.randn(rows, rows, device=device).to(getattr(torch, dtype)) for _ in range(2))
+        call = functools.partial(torch.mm, left, right, out=torch.empty_like(left))
+        _seconds(call, device)
+        if rows >= _LARGEST or min(_seconds(call, device) for _ in range(3)) >= patience:
+            return _Operation("matrix product", dtype, f"{rows:,} x {rows:,}", 2.0 * rows**3, call)
+        rows *= 2
+
+
+def _seconds(call: Callable[[], Any], device: torch.device) -> float:
+    """The time of one call: between events on a GPU, by the clock elsewhere."""
+    import torch
+
+    if device.type != "cuda":
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
+    with torch.cuda.device(device):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def _beyond_caches(device: torch.device) -> int:
+    """Bytes of a buffer that the last cache cannot hold, as far as memory allows."""
+    import torch
+
+    from softbench import environment
+
+    if device.type == "cuda":
+        cache = torch.cuda.get_device_properties(device).L2_cache_size
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        cache, free = _last_cache(), environment.available_memory() or _COPY * _MEMORY_SHARE
+    return min(max(_COPY, _CACHES * cache), max(_SMALLEST, free // _MEMORY_SHARE))
+
+
+def _last_cache() -> int:
+    """Bytes of the CPU's largest cache, as Linux tells; 0 where it does not."""
+    sizes = [0]
+    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        try:
+            text = file.read_text().strip()
+            sizes.append(int(text.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(text[-1:], 0))
+        except (OSError, ValueError):
+            continue
+    return max(sizes)
