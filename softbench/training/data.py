@@ -1,0 +1,260 @@
+"""Loading: images in an order and with an augmentation that depend on (seed, epoch, index) alone.
+
+A step's total batch is cut into micro-batches, which the devices take in turn: micro-batch j goes to process
+j mod world. One process that accumulates two micro-batches thus computes what two processes do with one each.
+Images travel as bytes and become normalised floats on the device.
+"""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import auto_augment, create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+
+from softbench.errors import UsageError
+from softbench.training import seeding
+from softbench.training.recipe import Recipe
+from softbench.training.sources import Split
+
+PADDING = -1  # index of a place that only fills up a batch
+_TRIES = 100  # images in a row that may be unreadable
+_EVALUATION = -1  # epoch of images that are not augmented
+
+Key = tuple[int, int]  # epoch, index
+Sample = tuple[Tensor, int, int, list[int]]
+
+
+@dataclass
+class Batch:
+    """One micro-batch.
+
+    Attributes:
+        images: [B, 3, rows, cols], bytes.
+        labels: [B]; -1 where there is no image.
+        indices: of the images in their split.
+        bad: indices of images that could not be read.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: list[int]
+    bad: list[int]
+
+    def pin_memory(self) -> Batch:
+        """torch's data loader asks for it."""
+        self.images, self.labels = self.images.pin_memory(), self.labels.pin_memory()
+        return self
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """A batch of samples."""
+    images, labels, indices, bad = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.tensor(labels), list(indices), [index for some in bad for index in some])
+
+
+class Images(Dataset[Sample]):
+    """Images of a split by (epoch, index). One that cannot be read is replaced by the next one that can; in evaluation
+    it stays away, as no image may count twice."""
+
+    def __init__(self, split: Split, transform: Any, seed: int, img_size: int, subset: Tensor | None = None) -> None:
+        self.reader, self.transform, self.seed, self.img_size = split.reader, transform, seed, img_size
+        self.subset = subset
+
+    def __len__(self) -> int:
+        return len(self.reader) if self.subset is None else len(self.subset)
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, place = key
+        bad: list[int] = []
+        while place != PADDING and len(bad) < _TRIES:
+            index = place if self.subset is None else int(self.subset[place])
+            try:
+                image, label = _decoded(*self.reader[index][:2])
+            except Exception:  # whatever a decoder makes of bytes that are not an image
+                bad.append(index)
+                place = PADDING if epoch == _EVALUATION else (place + 1) % len(self)
+                continue
+            seeding.reseed(self.seed, seeding.IMAGE, epoch, index, cpu_only=True)
+            return self.transform(image), label, index, bad
+        return torch.zeros(3, self.img_size, self.img_size, dtype=torch.uint8), -1, PADDING, bad
+
+
+class Stream(IterableDataset[Sample]):
+    """Images of a split that can only be read one after the other; its own reader leaves out what it cannot decode.
+
+    Resuming reads anew what came before, so the order is repeated exactly where the number of workers is the same.
+    """
+
+    def __init__(self, split: Split, transform: Any, seed: int) -> None:
+        self.stream, self.transform, self.seed, self.epoch = split.stream, transform, seed, _EVALUATION
+
+    def __iter__(self) -> Iterator[Sample]:
+        worker = get_worker_info()
+        for number, (image, label) in enumerate(self.stream.reader):
+            seeding.reseed(self.seed, seeding.IMAGE, self.epoch, worker.id if worker else 0, number, cpu_only=True)
+            yield self.transform(_rgb(image)), int(label), number, []
+
+
+def _decoded(image: Any, label: int) -> tuple[Image.Image, int]:
+    if isinstance(image, Image.Image):
+        return _rgb(image), int(label)
+    with image:
+        return Image.open(image).convert("RGB"), int(label)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+class Order(Sampler[list[Key]]):
+    """The micro-batches of one process, from any step of any epoch on.
+
+    An epoch is a permutation; what is left after the last whole total batch is not seen in it.
+    """
+
+    def __init__(self, images: int, batch: int, accumulate: int, rank: int, world: int, seed: int) -> None:
+        self.images, self.batch, self.accumulate, self.rank, self.world = images, batch, accumulate, rank, world
+        self.seed, self.epoch, self.step = seed, 0, 0
+        self.steps = images // (batch * accumulate * world)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        generator = torch.Generator().manual_seed(seeding.derived(self.seed, seeding.ORDER, self.epoch))
+        order = torch.randperm(self.images, generator=generator)
+        for step in range(self.step, self.steps):
+            for turn in range(self.accumulate):
+                number = (step * self.accumulate + turn) * self.world + self.rank
+                part = order[number * self.batch:(number + 1) * self.batch]
+                yield [(self.epoch, place) for place in part.tolist()]
+
+    def __len__(self) -> int:
+        return (self.steps - self.step) * self.accumulate
+
+
+class Shard(Sampler[list[Key]]):
+    """Every image once over all processes, which all get the same number of batches: padding fills the last one up."""
+
+    def __init__(self, images: int, batch: int, rank: int, world: int) -> None:
+        own = list(range(rank, images, world))
+        own += [PADDING] * (-(-images // world) - len(own))
+        self.batches = [[(_EVALUATION, place) for place in own[start:start + batch]]
+                        for start in range(0, len(own), batch)]
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class TrainingLoader:
+    """The training batches of one process: `epoch(number, step)` iterates from that step on."""
+
+    def __init__(self, split: Split, recipe: Recipe, *, accumulate: int, rank: int, world: int, workers: int, pin: bool,
+                 subset: Tensor | None = None) -> None:
+        transform = training_transform(recipe)
+        self.accumulate, self.steps = accumulate, 0
+        self.order: Order | None = None
+        common = _loading(workers, pin) | {"persistent_workers": workers > 0 and split.stream is None}
+        if split.stream is not None:
+            self.dataset: Any = Stream(split, transform, recipe.seed)
+            self.steps = split.size // recipe.total_batch
+            split.stream.set_loader_cfg(num_workers=workers)
+            self.generator = torch.Generator()
+            self.loader: Any = DataLoader(self.dataset, recipe.batch, drop_last=True, generator=self.generator,
+                                          **common)
+        else:
+            self.dataset = Images(split, transform, recipe.seed, recipe.img_size, subset)
+            self.order = Order(len(self.dataset), recipe.batch, accumulate, rank, world, recipe.seed)
+            self.steps = self.order.steps
+            self.loader = DataLoader(self.dataset, batch_sampler=self.order, **common)
+        self.seed, self.rank = recipe.seed, rank
+        images = split.size if subset is None else len(subset)
+        if not self.steps:
+            raise UsageError(f"There are {images:,} training images, fewer than one total batch of"
+                             f" {recipe.total_batch:,}: give a smaller --total-batch.")
+
+    def epoch(self, number: int, step: int) -> Iterator[Batch]:
+        """The micro-batches of an epoch that are left from a step on."""
+        if self.order is not None:
+            self.order.epoch, self.order.step = number, step
+            yield from started(self.loader)
+            return
+        self.dataset.epoch = number
+        self.dataset.stream.set_epoch(number)
+        self.generator.manual_seed(seeding.derived(self.seed, seeding.ORDER, number, self.rank))
+        for turn, batch in enumerate(started(self.loader)):
+            if turn >= step * self.accumulate:
+                yield batch
+
+
+def evaluation_loader(split: Split, recipe: Recipe, *, batch: int, rank: int, world: int, workers: int, pin: bool,
+                      subset: Tensor | None = None) -> Any:
+    """Batches of a split for evaluation: centre crops, each image once over all processes.
+
+    Of a stream, every process reads all, as shards cannot be dealt out without losing or repeating images.
+    """
+    transform = create_transform(recipe.img_size, interpolation="bicubic", crop_pct=recipe.eval_crop, normalize=False)
+    common = _loading(workers, pin)
+    if split.stream is not None:
+        split.stream.reader.dist_rank, split.stream.reader.dist_num_replicas = 0, 1
+        split.stream.set_loader_cfg(num_workers=workers)
+        return DataLoader(Stream(split, transform, recipe.seed), batch, **common)
+    images = Images(split, transform, recipe.seed, recipe.img_size, subset)
+    return DataLoader(images, batch_sampler=Shard(len(images), batch, rank, world), **common)
+
+
+def started(loader: Any) -> Iterator[Batch]:
+    """An iterator over a loader, whose workers begin at once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)  # from Python 3.12 on
+        return iter(loader)
+
+
+def training_transform(recipe: Recipe) -> Any:
+    """timm's augmentation of a recipe, from a PIL image to bytes [3, rows, cols]; erasing comes on the device."""
+    transform = create_transform(
+        recipe.img_size, is_training=True, scale=(recipe.crop_scale, 1.0),
+        ratio=(recipe.crop_ratio, 1 / recipe.crop_ratio), hflip=recipe.hflip, color_jitter=recipe.color_jitter,
+        auto_augment=recipe.augment or None, interpolation="random", normalize=False)
+    for part in transform.transforms:
+        for op in getattr(part, "ops", []):
+            if op.aug_fn is auto_augment.posterize:
+                op.aug_fn = _posterized
+    return transform
+
+
+def _posterized(image: Image.Image, bits: int, **options: Any) -> Image.Image:
+    """timm asks for 0 bits at full strength, which Pillow refuses from version 13 on: black, as it was before."""
+    if bits < 1:
+        return Image.new(image.mode, image.size)
+    posterized: Image.Image = auto_augment.posterize(image, bits)  # type: ignore[no-untyped-call]
+    return posterized
+
+
+def subset(images: int, limit: int | None, seed: int) -> Tensor | None:
+    """A fixed choice of `limit` of so many images, as the first ones would be of a single class; None takes all."""
+    if limit is None or limit >= images:
+        return None
+    generator = torch.Generator().manual_seed(seeding.derived(seed, seeding.ORDER))
+    return torch.randperm(images, generator=generator)[:limit].clone()
+
+
+def _loading(workers: int, pin: bool) -> dict[str, Any]:
+    """How torch loads. Workers are forked, as those of a fork server would outlive a killed job."""
+    return {"num_workers": workers, "collate_fn": collate, "pin_memory": pin,
+            "worker_init_fn": _leave_signals_to_the_parent, "multiprocessing_context": "fork" if workers else None}
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal: the workers go on until the checkpoint is written."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)

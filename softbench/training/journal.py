@@ -1,0 +1,96 @@
+"""The journal of a run: records as JSON Lines, `summary.csv` drawn from them, `args.toml`, TensorBoard on request."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from softbench import options as opts
+from softbench import records
+from softbench.case import ModelSpec
+from softbench.errors import ResultsError, UsageError
+from softbench.models.blocks import ProjectedAttention
+from softbench.records import Record, finite
+
+RECORDS, SUMMARY, ARGS = "records.jsonl", "summary.csv", "args.toml"
+UNITS = {"images_per_second": "image/s", "peak_memory": "B"}
+
+
+def made(measure: str, numbers: Mapping[str, float], *, spec: ModelSpec, model: nn.Module,
+         batch: int, image: int, dtype: str, device: str, seed: int, coords: Mapping[str, Any],
+         detail: Mapping[str, Any], environment: Mapping[str, Any]) -> list[Record]:
+    """A record for each of these numbers, which share all the rest. Accuracies are shares, 1 is all."""
+    inside = next((module for module in model.modules() if isinstance(module, ProjectedAttention)), None)
+    found = []
+    for quantity, number in numbers.items():
+        value = finite(number)
+        found.append(Record(
+            measure=measure, quantity=quantity, value=value, unit=UNITS.get(quantity, "1"),
+            samples=[] if value is None else [value], status="diverged" if value is None else "ok", note="",
+            detail=dict(detail), attention=inside.attention.name if inside else "",
+            options=opts.to_dict(inside.attention.options) if inside else {}, model=spec.display_name,
+            impl=inside.impl if inside else "", mode="forward" if measure == "eval" else "forward_backward",
+            batch=batch, heads=0, rows=image, cols=image, head_dim=0, dtype=dtype, device=device, seed=seed,
+            coords=dict(coords), label=spec.label, environment=dict(environment),
+            started=datetime.now(UTC).isoformat(timespec="seconds")))
+    return found
+
+
+def own(folder: Path, run: str) -> list[Record]:
+    """The latest records of a run in its folder, in the order of its epochs."""
+    path = folder / RECORDS
+    if not path.exists() or not path.stat().st_size:
+        return []
+    found = records.latest(records.read(path)[0])
+    return sorted((r for r in found if r.coords.get("run") == run), key=lambda record: int(record.coords["epoch"]))
+
+
+def summary(found: Sequence[Record]) -> str:
+    """CSV with a line for each epoch and a column for each quantity, in SI units."""
+    columns = list(dict.fromkeys(record.quantity for record in found))
+    lines: dict[int, dict[str, Any]] = {}
+    for record in found:
+        lines.setdefault(int(record.coords["epoch"]), {})[record.quantity] = record.value
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", *columns])
+    writer.writerows([epoch, *(line.get(column, "") for column in columns)] for epoch, line in lines.items())
+    return text.getvalue()
+
+
+def toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """TOML of tables of plain values; what is None is left out."""
+    parts = []
+    for name, table in tables.items():
+        lines = [f"{key} = {json.dumps(value)}" for key, value in table.items() if value is not None]
+        parts.append("\n".join([f"[{name}]", *lines]) + "\n")
+    return "\n".join(parts)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a small file in one step. Raises ResultsError where that cannot be."""
+    fresh = path.with_name(f".{path.name}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(text)
+        os.replace(fresh, path)
+    except OSError as error:
+        raise ResultsError(f"Cannot write {path}: {error.strerror}.") from error
+
+
+def tensorboard(folder: Path) -> Any:
+    """TensorBoard's writer. Raises UsageError where it is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UsageError("--tensorboard needs the package tensorboard: pip install tensorboard.")
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))

@@ -1,0 +1,266 @@
+"""The learner: a model with its average, optimiser and schedule, set up by a recipe over the processes of a job.
+
+DDP copies the model to every process; `fsdp` shards it instead, for the largest. Either way checkpoints hold whole
+tensors under the model's own names, so that a job may go on with another number of processes, and of either kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup
+from timm.data.random_erasing import RandomErasing
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict as states
+from torch.nn import functional as F
+
+from softbench import models
+from softbench.errors import UsageError
+from softbench.training import seeding
+from softbench.training.data import Batch
+from softbench.training.distributed import Group
+from softbench.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a recipe is computed: `amp` is the dtype of autocast or "none"; attention keeps its inverse in float32."""
+
+    amp: str = "none"
+    compile: bool = False
+    sync_bn: bool = False
+    fsdp: bool = False
+
+
+class Learner:
+    """Everything that learns.
+
+    Attributes:
+        model: the bare model; `network` is what is called, wrapped for several processes or compiled.
+        ema: timm's averaged copy, or None.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, arithmetic: Arithmetic, *, classes: int, steps: int,
+                 group: Group) -> None:
+        self.recipe, self.arithmetic, self.group, self.classes = recipe, arithmetic, group, classes
+        self.accumulate = accumulation(recipe, group.world)
+        if arithmetic.sync_bn:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self.model = model.to(group.device)
+        self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=recipe.ema_warmup,
+                              foreach=not arithmetic.fsdp) if recipe.ema else None
+        if arithmetic.fsdp:
+            _shard(self.model, group)
+            if self.ema:
+                _shard(self.ema.module, group)
+        self.network = self._wrapped()
+        self.optimizer = create_optimizer_v2(
+            self.model, "adamw", lr=recipe.lr * recipe.total_batch / recipe.lr_batch, eps=recipe.eps,
+            weight_decay=recipe.weight_decay)
+        self.schedule = _schedule(self.optimizer, recipe, steps)
+        self.steps = steps
+        self.scaler = torch.amp.GradScaler(group.device.type, enabled=arithmetic.amp == "float16")
+        self.mixup = Mixup(  # type: ignore[no-untyped-call]
+            recipe.mixup, recipe.cutmix, prob=recipe.mixup_prob, switch_prob=recipe.mixup_switch,
+            label_smoothing=recipe.smoothing, num_classes=classes) if _mixes(recipe) else None
+        self.erase = RandomErasing(  # type: ignore[no-untyped-call]
+            recipe.erasing, mode="pixel", device=str(group.device)) if recipe.erasing else None
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def images(self, batch: Batch) -> Tensor:
+        """The images of a batch as normalised floats on the device, [B, 3, rows, cols]."""
+        return normalised(batch, self.group.device)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """What networks run under."""
+        return autocast(self.arithmetic.amp, self.group.device)
+
+    def loss_of(self, batch: Batch, epoch: int, number: int, *, last: bool) -> Tensor:
+        """The loss of micro-batch `number` of an epoch; adds its share to the gradients, which meet at the `last`."""
+        images, labels = self.images(batch), batch.labels.to(self.group.device, non_blocking=True)
+        seeding.reseed(self.recipe.seed, seeding.MICRO_BATCH, epoch, number)
+        if self.erase:
+            images = self.erase(images)
+        smoothing, target = self.recipe.smoothing, labels
+        if self.mixup:
+            images, target = self.mixup(images, labels)
+            smoothing = 0.0  # it is in the mixed labels
+        with self._meeting(last):
+            with self.autocast():
+                logits = self.network(images)
+            loss = F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+            self.scaler.scale(loss / self.accumulate).backward()
+        return loss.detach()
+
+    def norm(self) -> Tensor:
+        """The norm of the gradients, which are clipped by it."""
+        self.scaler.unscale_(self.optimizer)
+        found = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or float("inf"))
+        return found.full_tensor() if hasattr(found, "full_tensor") else found
+
+    def update(self, updates: int) -> None:
+        """One step of the optimiser, the `updates`-th, and of the average."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema:
+            self.ema.update(self.model, step=updates if self.recipe.ema_warmup else None)
+
+    def forget(self) -> None:
+        """Drop the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def move(self, updates: int) -> None:
+        """Set the learning rate for the step after so many."""
+        if self.recipe.schedule == "update":
+            self.schedule.step_update(updates)
+        else:
+            self.schedule.step(updates // self.steps)
+
+    def buffers(self) -> list[Tensor]:
+        """Copies of the model's buffers, to be put back should batch norm see numbers that are not finite."""
+        return [buffer.clone() for buffer in self.model.buffers()]
+
+    @torch.no_grad()
+    def put_back(self, buffers: list[Tensor]) -> None:
+        """Give the model's buffers these values."""
+        for buffer, value in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(value)
+
+    def state(self) -> dict[str, Any]:
+        """Weights, average, optimiser and scaler: whole tensors on the CPU; under FSDP on the leading process alone."""
+        whole = states.StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return {
+            "state_dict": states.get_model_state_dict(self.model, options=whole),
+            **({"state_dict_ema": states.get_model_state_dict(self.ema.module, options=whole)} if self.ema else {}),
+            "optimizer": states.get_optimizer_state_dict(self.model, self.optimizer, options=whole),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load(self, state: Mapping[str, Any], updates: int) -> None:
+        """Take over what `state` gave, after so many updates."""
+        whole = states.StateDictOptions(full_state_dict=True)
+        states.set_model_state_dict(self.model, state["state_dict"], options=whole)
+        if self.ema:
+            states.set_model_state_dict(self.ema.module, state["state_dict_ema"], options=whole)
+        states.set_optimizer_state_dict(self.model, self.optimizer, state["optimizer"], options=whole)
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.move(updates)
+
+    def _wrapped(self) -> nn.Module:
+        network: Any = torch.compile(self.model) if self.arithmetic.compile else self.model
+        if self.group.world > 1 and not self.arithmetic.fsdp:
+            where = [self.group.device] if self.group.device.type == "cuda" else None
+            network = nn.parallel.DistributedDataParallel(network, device_ids=where)
+        return network
+
+    def _meeting(self, last: bool) -> AbstractContextManager[Any]:
+        """Leaves out the exchange of gradients for all but the last micro-batch of a step."""
+        if self.arithmetic.fsdp:
+            self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
+        elif not last and isinstance(self.network, nn.parallel.DistributedDataParallel):
+            return self.network.no_sync()
+        return nullcontext()
+
+
+def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast to the dtype of that name, or nothing for "none"."""
+    return nullcontext() if amp == "none" else torch.autocast(device.type, getattr(torch, amp))
+
+
+def normalised(batch: Batch, device: torch.device) -> Tensor:
+    """The images of a batch as floats on a device, [B, 3, rows, cols], normalised as ImageNet is in timm."""
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255
+                 for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    return batch.images.to(device, non_blocking=True).float().sub_(mean).div_(std)
+
+
+def build(arch: str, options: Mapping[str, Any], recipe: Recipe, classes: int) -> nn.Module:
+    """The model of an arch with the weights that the recipe's seed gives; a timm model without a parameter for the size
+    of images or for stochastic depth goes without."""
+    seeding.reseed(recipe.seed, seeding.WEIGHTS)
+    wanted: dict[str, Any] = {"img_size": recipe.img_size, "drop_path_rate": recipe.drop_path}
+    if not arch.startswith(models.PEER):
+        return models.create(arch, num_classes=classes, attn_options=dict(options), **wanted)
+    if options:
+        raise UsageError(f"{arch} has no attention of softbench, so it takes no {', '.join(options)}.")
+    for names in (("img_size", "drop_path_rate"), ("drop_path_rate",), ("img_size",)):
+        try:
+            return models.create(arch, num_classes=classes, **{name: wanted[name] for name in names})
+        except UsageError as error:
+            if "does not take" not in str(error):
+                raise
+    return models.create(arch, num_classes=classes)
+
+
+def check(recipe: Recipe, arithmetic: Arithmetic, group: Group) -> None:
+    """Raise UsageError where a recipe cannot be computed like this by these processes."""
+    accumulation(recipe, group.world)
+    if arithmetic.sync_bn and group.device.type != "cuda":
+        raise UsageError("--sync-bn: torch synchronises batch norm on GPUs only.")
+    if arithmetic.fsdp and group.world == 1:
+        raise UsageError("--fsdp shards a model over several processes: start them with torchrun.")
+    if arithmetic.amp == "float16" and arithmetic.fsdp:
+        raise UsageError("--amp float16 does not go with --fsdp: take bfloat16.")
+    if _mixes(recipe) and recipe.batch % 2:
+        raise UsageError(f"Mixup pairs images, and a device's batch of {recipe.batch} is odd: give an even --batch, or"
+                         " --set mixup=0 --set cutmix=0.")
+
+
+def accumulation(recipe: Recipe, world: int) -> int:
+    """How many micro-batches each device computes for one step.
+
+    Raises:
+        UsageError: the total batch is not so many times the batch of all devices.
+    """
+    times, rest = divmod(recipe.total_batch, recipe.batch * world)
+    if rest or not times:
+        raise UsageError(f"A total batch of {recipe.total_batch} is not a multiple of {recipe.batch} images on each of"
+                         f" {world} device{'s' * (world > 1)}: give another --batch or --total-batch.")
+    return times
+
+
+def fitting_batch(recipe: Recipe, world: int) -> int:
+    """The largest batch of a device, at most the recipe's, that makes up its total batch on so many devices."""
+    share, rest = divmod(recipe.total_batch, world)
+    if rest or not share:
+        raise UsageError(f"A total batch of {recipe.total_batch} cannot be shared by {world} devices: give a multiple"
+                         f" of {world} as --total-batch.")
+    fitting = [size for size in range(1, min(share, recipe.batch) + 1) if share % size == 0]
+    even = [size for size in fitting if size % 2 == 0]  # mixup pairs images
+    return max(even or fitting)
+
+
+def _mixes(recipe: Recipe) -> bool:
+    return recipe.mixup > 0 or recipe.cutmix > 0
+
+
+def _shard(model: nn.Module, group: Group) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(group.device.type, (group.world,))
+    for name, blocks in model.named_modules():
+        if name.rpartition(".")[2] == "blocks":
+            for block in blocks.children():
+                fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> CosineLRScheduler:
+    by_update = recipe.schedule == "update"
+    unit = steps if by_update else 1
+    return CosineLRScheduler(
+        optimizer, t_initial=recipe.epochs * unit, lr_min=recipe.min_lr, warmup_t=recipe.warmup_epochs * unit,
+        warmup_lr_init=recipe.warmup_lr, t_in_epochs=not by_update)

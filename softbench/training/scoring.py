@@ -1,0 +1,163 @@
+"""Scoring a checkpoint: ours, official weights, or a timm model's state dict, over a validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from softbench import environment, models, process
+from softbench import options as opts
+from softbench.case import ModelSpec
+from softbench.errors import UsageError
+from softbench.models import checkpoints
+from softbench.process import Process
+from softbench.records import Record
+from softbench.training import data, distributed, journal
+from softbench.training.badimages import BadImages
+from softbench.training.evaluate import evaluate
+from softbench.training.job import data_name
+from softbench.training.learner import autocast, normalised
+from softbench.training.recipe import Recipe, row
+from softbench.training.sources import open_source
+from softbench.training.stopping import Stop
+from softbench.training.views import EVAL
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What is asked for.
+
+    Attributes:
+        arch: "" takes that of a checkpoint of ours.
+        weights: "best" takes what scored best in training, or what is there; "ema", "model".
+        img_size: side of the images; None takes that of training.
+        out: folder for the names of bad images.
+    """
+
+    checkpoint: Path
+    data: str
+    arch: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    weights: str = "best"
+    img_size: int | None = None
+    batch: int = 128
+    device: str = "cpu"
+    amp: str = "none"
+    workers: int = 0
+    threads: int = 0
+    limit: int | None = None
+    class_map: str = ""
+    splits: tuple[str, str] = ("train", "validation")
+    max_bad: int = 100
+    out: Path = Path()
+    command: str = ""
+
+
+def score(asked: Scoring) -> list[Record]:
+    """The records of an evaluation; on processes other than the first, none.
+
+    Raises:
+        ResultsError: the checkpoint cannot be read. UsageError: it does not fit the arch or the data.
+    """
+    state = process.apply(Process(threads=asked.threads or distributed.threads_each()))
+    with ExitStack() as stack:
+        group = stack.enter_context(distributed.processes(torch.device(asked.device)))
+        stop = stack.enter_context(Stop())
+        with group.together():
+            loaded = checkpoints.read(asked.checkpoint)
+            arch, options, recipe = _subject(asked, loaded)
+            model, weights = _model(asked, loaded, arch, options, recipe)
+            if asked.img_size:
+                recipe = replace(recipe, img_size=asked.img_size)
+            source = open_source(asked.data, training=False, classes=_classes(model), class_map=asked.class_map,
+                                 splits=asked.splits, batch=asked.batch)
+            chosen = data.subset(source.val.size, asked.limit, recipe.seed)
+            loader = data.evaluation_loader(
+                source.val, recipe, batch=asked.batch, rank=group.rank, world=group.world, workers=asked.workers,
+                pin=group.device.type == "cuda", subset=chosen)
+        model = model.to(group.device)
+        scores = evaluate(model, loader, group, prepare=lambda batch: normalised(batch, group.device),
+                          autocast=lambda: autocast(asked.amp, group.device),
+                          stopped=lambda: stop.signal != 0, shared=source.val.stream is None)
+        if scores is None:
+            raise Stop.error(int(max(group.gathered(stop.signal))), "Stopped before the last image: there is no score.")
+        bad = BadImages(source.val, "val", asked.out, asked.max_bad, group, [])
+        bad.note(scores.bad)
+        if not group.leads:
+            return []
+        return journal.made(
+            EVAL, {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss,
+                   "images_per_second": scores.images / scores.seconds},
+            spec=ModelSpec(arch, options), model=model, batch=asked.batch, image=recipe.img_size,
+            dtype="float32" if asked.amp == "none" else asked.amp, device=group.device.type, seed=recipe.seed,
+            coords={"data": data_name(asked.data), "weights": weights, "classes": source.classes,
+                    "images": scores.images, "checkpoint": asked.checkpoint.name},
+            detail={"waited_share": scores.waited / scores.seconds, "bad_images": len(bad.known),
+                    "devices": group.world, "eval_crop": recipe.eval_crop,
+                    "trained": loaded.get("run"), "epochs_done": _epochs(loaded)},
+            environment=environment.take(state, str(group.device), asked.command))
+    raise AssertionError("unreachable")
+
+
+def _subject(asked: Scoring, loaded: Mapping[str, Any]) -> tuple[str, dict[str, Any], Recipe]:
+    """The arch, its options and the recipe of a checkpoint, which says them itself where it is ours."""
+    run = loaded.get("run")
+    if not isinstance(run, dict):
+        if not asked.arch:
+            raise UsageError(f"{asked.checkpoint} does not say what it is a checkpoint of: give --arch.")
+        attention, variant = ("", "") if asked.arch.startswith(models.PEER) else models.parse(asked.arch)
+        return asked.arch, asked.options, row(attention, variant, asked.data)
+    if asked.arch and ModelSpec(asked.arch).display_name != run["arch"]:
+        raise UsageError(f"{asked.checkpoint} is a checkpoint of {run['arch']}, not of {asked.arch}: leave out --arch.")
+    if asked.options and asked.options != loaded["options"]:
+        raise UsageError(f"{asked.checkpoint} was trained with the attention options {loaded['options']}, which stay:"
+                         " leave out --set.")
+    recipe = opts.parse(Recipe, {f: run[f] for f in opts.to_dict(Recipe())}, f"{asked.checkpoint}")
+    return asked.arch or str(loaded["arch"]), dict(loaded["options"]), recipe
+
+
+def _model(asked: Scoring, loaded: Mapping[str, Any], arch: str, options: dict[str, Any],
+           recipe: Recipe) -> tuple[nn.Module, str]:
+    """The model with the weights of a checkpoint, and which these are."""
+    best = "state_dict" if asked.weights == "model" else "state_dict_ema"
+    if asked.weights == "best" and isinstance(loaded.get("position"), dict):
+        best = loaded["position"]["best"].get("weights", best)
+    averaged = best == "state_dict_ema"
+    there = any(key in loaded for key in ("state_dict_ema", "model_ema"))
+    if asked.weights == "ema" and not there:
+        raise UsageError(f"{asked.checkpoint} holds no averaged weights: leave out --weights.")
+    weights = checkpoints.unwrapped(loaded, ema=averaged)
+    official = checkpoints.is_official(weights)
+    classes = next((len(weights[name]) for name in ("head.weight", "head.bias", "fc.weight", "classifier.weight",
+                                                    "head.fc.weight") if name in weights), None)
+    if classes is None:
+        raise UsageError(f"{asked.checkpoint} holds no classifier: it cannot be scored.")
+    if arch.startswith(models.PEER):
+        model = models.create(arch, num_classes=classes)
+    else:
+        model = models.create(arch, num_classes=classes, attn_options=options,
+                              **({"official": True} if official else {"img_size": recipe.img_size}))
+    if isinstance(model, models.Pyramid):
+        checkpoints.load_official(model, weights)
+    else:
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise UsageError(f"{asked.checkpoint} does not fit {arch}: {reason}") from error
+    return model, "official" if official else "ema" if averaged and there else "model"
+
+
+def _classes(model: nn.Module) -> int:
+    return int(model.num_classes)  # type: ignore[arg-type]  # as timm's models all have
+
+
+def _epochs(loaded: Mapping[str, Any]) -> int | None:
+    position = loaded.get("position")
+    return int(position["epoch"]) if isinstance(position, dict) else None

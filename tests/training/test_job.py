@@ -1,0 +1,198 @@
+"""The whole job: what it writes, on real files, with bad images, on a full disk, and that it learns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from training import jobs
+
+from softbench import records
+from softbench.errors import ResultsError, UsageError
+from softbench.training import checkpoint, journal
+from softbench.training.job import data_name
+from softbench.training.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out, watch = tmp_path_factory.mktemp("run"), jobs.Watch()
+    return out, watch, jobs.train(jobs.job(out), watch)
+
+
+def test_records_of_each_epoch(run):
+    out, watch, found = run
+    assert records.read(out / "records.jsonl") == (found, [])
+    frame = records.to_frame(found)
+    table = frame.pivot(index="epoch", columns="quantity", values="value")
+    assert list(table.index) == [1, 2]
+    assert set(table.columns) == {"train_loss", "lr", "loss", "top1", "top5", "loss_ema", "top1_ema", "top5_ema",
+                                  "images_per_second", "peak_memory"}
+    assert table["train_loss"][1] == pytest.approx(sum(watch.losses[:3]) / 3)
+    assert table["lr"][2] == watch.rates[-1]
+    assert ((table["top1"] >= 0) & (table["top1"] <= table["top5"]) & (table["top5"] <= 1)).all()
+    one = found[0]
+    assert (one.measure, one.model, one.label, one.mode) == ("train", jobs.ARCH, jobs.ARCH, "forward_backward")
+    coords = {"data": "digits", "epochs": 2, "total_batch": 32, "classes": 10, "images": 100}
+    assert coords.items() <= one.coords.items()
+    assert one.detail["settings"]["mixup"] == 0.8
+    assert (one.detail["devices"], one.detail["accumulated"]) == (1, 2)
+    assert one.detail["first_step_seconds"] > 0
+    assert 0 <= one.detail["waited_share"] < 1
+    assert {r.quantity: r.unit for r in found} | {"lr": "1"} == dict.fromkeys(table.columns, "1") | {
+        "images_per_second": "image/s", "peak_memory": "B"}
+
+
+def test_what_else_it_writes(run):
+    out, _, found = run
+    lines = list(csv.DictReader(io.StringIO((out / "summary.csv").read_text())))
+    assert [line["epoch"] for line in lines] == ["1", "2"]
+    assert float(lines[1]["top1"]) == next(r.value for r in found if r.quantity == "top1" and r.coords["epoch"] == 2)
+    args = tomllib.loads((out / "args.toml").read_text())
+    assert args["job"]["arch"] == jobs.ARCH
+    assert args["recipe"]["total_batch"] == 32
+    assert set(args["recipe"]) == set(Recipe.__dataclass_fields__)
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "args.toml", "checkpoints", "records.jsonl",
+                                                           "summary.csv"]
+    names = sorted(path.name[:13] for path in (out / "checkpoints").iterdir())
+    assert names == ["best.pt", "step-00000003", "step-00000006"]
+
+
+def test_the_best_checkpoint_is_that_of_the_best_epoch(run):
+    out, watch, _ = run
+    best = torch.load(out / "checkpoints" / "best.pt", weights_only=True)["position"]["best"]
+    tops = [max((numbers["top1"], "state_dict"), (numbers["top1_ema"], "state_dict_ema"), key=lambda pair: pair[0])
+            for numbers in watch.epochs]
+    epoch = max(range(2), key=lambda i: tops[i][0])
+    assert best == {"top1": tops[epoch][0], "epoch": epoch + 1, "weights": tops[epoch][1]}
+
+
+def test_how_the_total_batch_was_reached_is_said(run):
+    assert "Total batch 32 = 16 images x 1 device x 2 accumulated; 3 steps an epoch, 2 epochs" in run[1].said
+
+
+def test_an_attention_of_ours_with_options(tmp_path):
+    found = jobs.train(jobs.job(tmp_path, arch="performer-tiny", options={"features": "16"}, epochs=1, limit=32))
+    assert (found[0].model, found[0].label) == ("performer-tiny", "performer-tiny:features=16")
+    assert (found[0].attention, found[0].options["features"], found[0].impl) == ("performer", 16, "eager")
+    assert jobs.weights(tmp_path)["run"]["options"] == "features=16"
+
+
+def imagenet(root: Path, classes: int = 1000, size: tuple[int, int] = (40, 30)) -> Path:
+    """A folder like ImageNet's: two JPEGs of each class to train on, one to evaluate."""
+    for split, count in (("train", 2), ("val", 1)):
+        for label in range(classes):
+            folder = root / split / f"n{label:08d}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                image = Image.new("RGB", size, (label % 256, label // 4 % 256, 50 * i))
+                image.save(folder / f"{label}_{i}.JPEG")
+    return root
+
+
+def test_a_folder_of_a_thousand_classes_trains_and_evaluates(tmp_path):
+    out, data = tmp_path / "run", imagenet(tmp_path / "imagenet")
+    watch = jobs.Watch()
+    found = jobs.train(jobs.job(out, data=str(data), limit=None, total_batch=1000, batch=50, epochs=1, workers=1,
+                                smoothing=0.1), watch)
+    assert any("1,000 classes" in text for text in watch.said)
+    assert len(watch.losses) == 2
+    assert 6 < watch.losses[0] < 9  # log 1000 = 6.9
+    assert {r.coords["images"] for r in found} == {1000}
+    assert {r.coords["data"] for r in found} == {"imagenet"}
+    assert jobs.weights(out)["state_dict"]["classifier.weight"].shape[0] == 1000
+
+
+def broken(tmp_path: Path) -> Path:
+    data = imagenet(tmp_path / "data", classes=20)
+    (data / "train" / "n00000003" / "3_0.JPEG").write_bytes(b"not a picture")
+    whole = (data / "train" / "n00000005" / "5_1.JPEG").read_bytes()
+    (data / "train" / "n00000005" / "5_1.JPEG").write_bytes(whole[:len(whole) // 2])
+    (data / "val" / "n00000007" / "7_0.JPEG").write_bytes(b"")
+    return data
+
+
+def test_bad_images_are_counted_and_named_once(tmp_path):
+    out = tmp_path / "run"
+    found = jobs.train(jobs.job(out, data=str(broken(tmp_path)), limit=None, total_batch=40, batch=20, epochs=2))
+    assert sorted((out / "bad-images.txt").read_text().split()) == [
+        "train/n00000003/3_0.JPEG", "train/n00000005/5_1.JPEG", "val/n00000007/7_0.JPEG"]
+    assert {r.coords["images"] for r in found} == {19}
+    assert found[0].detail["bad_images"] == 2
+
+
+def test_too_many_bad_images_end_the_job(tmp_path):
+    with pytest.raises(ResultsError, match=r"2 images of train cannot be read, more than --max-bad 1; .*bad-images"):
+        jobs.train(jobs.job(tmp_path / "run", data=str(broken(tmp_path)), limit=None, total_batch=40, batch=20,
+                            max_bad=1))
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_job_and_the_next_start_goes_on(tmp_path, monkeypatch):
+    real, calls = checkpoint.os.fsync, []
+
+    def full(handle):
+        calls.append(1)
+        if len(calls) == 4:  # each checkpoint is synced twice, the file and its folder; records are not counted here
+            raise OSError(28, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(ResultsError, match="No space left on device"):
+        jobs.train(jobs.job(tmp_path, minutes=0.0))
+    monkeypatch.undo()
+    watch = jobs.Watch()
+    jobs.train(jobs.job(tmp_path), watch)
+    assert any("Going on" in text for text in watch.said)
+    assert jobs.weights(tmp_path)["position"]["epoch"] == 2
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match=r"Cannot write into .* Choose another folder with --out"):
+        jobs.train(jobs.job(tmp_path / "file" / "run"))
+
+
+def test_tensorboard_is_an_option(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="pip install tensorboard"):
+        jobs.train(jobs.job(tmp_path, tensorboard=True))
+    written = []
+
+    class Board:
+        def add_scalar(self, *numbers):
+            written.append(numbers)
+
+        def flush(self):
+            pass
+
+        close = flush
+
+    monkeypatch.setattr(journal, "tensorboard", lambda folder: Board())
+    jobs.train(jobs.job(tmp_path, tensorboard=True, epochs=1))
+    assert {name for name, _, epoch in written if epoch == 1} >= {"top1", "train_loss", "lr"}
+
+
+def test_a_slow_loader_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("softbench.training.job._SLOW_LOADER", 0.0)
+    watch = jobs.Watch()
+    jobs.train(jobs.job(tmp_path, epochs=1), watch)
+    assert any("went by waiting for images; raise --workers" in text for text in watch.said)
+
+
+def test_a_folder_goes_by_its_own_name(tmp_path):
+    assert data_name(str(tmp_path)) == tmp_path.name
+    assert data_name("digits") == "digits"
+
+
+def test_it_learns(tmp_path):
+    """Digits, by a small model, in half a minute."""
+    plain = {"mixup": 0, "cutmix": 0, "augment": "", "erasing": 0, "hflip": 0, "drop_path": 0}
+    found = jobs.train(jobs.job(tmp_path, arch="timm:test_efficientnet", limit=None, total_batch=64, batch=64, epochs=6,
+                                **plain))
+    assert found[-1].coords["epoch"] == 6
+    assert max(r.value for r in found if r.quantity in ("top1", "top1_ema")) > 0.6

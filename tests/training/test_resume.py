@@ -1,0 +1,163 @@
+"""No work is lost: killed anywhere and started again, a run ends with the weights of one that was not disturbed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from training import jobs
+
+from softbench.errors import UsageError
+from softbench.training import checkpoint
+from softbench.training.learner import Learner
+
+STEPS = 6  # two epochs of three
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    code, answer = jobs.run(jobs.job(out))
+    assert code == 0, answer
+    return out
+
+
+def assert_same_end(out: Path, undisturbed: Path) -> None:
+    one, other = jobs.weights(out), jobs.weights(undisturbed)
+    for part in ("state_dict", "state_dict_ema", "optimizer", "scaler", "run"):
+        assert jobs.equal(one[part], other[part]), part
+    kept = ("epoch", "step", "updates", "loss", "bad", "best", "skipped")
+    assert {name: one["position"][name] for name in kept} == {name: other["position"][name] for name in kept}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_at_random_steps_it_ends_with_the_same_bits(tmp_path, undisturbed, workers):
+    seed = int(os.environ.get("SOFTBENCH_KILL_SEED", time.time_ns() % 10**6))
+    print("SOFTBENCH_KILL_SEED =", seed)
+    first, second = sorted(random.Random(seed + workers).sample(range(1, STEPS), 2))
+    for minutes, at in ((0.0, first), (0.001, second)):  # a checkpoint after each step; and now and then
+        code, answer = jobs.run(jobs.job(tmp_path, minutes=minutes, workers=workers), end="KILL", at=at)
+        assert code == -signal.SIGKILL, answer
+    code, answer = jobs.run(jobs.job(tmp_path, workers=workers))
+    assert code == 0, answer
+    assert_same_end(tmp_path, undisturbed)
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, undisturbed):
+    """By the clock, so that it may be while a checkpoint is written, images are scored, or nothing has begun."""
+    for seconds in (random.uniform(0.2, 2.0), random.uniform(0.5, 3.0)):
+        child = jobs.start(jobs.job(tmp_path, minutes=0.0))
+        time.sleep(seconds)
+        child.kill()
+        child.join()
+    code, answer = jobs.run(jobs.job(tmp_path))
+    assert code == 0, answer
+    assert_same_end(tmp_path, undisturbed)
+
+
+def test_killed_between_record_and_checkpoint_no_epoch_is_listed_twice(tmp_path, undisturbed, monkeypatch):
+    real, times = checkpoint.save, []
+
+    def gone(*args, **kwargs):
+        times.append(1)
+        if len(times) == 1:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoint, "save", gone)
+    with pytest.raises(KeyboardInterrupt):
+        jobs.train(jobs.job(tmp_path))
+    found = jobs.train(jobs.job(tmp_path))
+    assert_same_end(tmp_path, undisturbed)
+    assert [r.coords["epoch"] for r in found if r.quantity == "top1"] == [1, 2]
+    assert (tmp_path / "summary.csv").read_text().count("\n") == 3
+
+
+@pytest.mark.parametrize(("name", "code"), [("TERM", 143), ("INT", 130)])
+def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(tmp_path, undisturbed, name, code):
+    ended, said = jobs.run(jobs.job(tmp_path), end=name, at=4)
+    assert ended == code
+    assert "Stopped in epoch 2 after step" in said
+    assert "The same command goes on from there" in said
+    assert jobs.weights(tmp_path)["position"]["updates"] in (4, 5)
+    assert jobs.run(jobs.job(tmp_path))[0] == 0
+    assert_same_end(tmp_path, undisturbed)
+
+
+def test_a_signal_during_evaluation_is_obeyed_there(tmp_path, undisturbed):
+    watch = jobs.Watch()
+    real = Learner.images
+
+    def images(learner, batch):
+        if len(watch.losses) == 3 and not watch.epochs and len(batch.labels) <= 16 and not learner.model.training:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(learner, batch)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Learner, "images", images)
+    with pytest.raises(BaseException, match="Stopped in epoch 1 after step 3 of 3"):
+        jobs.train(jobs.job(tmp_path), watch)
+    patch.undo()
+    assert jobs.weights(tmp_path)["position"] | {"seconds": 0, "waited": 0, "loss": 0} == {
+        "epoch": 0, "step": 3, "updates": 3, "loss": 0, "counted": 3, "skipped": 0, "seconds": 0, "waited": 0,
+        "bad": [], "best": {}}
+    jobs.train(jobs.job(tmp_path))
+    assert_same_end(tmp_path, undisturbed)
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path, undisturbed):
+    assert jobs.run(jobs.job(tmp_path, minutes=0.0), end="KILL", at=4)[0] == -signal.SIGKILL
+    last = max((tmp_path / "checkpoints").glob("step-*"), key=lambda path: path.stat().st_mtime_ns)
+    last.write_bytes(last.read_bytes()[:-100])
+    watch = jobs.Watch()
+    jobs.train(jobs.job(tmp_path), watch)
+    assert any("torn or damaged" in text for text in watch.said)
+    assert_same_end(tmp_path, undisturbed)
+
+
+def test_another_recipe_is_refused_with_what_differs(undisturbed):
+    before = sorted(path.name for path in undisturbed.rglob("*"))
+    with pytest.raises(UsageError, match=r"another recipe \(lr: 0.001 -> 0.002; epochs: 2 -> 3\)|"
+                                         r"epochs: 2 -> 3; lr: 0.001 -> 0.002"):
+        jobs.train(jobs.job(undisturbed, lr=2e-3, epochs=3))
+    with pytest.raises(UsageError, match="arch: timm:test_efficientnet -> timm:test_vit"):
+        jobs.train(jobs.job(undisturbed, arch="timm:test_vit"))
+    with pytest.raises(UsageError, match="leave out --no-resume"):
+        jobs.train(jobs.job(undisturbed, resume=False))
+    assert sorted(path.name for path in undisturbed.rglob("*")) == before
+
+
+def test_a_finished_run_is_not_trained_again(undisturbed):
+    watch = jobs.Watch()
+    found = jobs.train(jobs.job(undisturbed), watch)
+    assert any("Finished already" in text for text in watch.said)
+    assert watch.losses == []
+    assert len({r.coords["epoch"] for r in found}) == 2
+
+
+def test_two_runs_may_not_share_a_folder(tmp_path):
+    child = jobs.start(jobs.job(tmp_path, epochs=50))
+    try:
+        for _ in range(600):
+            if (tmp_path / "args.toml").exists():
+                break
+            time.sleep(0.05)
+        with pytest.raises(UsageError, match="Another run is at work"):
+            jobs.train(jobs.job(tmp_path))
+    finally:
+        child.kill()
+        child.join()
+
+
+def test_a_run_goes_on_from_one_process_in_two(tmp_path, undisturbed):
+    assert jobs.run(jobs.job(tmp_path, minutes=0.0), end="KILL", at=2)[0] == -signal.SIGKILL
+    answers = jobs.together(jobs.job(tmp_path))
+    assert [code for code, _ in answers] == [0, 0], answers
+    for name, tensor in jobs.weights(undisturbed)["state_dict"].items():
+        if tensor.is_floating_point() and "running" not in name:  # statistics are those of the first process
+            torch.testing.assert_close(jobs.weights(tmp_path)["state_dict"][name], tensor, rtol=1e-3, atol=1e-4)
