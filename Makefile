@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= results/local
 
-.PHONY: bench test lint gpu regress clean
+.PHONY: bench test lint gpu regress train-demo train-compare clean
 
 bench: $(STAMP)  ## measure soft and performer beside softmax: table, records, plot
 	@mkdir -p $(OUT)
@@ -26,6 +26,17 @@ regress: $(STAMP)  ## the benchmarks that hold our claims about speed, with pyte
 
 gpu:  ## GPU tests, then GPU benchmarks; runs from the checkout, with the virtual environment if there is one
 	PYTHON="$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON))" OUT="$(OUT)" ./tests/gpu.sh
+
+train-demo: $(STAMP)  ## train soft-tiny on scikit-learn's digits from nothing: records, summary, checkpoints, curves
+	$(BIN)/softbench train-imagenet --arch soft-tiny --data digits --out $(OUT)/train/soft-tiny
+	$(BIN)/softbench plot $(OUT)/train/soft-tiny/records.jsonl --out $(OUT)/train/soft-tiny/curves.svg
+
+PEERS ?= soft linformer performer nystromformer softmax
+train-compare: $(STAMP)  ## the same with each attention of the paper's Table 2, and the last epoch of each in one table
+	for attn in $(PEERS); do \
+	  $(BIN)/softbench train-imagenet --arch $$attn-tiny --data digits --out $(OUT)/train/$$attn-tiny || exit; done
+	$(BIN)/softbench show $(PEERS:%=$(OUT)/train/%-tiny/records.jsonl) --where epoch=14
+	$(BIN)/softbench plot $(PEERS:%=$(OUT)/train/%-tiny/records.jsonl) --out $(OUT)/train/compare.svg
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "softbench needs Python 3.11 or later")'

@@ -132,6 +132,25 @@ def append(path: Path | str, records: Iterable[Record]) -> None:
         raise _cannot_write(path, error) from error
 
 
+def write_whole(path: Path | str, text: str) -> None:
+    """Put a text in place of a file: whoever reads it finds the old one or the new one, never half of it.
+
+    Raises:
+        ResultsError: the file cannot be written; what was there is kept.
+    """
+    path = Path(path)
+    half = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            half.write_text(text, encoding="utf-8")
+            half.replace(path)
+        finally:
+            half.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
 def _append(handle: int, lines: bytes) -> None:
     size = os.fstat(handle).st_size
     if size and os.pread(handle, 1, size - 1) != b"\n":

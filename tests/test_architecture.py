@@ -22,13 +22,16 @@ HEAVY = {"torch", "pandas", "numpy", "matplotlib"}
 # Layers from the bottom up; a module may import its own layer and those below. First match wins.
 LAYERS = (
     ("softbench", "softbench.errors", "softbench.options", "softbench.plugins", "softbench.case", "softbench.records",
-     "softbench.process", "softbench.config", "softbench.environment", "softbench.views"),
+     "softbench.process", "softbench.config", "softbench.environment", "softbench.views", "softbench.ceilings",
+     "softbench.compare.*"),
     ("softbench.ops.*",),
     ("softbench.attention.*",),
     ("softbench.models.*",),
-    ("softbench.families", "softbench.inputs", "softbench.workload", "softbench.measures.*", "softbench.sweep",
+    ("softbench.families", "softbench.inputs", "softbench.workload", "softbench.subjects", "softbench.backbones",
+     "softbench.anticipated", "softbench.measures.*", "softbench.sweep",
      "softbench.isolate"),
-    ("softbench.study", "softbench.studies.*", "softbench.training.*", "softbench.session", "softbench.api"),
+    ("softbench.study", "softbench.studies.*", "softbench.training.*", "softbench.session", "softbench.api",
+     "softbench.gate.*"),
     ("softbench.cli.*", "softbench.__main__"),
 )
 

@@ -77,6 +77,25 @@ def test_photographs_fit_any_grid(rows: int, cols: int) -> None:
         assert float(x.std()) > 0.3
 
 
+def test_seeds_vary_the_crop_and_not_the_network(tmp_path: Path) -> None:
+    """A picture of one pixel is the same in every crop: what is left are the weights."""
+    Image.new("RGB", (1, 1), (200, 30, 90)).save(tmp_path / "dot.png")
+    dots = [inputs.tokens(f"image:{tmp_path / 'dot.png'}", SHAPE, seed) for seed in (0, 1, 1_000_000)]
+    for dot in dots[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(dot, dots[0], strict=True))
+    assert not torch.equal(*(inputs.tokens("image", SHAPE, seed)[0] for seed in (0, 2)))  # crops of one photograph
+
+
+def test_crops_are_of_many_sizes(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 255, 256, dtype=np.uint8)[None, :, None].repeat(256, 0).repeat(3, 2)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    found = inputs.crops(str(tmp_path / "ramp.png"), 40, (16, 16), 0)
+    assert found.shape == (40, 3, 16, 16)
+    width = (found[:, 0, 0, -1] - found[:, 0, 0, 0]) * 16 / 15  # of the whole picture
+    assert 0.45 < float(width.min()) < 0.6
+    assert 0.9 < float(width.max()) < 1.05
+
+
 def test_more_samples_than_photographs_are_all_different() -> None:
     q, _, _ = inputs.tokens("image", Shape(5, 1, 6, 6, 8), 0)
     for i in range(5):
@@ -133,6 +152,7 @@ def test_photograph_with_a_colon_in_its_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("family", "message"), [
     ("imag", r"No inputs named 'imag'. Did you mean 'image'\?"), ("", "No inputs named ''. Valid: clustered, "),
     ("normal:3", "--inputs normal takes nothing after a colon, not '3'"), ("Image", "No inputs named"),
+    ("image:", "no path after the colon"),
     ("image:nowhere.png", "cannot read 'nowhere.png': No such file or directory"),
     ("image:" + "a" * 300, "File name too long"), ("image:file/x.png", "Not a directory"),
     ("image:empty", r"no photographs in 'empty' \(looked for .bmp, "), ("image:folder", "folder.png'"),

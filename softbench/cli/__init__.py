@@ -18,6 +18,15 @@ _VERBS = {
     "show": "softbench.cli.viewing",
     "plot": "softbench.cli.viewing",
     "env": "softbench.cli.listing",
+    "compare": "softbench.cli.comparing",
+    "export": "softbench.cli.exporting",
+    "check": "softbench.cli.checking",
+    "baseline": "softbench.cli.checking",
+    "doctor": "softbench.cli.doctoring",
+}
+_TRAINING = {
+    "train-imagenet": "softbench.cli.training",
+    "eval-imagenet": "softbench.cli.training",
 }
 
 
@@ -25,11 +34,11 @@ class _Verbs(click.Group):
     """Commands that are imported when they are run or asked for help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(dict.fromkeys([*plugins.names("measures"), *_studies(), *_VERBS]))
+        return list(dict.fromkeys([*plugins.names("measures"), *_studies(), *_TRAINING, *_VERBS]))
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name in _VERBS:
-            command: click.Command = getattr(importlib.import_module(_VERBS[name]), f"{name}_command")
+        if module := {**_VERBS, **_TRAINING}.get(name):
+            command: click.Command = getattr(importlib.import_module(module), f"{name.replace('-', '_')}_command")
             return command
         if name in plugins.names("measures"):
             from softbench.cli.measuring import measure_command
@@ -53,8 +62,9 @@ class _Verbs(click.Group):
         """One line a command; measures and studies are described by their files, which are not imported for it."""
         measures = [(n, plugins.summary("measures", n)) for n in plugins.names("measures")]
         studies = [(n, plugins.summary("studies", study)) for n, study in _studies().items()]
-        others = [(n, c.get_short_help_str(90)) for n in _VERBS if (c := self.get_command(ctx, n))]
-        for title, rows in (("Measure", measures), ("Study", studies), ("Look", others)):
+        training, others = ([(n, c.get_short_help_str(90)) for n in names if (c := self.get_command(ctx, n))]
+                            for names in (_TRAINING, _VERBS))
+        for title, rows in (("Measure", measures), ("Study", studies), ("Train", training), ("Look", others)):
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(rows)
