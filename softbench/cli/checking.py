@@ -1,0 +1,144 @@
+"""`softbench check` and `softbench baseline`: the gate of CI, and the stored numbers that it may compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from softbench import records
+from softbench.cli import comparing, printing, running
+from softbench.compare.verdicts import Terms
+from softbench.errors import SoftbenchError, UsageError
+
+if TYPE_CHECKING:
+    from softbench.gate.check import Check, Outcome
+    from softbench.gate.programme import Scope
+
+_STORED, _PAIRED = 5.0, 2.0  # default thresholds in per cent: of recorded runs, and of interleaved rounds
+
+
+def scope_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The flags that say which cases a gate is about."""
+    for flag in reversed((
+        click.option("--attn", metavar="NAMES", help="Attentions as in `softbench latency`. [all]"),
+        click.option("--tokens", metavar="LENGTHS", help="Numbers of tokens. [256,1k]"),
+        click.option("--mode", metavar="MODES", help="What a call is. [forward,forward_backward]"),
+        click.option("--dtype", metavar="DTYPES", help="Element types. [float32]"),
+        click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1; auto takes a GPU if there is one. [auto]"),
+        click.option("--threads", type=click.IntRange(min=0), metavar="N", help="CPU threads; 0 takes all. [0]"),
+    )):
+        command = flag(command)
+    return command
+
+
+@click.command("check", context_settings=running.CONTEXT)
+@click.option("--against", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Compare with the baselines stored there. [results/baseline]")
+@click.option("--base", metavar="GITREV", help="Compare with this revision, run beside this checkout, instead.")
+@scope_options
+@click.option("--only", type=click.Choice(("exact", "times")), help="Only exact quantities, or only times.")
+@click.option("--no-studies", is_flag=True, help="Leave out the errors of the seeded studies.")
+@click.option("--threshold", type=click.FloatRange(min=0, max=1000), metavar="PERCENT",
+              help="Changes of a time up to this are the same. [2 with --base, 5 without]")
+@click.option("--floor-us", type=click.FloatRange(min=0), default=1.0, metavar="US", show_default=True,
+              help="Changes of a time up to so many microseconds are the same.")
+@click.option("--rounds", type=click.IntRange(min=2, max=1000), default=6, show_default=True,
+              help="With --base: rounds before the first look.")
+@click.option("--most-rounds", type=click.IntRange(min=2, max=1000), default=24, show_default=True,
+              help="With --base: rounds that an undecided case may have.")
+@click.option("--slice-ms", type=click.FloatRange(min=1, max=60_000), default=100.0, show_default=True, metavar="MS",
+              help="With --base: how long each of the four places of a round lasts.")
+@click.option("--fail-on-inconclusive", is_flag=True, help="Exit with 4 where a case could not be decided.")
+@click.option("--out", type=click.Path(path_type=Path), help="Also append what was measured here to this file.")
+@printing.format_option
+def check_command(against: Path | None, base: str | None, only: str | None, no_studies: bool, threshold: float | None,
+                  floor_us: float, rounds: int, most_rounds: int, slice_ms: float, fail_on_inconclusive: bool,
+                  out: Path | None, form: str, **flags: Any) -> int:
+    """Has this checkout become slower, larger or wrong?
+
+    Exact quantities come first: operations, operators, peak bytes, errors of seeded studies. Then times: with --base
+    both versions run in turn on this machine; against a stored baseline only where its environment is this one.
+
+    \b
+    softbench check --base origin/main
+    softbench check --against results/baseline --only exact
+
+    Exit codes: 0 no regression, 1 error, 2 usage, 3 something got worse, 4 inconclusive (with --fail-on-inconclusive),
+    5 a case failed or is missing, or nothing could be compared.
+    """
+    if base is not None and against is not None:
+        raise UsageError("--base and --against both say what to compare with. Give one of them.")
+    if out is not None:
+        records.check_writable(out)
+    from softbench.gate import check as gate
+    from softbench.gate import source, store
+
+    noise, run_noise = store.noise()
+    percent = threshold if threshold is not None else _PAIRED if base is not None else _STORED
+    terms = Terms(percent / 100, floor_us / 1e6, noise=noise, run_noise=run_noise)
+    narrowed = any(value is not None for value in flags.values()) or no_studies
+    asked = gate.Check(scope_of(flags), terms, narrowed, only != "times", only != "exact", not no_studies, rounds,
+                       most_rounds, slice_ms, printing.say)
+    found = _check(asked, against or store.BASELINES, base, source.head())
+    if out is not None:
+        records.append(out, found.records)
+    comparing.show(found.comparison, found.base, found.head, terms, form)
+    if not found.comparison.compared:
+        printing.say("Nothing could be compared.")
+    return found.comparison.exit_code(fail_on_inconclusive)
+
+
+def _check(asked: Check, against: Path, base: str | None, head: Any) -> Outcome:
+    from softbench.gate import check as gate
+    from softbench.gate import source
+
+    if base is None:
+        return gate.against_stored(asked, head, against)
+    with source.revision(base) as older:
+        return gate.against_revision(asked, head, older)
+
+
+def scope_of(flags: dict[str, Any]) -> Scope:
+    """The scope that these flags ask for; what is not given keeps its default."""
+    from softbench.gate.programme import Scope
+
+    names = {"mode": "modes"}
+    return Scope(**{names.get(name, name): value for name, value in flags.items() if value is not None})
+
+
+@click.group("baseline", context_settings=running.CONTEXT)
+def baseline_command() -> None:
+    """Write the stored numbers that `softbench check` compares with."""
+
+
+@baseline_command.command("update")
+@click.option("--out", "folder", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Where the file of this machine goes. [results/baseline]")
+@click.option("--force", is_flag=True, help="Also from a checkout with changes, or from none.")
+@click.option("--no-studies", is_flag=True, help="Leave out the errors of the seeded studies.")
+@scope_options
+def update_command(folder: Path | None, force: bool, no_studies: bool, **flags: Any) -> None:
+    """Measure this checkout and put the result in place of this machine's baseline.
+
+    The records hold the commit, the environment and the commands that made them.
+    """
+    from softbench.gate import check as gate
+    from softbench.gate import programme, source, store
+
+    head = source.head()
+    if not force and (head.dirty or head.commit is None):
+        why = "has changes that no commit holds" if head.dirty else "is no git checkout"
+        raise UsageError(f"{head.root} {why}, so that nobody could measure this baseline again. Commit first, or add"
+                         " --force.")
+    scope = scope_of(flags)
+    steps = [*programme.exact(scope, head, studies=not no_studies), *programme.times(scope, head, gate.RUNS)]
+    found = programme.run(steps, head, lambda step: printing.say(f"{step.measure} ..."))
+    failed = [record for record in found if record.status in ("failed", "timeout")]
+    if failed:
+        raise SoftbenchError(f"{len(failed)} cases failed, the first with: {failed[0].label or failed[0].measure},"
+                             f" {failed[0].note}. A baseline with failures is not written.")
+    path = store.write(folder or store.BASELINES, found)
+    printing.say(f"Baseline: {path} ({len(found)} records)")

@@ -1,0 +1,107 @@
+"""`softbench compare`: which cases of one run are slower, faster or the same in another, and which cannot be told."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+
+import click
+
+from softbench.cli import printing, running
+from softbench.compare import sides, verdicts
+from softbench.compare.verdicts import Comparison, Terms
+from softbench.errors import SoftbenchError, unknown
+
+
+@click.command("compare", context_settings=running.CONTEXT)
+@click.argument("base")
+@click.argument("head")
+@click.option("--threshold", type=click.FloatRange(min=0, max=1000), default=5.0, show_default=True, metavar="PERCENT",
+              help="Changes of a time up to this are the same.")
+@click.option("--floor-us", type=click.FloatRange(min=0), default=1.0, show_default=True, metavar="US",
+              help="Changes of a time up to so many microseconds are the same.")
+@click.option("--tolerance", type=click.FloatRange(min=0, max=100), default=1.0, show_default=True, metavar="PERCENT",
+              help="Changes of a seeded result up to this are the same. Bytes, FLOPs and counts must be equal.")
+@click.option("--measure", metavar="NAMES", help="Only the records of these measures, comma-separated.")
+@click.option("--across", metavar="KEYS", default="", help="Compare times although these differ, as in torch,threads.")
+@click.option("--allow-missing", is_flag=True, help="A case that only BASE has is no failure.")
+@click.option("--fail-on-inconclusive", is_flag=True, help="Exit with 4 where a case could not be decided.")
+@click.option("--all", "everything", is_flag=True, help="List exact numbers that are the same, too.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Also draw the ratios: a .png or .svg file.")
+@printing.format_option
+@click.pass_context
+def compare_command(context: click.Context, base: str, head: str, threshold: float, floor_us: float, tolerance: float,
+                    measure: str | None, across: str, allow_missing: bool, fail_on_inconclusive: bool,
+                    everything: bool, plot: Path | None, form: str) -> int:
+    """Compare two result files case by case.
+
+    BASE and HEAD are files, folders, globs in quotes, or one subject of a file: FILE@LABEL; @LABEL is of the other
+    side's file.
+
+    \b
+    softbench compare before.jsonl after.jsonl
+    softbench compare results/latency-cpu.jsonl@softmax @soft
+    softbench compare old.jsonl new.jsonl --across torch --format md
+
+    Exit codes: 0 no regression, 1 error, 2 usage, 3 something got worse, 4 inconclusive (with --fail-on-inconclusive),
+    5 a case failed or is missing, or nothing could be compared.
+    """
+    if plot is not None:
+        from softbench.reports import plots
+
+        plots.check_path(plot)
+    from softbench.gate import store
+
+    one, other = sides.read(base, head)
+    for problem in dict.fromkeys([*one.problems, *other.problems]):
+        printing.say(f"Warning: {problem}")
+    one, other = sides.only(one, measure), sides.only(other, measure)
+    noise, run_noise = store.noise()
+    terms = Terms(threshold / 100, floor_us / 1e6, tolerance / 100, noise, run_noise, _keys(across), allow_missing)
+    found = verdicts.compare(one, other, terms)
+    show(found, one, other, terms, form, everything=everything)
+    drawn = plot is None or _draw(found, one, other, plot)
+    if not found.compared:
+        printing.say("Nothing could be compared.")
+    code = found.exit_code(fail_on_inconclusive)
+    return code if code or drawn else running.ERROR
+
+
+def show(found: Comparison, base: sides.Side, head: sides.Side, terms: Terms, form: str, *,
+         everything: bool = False) -> None:
+    """The comparison on stdout in the format asked for."""
+    from softbench.reports import comparison
+
+    if form == "jsonl":
+        for row in comparison.flat(found):
+            click.echo(json.dumps(row, allow_nan=False))
+    elif form == "csv":
+        click.echo(comparison.to_csv(found), nl=False)
+    else:
+        tables = comparison.tables(found, base, head, terms, everything=everything)
+        if tables:
+            printing.print_tables(tables, form)
+            click.echo()
+        summary = comparison.summary(found)
+        click.echo(textwrap.fill(summary, 80) if form == "table" else f"**{summary}**")
+
+
+def _draw(found: Comparison, base: sides.Side, head: sides.Side, path: Path) -> bool:
+    from softbench.reports import ratios
+
+    try:
+        ratios.plot(found, base, head, path)
+    except SoftbenchError as error:
+        printing.say(f"Warning: no plot. {error}")
+        return False
+    printing.say(f"Plot: {path}")
+    return True
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    keys = tuple(key.strip() for key in text.split(",")) if text else ()
+    for key in keys:
+        if key not in verdicts.KEYS:
+            raise unknown("entry of the environment", key, verdicts.KEYS)
+    return keys

@@ -1,0 +1,92 @@
+"""`softbench doctor`: how far the timings of this machine can be trusted, and what to do about it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from softbench.cli import checking, printing, running
+from softbench.compare.verdicts import Terms
+from softbench.errors import SoftbenchError
+
+_THRESHOLD = 0.02
+
+
+@click.command("doctor", context_settings=running.CONTEXT)
+@checking.scope_options
+@click.option("--rounds", type=click.IntRange(min=2, max=1000), default=12, show_default=True,
+              help="A/A rounds that the noise is taken from; 0.5 to 5 s each.")
+@click.option("--slice-ms", type=click.FloatRange(min=1, max=60_000), default=100.0, show_default=True, metavar="MS",
+              help="How long each of the four places of a round lasts.")
+@click.option("--look-only", is_flag=True, help="Look at the machine; measure nothing.")
+@click.option("--out", "folder", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Where the noise of this machine is kept. [results/doctor]")
+@click.option("--format", "form", type=click.Choice(("table", "md")), default="table", show_default=True,
+              help="How tables are written.")
+def doctor_command(rounds: int, slice_ms: float, look_only: bool, folder: Path | None, form: str,
+                   **flags: Any) -> None:
+    """Can this machine's timings be trusted, and down to which change?
+
+    It looks at the machine, then runs the same code against itself (A/A) to see how much its timings scatter. What it
+    finds is kept; `softbench check` and `compare` call nothing a change that is below twice this noise.
+    """
+    from softbench.gate import machine
+
+    busy = _busy()
+    if look_only:
+        printing.print_tables([_findings(machine.look(busy=busy))], form)
+        return
+    from softbench.gate import noise as noises
+    from softbench.gate import source, store
+    from softbench.gate.check import Check, plan
+    from softbench.gate.paired import Pair
+
+    asked = {"attn": "softmax,soft", "tokens": "1k", "mode": "forward"} | {k: v for k, v in flags.items() if v}
+    head = source.head()
+    check = Check(checking.scope_of(asked), Terms(_THRESHOLD), slice_ms=slice_ms, say=printing.say)
+    pair = Pair(head, head, plan(check, head))
+    found = noises.measure(pair, rounds)
+    if not found.units:
+        raise SoftbenchError("No case could be measured, so that nothing is known of this machine's noise: "
+                             f"{pair.record(0, 1).note}.")
+    environment = pair.environments[1]
+    looked = machine.look(busy=busy, denormals=str(environment.get("denormals", "")))
+    printing.print_tables([_findings(looked), _noise(found, pair)], form)
+    path = store.write(folder or store.NOISE, noises.as_records(found, environment))
+    printing.say(f"Noise of this machine: {path}")
+
+
+def _busy() -> float | None:
+    """Share of the CPU that other processes take, over a second."""
+    from softbench.measures import _cpu_share
+
+    before = _cpu_share.now()
+    time.sleep(1.0)
+    after = _cpu_share.now()
+    return (after - before).foreign_share if before and after else None
+
+
+def _findings(found: Any) -> Any:
+    rows = [(one.what, one.state, one.seen, one.advice) for one in found]
+    return printing.listing("What on this machine disturbs timings.", ("what", "state", "seen", "advice"), rows)
+
+
+def _noise(found: Any, pair: Any) -> Any:
+    from softbench.compare import rule
+
+    first, cap = pair.plan.first, pair.plan.cap
+    looks = rule.looks(first, cap)
+    rows = [("one round of A/A", _percent(found.rounds)), ("run to run", _percent(found.runs)),
+            (f"noise floor ({first} rounds)", _percent(found.floor))]
+    counts = [min(first * 2**look, cap) for look in range(looks)]
+    rows += [(f"found 9 times in 10 by {count} rounds", _percent(found.detectable(count, _THRESHOLD, looks)))
+             for count in counts]
+    title = f"Noise of identical code, from {found.units} rounds: standard deviations, then the smallest slowdown."
+    return printing.listing(title, ("what", "of a time"), rows)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"

@@ -1,0 +1,301 @@
+"""Paired timing: two versions in two processes, side by side, in rounds of ABBA order; new processes in every round.
+
+A round starts a worker for each version, and for each case asks one side for samples, then the other for twice as many
+seconds, then the first again: whatever the machine drifts by within a round hits both alike. The side that begins
+alternates. New processes make rounds independent also in what a process keeps for its life, such as where its memory
+lies, which would otherwise pass for a difference between the versions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import IO, Any
+
+from softbench import records
+from softbench.compare import rule, verdicts
+from softbench.compare.rule import Settled
+from softbench.compare.verdicts import Comparison, Row, Terms
+from softbench.errors import SoftbenchError
+from softbench.gate import programme
+from softbench.gate.source import Source
+from softbench.gate.worker import PROTOCOL
+from softbench.measures._contract import Reading
+from softbench.records import Record
+from softbench.sweep import Job, make_record
+
+_START_SECONDS, _GRACE_SECONDS = 120.0, 120.0
+
+
+class WorkerFailed(SoftbenchError):
+    """A worker died or did not understand: the tool has failed, and no version is slower for it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is timed, and how.
+
+    Attributes:
+        jobs: the cases, as this version plans them.
+        process: keys of [process] for the workers.
+        attention: default options of attentions, from bench.toml.
+        slice_ms: milliseconds of samples in each of the four places of a round.
+        first, cap: rounds before the first look, and the most rounds.
+        timeout: seconds that building, checking or a slice of one case may take.
+    """
+
+    jobs: list[Job]
+    process: dict[str, Any]
+    attention: dict[str, dict[str, Any]] = field(default_factory=dict)
+    slice_ms: float = 100.0
+    first: int = 6
+    cap: int = 24
+    timeout: float = 60.0
+    on_round: Callable[[int, int], None] = field(default=lambda done, cases: None)
+
+
+@dataclass
+class _Course:
+    """What is known of one case on one side so far."""
+
+    samples: list[float] = field(default_factory=list)
+    per_round: list[int] = field(default_factory=list)
+    answer: dict[str, Any] = field(default_factory=dict)
+    foreign: list[float] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return self.answer.get("status") == "ok"
+
+
+class Pair:
+    """Two versions of the package, and everything that has been measured of them."""
+
+    def __init__(self, base: Source, head: Source, plan: Plan) -> None:
+        self.sources, self.plan = (base, head), plan
+        self.courses = [(_Course(), _Course()) for _ in plan.jobs]
+        self.environments: list[dict[str, Any]] = [{}, {}]
+        self.rounds = 0
+
+    def measure(self, cases: list[int], rounds: int) -> list[list[float]]:
+        """Further rounds of these cases; for each case the differences of its rounds, none where it does not run."""
+        found: list[list[float]] = [[] for _ in cases]
+        for _ in range(rounds):
+            if not cases:
+                break
+            with self._workers() as workers:
+                for place, case in enumerate(cases):
+                    difference = self._round(case, workers)
+                    if difference is not None:
+                        found[place].append(difference)
+            self.rounds += 1
+            self.plan.on_round(self.rounds, len(cases))
+        return found
+
+    def settle(self, terms: Terms) -> list[Settled]:
+        """Rounds until every case is decided or the cap is reached."""
+        return rule.settle(self.measure, lambda case: self._margin(case, terms), len(self.plan.jobs), self.plan.first,
+                           self.plan.cap)
+
+    def compare(self, terms: Terms) -> Comparison:
+        """Measure, and give a row for each case, as `softbench compare` does for files."""
+        settled = self.settle(terms)
+        rows = [self._row(case, outcome) for case, outcome in enumerate(settled)]
+        return Comparison(verdicts.ordered(rows))
+
+    def records(self, side: int) -> list[Record]:
+        """What one side measured, of all cases that gave a time or a reason for none."""
+        return [self.record(case, side) for case, courses in enumerate(self.courses)
+                if courses[side].samples or not courses[side].ok]
+
+    def record(self, case: int, side: int) -> Record:
+        """What one side (0 base, 1 head) measured of a case, as a record."""
+        course, source = self.courses[case][side], self.sources[side]
+        answer = course.answer
+        detail = {"samples_per_round": course.per_round, "group": "paired", "foreign_cpu_per_round": course.foreign}
+        reading = Reading("latency", "s", course.samples, status=answer.get("status", "failed"),
+                          note=answer.get("note", ""), detail=detail)
+        environment = self.environments[side] | {"commit": source.commit, "dirty": source.dirty}
+        record = make_record("latency", self.plan.jobs[case], reading, environment)
+        return replace(record, impl=answer.get("impl", ""), options=answer.get("options", {}),
+                       started=datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def _workers(self) -> _Workers:
+        workers = _Workers(self.sources, self.plan, first=self.rounds % 2)
+        self.environments = [worker.environment for worker in workers.both]
+        return workers
+
+    def _round(self, case: int, workers: _Workers) -> float | None:
+        """One ABBA round of one case; the difference of the log medians, head less base."""
+        courses, both = self.courses[case], workers.both
+        probe = not courses[0].answer
+        for side, worker in enumerate(both):
+            answer = worker.ask({"prepare": {"sweep": describe(self.plan.jobs[case]), "probe": probe,
+                                             "attention": self.plan.attention}}, self.plan.timeout)
+            if probe or answer["status"] != "ok":
+                courses[side].answer = answer
+        if not (courses[0].ok and courses[1].ok):
+            return None
+        one, other = (0, 1) if workers.first == 0 else (1, 0)
+        taken: tuple[list[float], list[float]] = ([], [])
+        for side, share in ((one, 1), (other, 2), (one, 1)):
+            answer = both[side].ask({"time": share * self.plan.slice_ms / 1e3}, self.plan.timeout)
+            if not answer["samples"]:
+                courses[side].answer = courses[side].answer | {"status": answer.get("status", "failed"),
+                                                               "note": answer.get("note", "no samples")}
+                return None
+            taken[side].extend(answer["samples"])
+            if answer.get("foreign_cpu") is not None:
+                courses[side].foreign.append(answer["foreign_cpu"])
+        for course, samples in zip(courses, taken, strict=True):
+            course.samples += samples
+            course.per_round.append(len(samples))
+        return math.log(records.median(taken[1]) / records.median(taken[0]))
+
+    def _margin(self, case: int, terms: Terms) -> float:
+        machine = str(self.environments[1].get("machine"))
+        seconds = records.median(self.courses[case][0].samples)
+        return rule.margin(terms.threshold, terms.noise.get(machine, 0.0), terms.floor, seconds)
+
+    def _row(self, case: int, outcome: Settled) -> Row:
+        base, head = self.record(case, 0), self.record(case, 1)
+        courses = self.courses[case]
+        if outcome.estimate is None or not all(course.ok for course in courses):
+            # A side that runs has no time all the same, as the other side has none to stand beside it.
+            ran = [replace(record, status=course.answer["status"])
+                   for record, course in zip((base, head), courses, strict=True)]
+            return verdicts.not_both_ran(*ran)
+        looks = rule.looks(self.plan.first, self.plan.cap)
+        low, high = outcome.estimate.interval(rule.LEVEL / looks)
+        note = f"impl {base.impl}, now {head.impl}" if base.impl != head.impl else ""
+        rounds = len(outcome.differences)
+        return Row(base, head, outcome.verdict, math.exp(outcome.estimate.mean), math.exp(low), verdicts.exp(high),
+                   math.expm1(outcome.margin), f"{rounds} pair{'s' * (rounds != 1)}", note)
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """The one case of a job, as keys of [sweep] that any version understands."""
+    case, shape = job.case, job.case.shape
+    options = "".join(f":{key}={value}" for key, value in case.spec.options.items())
+    impl = f":impl={case.spec.impl}" if case.spec.impl else ""
+    name = f"{case.spec.name}{options}{impl}"
+    what = {"model": name, "image": f"{shape.rows}x{shape.cols}"} if job.subject.model else {
+        "attn": name, "grid": f"{shape.rows}x{shape.cols}", "heads": str(shape.heads), "head_dim": str(shape.head_dim),
+        "inputs": case.inputs}
+    return what | {"baseline": "none", "batch": str(shape.batch), "dtype": case.dtype, "mode": case.mode,
+                   "device": case.device, "impl": case.impl, "seed": case.seed}
+
+
+class _Workers:
+    """A worker for each side, started in turn and ended together."""
+
+    def __init__(self, sources: Sequence[Source], plan: Plan, first: int) -> None:
+        self.first = first
+        started: dict[int, _Worker] = {}
+        try:
+            for side in (first, 1 - first):
+                started[side] = _Worker(sources[side], plan)
+            for worker in started.values():
+                worker.greet()
+        except BaseException:
+            for worker in started.values():
+                worker.end()
+            raise
+        self.both = [started[0], started[1]]
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.both:
+            worker.end()
+
+
+class _Worker:
+    """A child process that runs one version's `softbench.gate.worker`."""
+
+    environment: dict[str, Any]
+
+    def __init__(self, source: Source, plan: Plan) -> None:
+        self.source = source
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, it lives as long as the child
+        self.child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "softbench.gate.worker"],  # -P: the working directory may hold another version
+            env=programme.environment(source), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self.errors)
+        device = plan.jobs[0].case.device
+        self._write({"protocol": PROTOCOL, "process": plan.process, "device": device})
+
+    def greet(self) -> None:
+        """Wait until the worker is ready, and make sure that it is the version it should be."""
+        answer = self._read(_START_SECONDS)
+        if answer.get("protocol") != PROTOCOL:
+            raise WorkerFailed(f"{self.source.name} speaks another version of the gate's protocol"
+                               f" ({answer.get('protocol')}, here {PROTOCOL}). Compare with a later revision.")
+        if answer["root"] != str(self.source.root):
+            raise WorkerFailed(f"The worker of {self.source.name} loaded softbench from {answer['root']}. Remove that"
+                               " from the front of PYTHONPATH.")
+        self.environment = answer["environment"]
+
+    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """The answer to one request."""
+        self._write(request)
+        return self._read(timeout + _GRACE_SECONDS)
+
+    def end(self) -> None:
+        """Close the line, and end the process if that does not."""
+        for stream in (self.child.stdin, self.child.stdout):
+            _close(stream)
+        try:
+            self.child.wait(1.0)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+        self.errors.close()
+
+    def _write(self, request: dict[str, Any]) -> None:
+        assert self.child.stdin is not None
+        try:
+            self.child.stdin.write(json.dumps(request) + "\n")
+            self.child.stdin.flush()
+        except OSError:
+            raise self._dead() from None
+
+    def _read(self, seconds: float) -> dict[str, Any]:
+        assert self.child.stdout is not None
+        alarm = threading.Timer(seconds, self.child.kill)
+        alarm.daemon = True
+        alarm.start()
+        try:
+            line = self.child.stdout.readline()
+        finally:
+            alarm.cancel()
+        if not line:
+            raise self._dead()
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _dead(self) -> WorkerFailed:
+        self.child.wait()
+        self.errors.seek(0)
+        text = self.errors.read()
+        if "No module named" in text and "softbench.gate" in text:
+            return WorkerFailed(f"{self.source.name} is older than the gate, which it does not have. Compare with a"
+                                " later revision, or record both with `softbench latency` and use `softbench compare`.")
+        last = next((line for line in reversed(text.splitlines()) if line.strip()), "it said nothing").strip()
+        return WorkerFailed(f"The worker of {self.source.name} ended with {self.child.returncode}: {last[:300]}")
+
+
+def _close(stream: IO[str] | None) -> None:
+    try:
+        if stream is not None:
+            stream.close()
+    except OSError:
+        pass

@@ -1,0 +1,99 @@
+"""The programme: what a gate measures, as commands of softbench that any version understands, each in its own process.
+
+Exact quantities first (operations, operators, peak bytes, errors of seeded studies), then times. A command that fails
+as a whole is a failure of the tool, with the command's own last line as the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from softbench import records
+from softbench.compare.verdicts import TIMES
+from softbench.errors import ResultsError, SoftbenchError
+from softbench.gate.source import Source
+from softbench.records import Record
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command: what is measured, and its arguments besides `--out`."""
+
+    measure: str
+    arguments: tuple[str, ...]
+    timed: bool = False
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The cases of a gate. Empty: all attentions, at two lengths that show both the small and the asymptotic costs."""
+
+    attn: str = ""
+    tokens: str = "256,1k"
+    modes: str = "forward,forward_backward"
+    dtype: str = "float32"
+    device: str = "auto"
+    threads: int = 0
+
+    def flags(self, source: Source) -> tuple[str, ...]:
+        """The scope as flags, of what this version has."""
+        return ("--attn", self.attn or ",".join(attentions(source)), "--baseline", "none", "--tokens", self.tokens,
+                "--mode", self.modes, "--dtype", self.dtype, "--device", self.device, "--threads", str(self.threads))
+
+
+def attentions(source: Source) -> list[str]:
+    """The attentions that this version ships, read from the names of its files."""
+    return sorted(path.stem for path in (source.root / "softbench" / "attention").glob("*.py")
+                  if not path.stem.startswith("_"))
+
+
+def exact(scope: Scope, source: Source, *, studies: bool = True) -> list[Step]:
+    """The commands of exact quantities that this version has."""
+    scopes = {"flops": replace(scope, modes="forward"), "operators": scope, "memory": scope}  # flops has no other mode
+    steps = [Step(name, own.flags(source)) for name, own in scopes.items()
+             if (source.root / "softbench" / "measures" / f"{name}.py").exists()]
+    if studies:
+        steps += [Step(name, ("--quick", "--threads", str(scope.threads))) for name in ("pinv", "approx_error")
+                  if (source.root / "softbench" / "studies" / f"{name}.py").exists()]
+    return steps
+
+
+def times(scope: Scope, source: Source, runs: int) -> list[Step]:
+    """The commands that record times, once for each run: runs are the units that two recordings are compared by."""
+    return [Step("latency", (*scope.flags(source), "--rep", "200"), timed=True)] * runs
+
+
+def run(steps: list[Step], source: Source, on_step: Callable[[Step], None] = lambda step: None) -> list[Record]:
+    """The records of all steps; of an exact step without the times that came along."""
+    return [record for step in steps for record in _run(step, source, on_step)]
+
+
+def _run(step: Step, source: Source, on_step: Callable[[Step], None]) -> Iterator[Record]:
+    on_step(step)
+    with tempfile.TemporaryDirectory(prefix="softbench-gate-") as folder:
+        out = Path(folder) / "out.jsonl"
+        command = step.measure.replace("_", "-")
+        done = subprocess.run([sys.executable, "-P", "-m", "softbench", command, *step.arguments, "--out", str(out),
+                               "--format", "jsonl"], env=environment(source), capture_output=True, text=True)
+        try:
+            found, _ = records.read(out)
+        except ResultsError:
+            last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it said nothing")
+            raise SoftbenchError(f"`softbench {command}` of {source.name} gave no records (exit {done.returncode}):"
+                                 f" {last.removeprefix('Error: ')[:300]}") from None
+    version = {"commit": source.commit, "dirty": source.dirty}  # a revision's files are in no checkout that says so
+    yield from (replace(record, environment=record.environment | version) for record in found
+                if record.environment and (step.timed or record.unit not in TIMES))
+
+
+def environment(source: Source) -> dict[str, str]:
+    """This environment, in which `import softbench` means this source."""
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+              if path and not os.path.isdir(os.path.join(path, "softbench"))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(source.root), *others])}

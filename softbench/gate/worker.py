@@ -1,0 +1,89 @@
+"""The worker: one version of the package in a process of its own, that builds cases and times them when it is told to.
+
+The parent writes one JSON object a line and reads one back. The first says how the process is to be set up; then
+
+    {"prepare": {"sweep": {...}, "attention": {...}, "probe": true}}  ->  {"status": "ok", "note": "", ...}
+    {"time": 0.1}                                                   ->  {"samples": [...]}
+
+`prepare` builds the one case that these keys of [sweep] describe and drops the one before; `time` takes samples of it
+for so many seconds. A base may be older than the head that drives it, so the lines keep to what both understand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+import softbench
+from softbench import environment, process, session, sweep, workload
+from softbench import options as opts
+from softbench.config import Config, SweepConfig
+from softbench.errors import UsageError
+from softbench.measures import latency
+from softbench.process import Process
+from softbench.sweep import Sweep
+from softbench.workload import Workload
+
+PROTOCOL = 1
+
+
+def main() -> None:
+    """Entry of the worker: answer until the parent closes the line."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this process
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a plugin prints must not look like an answer
+    hello = json.loads(sys.stdin.readline())
+    settings = opts.parse(Process, hello["process"], "process")
+    state = process.apply(settings)
+    device = session.device(hello["device"])
+    _answer(answers, {"protocol": PROTOCOL, "root": str(Path(softbench.__file__).resolve().parents[1]),
+                      "environment": environment.take(state, device)})
+    built: Workload | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "prepare" in request:
+            built = None  # the last case must be gone before the next is built
+            built, answer = _prepare(settings, request["prepare"])
+        elif built is None:
+            answer = {"samples": []}
+        else:
+            answer = _time(built, request["time"])
+        _answer(answers, answer)
+
+
+def _prepare(settings: Process, asked: dict[str, Any]) -> tuple[Workload | None, dict[str, Any]]:
+    """The case, and what the parent must know of it; None where it does not run, with the reason."""
+    try:
+        config = Config(opts.parse(SweepConfig, asked["sweep"], "[sweep]"), settings, attention=asked["attention"])
+        (job,) = session.plan(config, latency.MODES)
+        answer = {"status": "ok", "note": "", "impl": sweep.resolved_impl(job), "options": job.subject.options}
+        if asked["probe"]:
+            return Sweep("latency", latency, latency.Settings(), [job], {}).prepare(job), answer
+        built = workload.build(job.case, job.subject)
+        built.check()
+        return built, answer
+    except (Exception, SystemExit) as error:  # a plugin may call sys.exit
+        status, note = sweep.verdict(error)
+        status = "not_run" if isinstance(error, UsageError) else status  # a version that does not know this case
+        return None, {"status": status, "note": note, "impl": "", "options": {}}
+
+
+def _time(built: Workload, seconds: float) -> dict[str, Any]:
+    try:
+        (reading,) = latency.measure(built, latency.Settings(rep=1e3 * seconds, warmup=0.0, rounds=1))
+        return {"samples": reading.samples, "foreign_cpu": reading.detail.get("foreign_cpu")}
+    except (Exception, SystemExit) as error:
+        status, note = sweep.verdict(error)
+        return {"samples": [], "status": status, "note": note}
+
+
+def _answer(answers: TextIO, data: dict[str, Any]) -> None:
+    print(json.dumps(data), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

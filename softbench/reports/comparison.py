@@ -1,0 +1,228 @@
+"""Comparisons for readers: a table for each measure, one line that sums up, and flat rows for CSV and JSON Lines."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from softbench import environment
+from softbench.compare import verdicts
+from softbench.compare.sides import Side
+from softbench.compare.verdicts import Comparison, Row, Terms
+from softbench.records import Record
+from softbench.reports import format
+from softbench.reports.sheet import POINT, hardware, phrase
+from softbench.reports.tables import Column, Table
+
+_HOW = {
+    "s": "time of the head over that of the base (below 1x is faster), with its 95 % interval",
+    "image/s": "rate of the head over that of the base (above 1x is faster), with its 95 % interval",
+    "B": "bytes of the head over those of the base; exact",
+    "flop": "operations of the head over those of the base; exact",
+    "1": "result of the head over that of the base; seeded, so that it should not change",
+}
+_CALLS = "calls of the head over those of the base; exact"
+
+
+def tables(comparison: Comparison, base: Side, head: Side, terms: Terms, *, everything: bool = False) -> list[Table]:
+    """One table for each measure and unit that has something to show, in the order of the comparison's cases.
+
+    Exact numbers that are the same are left to the summary, unless `everything` is asked for.
+    """
+    shown: dict[tuple[str, str], list[Row]] = {}
+    for row in comparison.rows:
+        if everything or row.verdict != verdicts.SAME or row.record.unit in verdicts.TIMES:
+            shown.setdefault((row.record.measure, row.record.unit), []).append(row)
+    return [_table(rows, comparison, base, head, terms) for rows in shown.values()]
+
+
+def summary(comparison: Comparison) -> str:
+    """`2 slower, 1 inconclusive, 30 same.`"""
+    parts = [f"{format.count(count)} {verdict}" for verdict, count in comparison.counts.items()]
+    return ", ".join(parts) + "." if parts else "Nothing to compare."
+
+
+def flat(comparison: Comparison) -> list[dict[str, Any]]:
+    """One mapping a case, in SI units: what it is, both values, ratio, interval, verdict. JSON can hold all of it."""
+    return [_flat(row) for row in comparison.rows]
+
+
+def to_csv(comparison: Comparison) -> str:
+    """The flat rows as CSV."""
+    import pandas as pd
+
+    rows = [{k: json.dumps(v) if isinstance(v, dict) else v for k, v in row.items()} for row in flat(comparison)]
+    return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    record = row.record
+    names = ("measure", "quantity", "unit", "label", "impl", *POINT, "rows", "cols", "coords")
+    return {name: getattr(record, name) for name in names} | {
+        "base": row.base.value if row.base else None, "head": row.head.value if row.head else None,
+        "base_status": row.base.status if row.base else None, "head_status": row.head.status if row.head else None,
+        "ratio": _short(row.ratio), "low": _short(row.low), "high": _short(row.high), "margin": _short(row.margin),
+        "units": row.units, "verdict": row.verdict, "note": row.note}
+
+
+def _short(value: float | None) -> float | None:
+    """Six digits, as no ratio of times has more; None where JSON has no such number."""
+    return None if value is None or math.isinf(value) else float(f"{value:.6g}")
+
+
+def _table(rows: Sequence[Row], comparison: Comparison, base: Side, head: Side, terms: Terms) -> Table:
+    first = rows[0].record
+    timed = any(row.low is not None for row in rows)
+    columns = [*_point_columns(rows, named=not base.label), *_value_columns(timed)]
+    notes: dict[str, int] = {}
+    for row in rows:
+        if row.note:
+            notes.setdefault(row.note, len(notes) + 1)
+    if notes:
+        columns.append((Column("notes", right=False), lambda r: f"[{notes[r.note]}]" if r.note else ""))
+    footnotes = [f"[{number}] {note}" for note, number in notes.items()]
+    if timed:
+        footnotes[:0] = [*_means(rows, comparison), _terms(rows, terms)]
+    how = _CALLS if first.measure == verdicts.OF_TORCH else _HOW.get(first.unit, "head over base")
+    captions = [f"{first.measure}: {how}.",
+                f"base: {_origin(base, rows, 'base')}; head: {_origin(head, rows, 'head')}", *_captions(rows)]
+    return Table(captions, [column for column, _ in columns], [[cell(row) for _, cell in columns] for row in rows],
+                 footnotes=footnotes)
+
+
+_Cell = Callable[[Row], str]
+
+
+def _value_columns(timed: bool) -> list[tuple[Column, _Cell]]:
+    columns: list[tuple[Column, _Cell]] = [
+        (Column("base"), lambda row: _value(row.base)), (Column("head"), lambda row: _value(row.head)),
+        (Column("ratio"), lambda row: format.ratio(row.ratio))]
+    if timed:
+        columns.append((Column("interval"), _interval))
+    return [*columns, (Column("verdict", right=False), lambda row: row.verdict)]
+
+
+def _value(record: Record | None) -> str:
+    if record is None:
+        return format.MISSING
+    if record.status != "ok" or record.value is None:
+        return record.status if record.status != "ok" else format.MISSING
+    if record.unit == "1" and float(record.value).is_integer():
+        return format.count(record.value)
+    return format.measured(record.value, record.unit)
+
+
+def _interval(row: Row) -> str:
+    if row.low is None or row.high is None or row.high > 100 * row.low:  # says nothing
+        return format.MISSING
+    return f"{row.low:.3f}..{row.high:.3f}" if row.high < 10 else format.span(row.low, row.high, "1")
+
+
+def _point_columns(rows: Sequence[Row], *, named: bool) -> list[tuple[Column, _Cell]]:
+    """What tells the cases apart: the varying parts of their points, tokens or image, and the subject."""
+    columns: list[tuple[Column, _Cell]] = [(Column(name, right=False, wraps=True), _of(name))
+                                           for name, values in _places(rows).items() if len(values) > 1]
+    if any(row.record.rows * row.record.cols > 1 for row in rows):
+        if any(row.record.model for row in rows):
+            columns.append((Column("image"), lambda r: f"{r.record.rows}x{r.record.cols}"))
+        else:
+            columns.append((Column("tokens"), lambda r: format.count(r.record.rows * r.record.cols)))
+    if named and any(row.record.label for row in rows):
+        header = "model" if all(row.record.model for row in rows) else "attention"
+        columns.append((Column(header, right=False, wraps=True), lambda r: format.text(r.record.label)))
+    return columns
+
+
+def _of(name: str) -> _Cell:
+    return lambda row: _place(row.record).get(name, format.MISSING)
+
+
+def _place(record: Record) -> dict[str, str]:
+    """Where a case stands, as text: quantity, point and coordinates; of grids that are as square as can be, nothing."""
+    found = {"quantity": record.quantity} | {name: format.text(getattr(record, name)) for name in POINT
+                                             if name != "model" and getattr(record, name) not in ("", 0)}
+    found["seed"] = str(record.seed)
+    if record.rows > 1 and not record.model:
+        found["grid"] = f"{record.rows}x{record.cols}"
+    return found | {name: format.text(value) for name, value in record.coords.items() if name != "task"}
+
+
+def _places(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """The distinct values of each part of a point, in the order met."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for name, value in _place(row.record).items():
+            found.setdefault(name, {})[value] = None
+    tokens = {row.record.rows * row.record.cols for row in rows}
+    if len(found.get("grid", {})) == len(tokens):
+        found.pop("grid", None)  # the number of tokens tells the grids apart
+    return {name: list(values) for name, values in found.items()}
+
+
+def _captions(rows: Sequence[Row]) -> list[str]:
+    what = [phrase(name, values[0]) for name, values in _places(rows).items()
+            if len(values) == 1 and name not in ("quantity", "grid")]
+    records = [row.head for row in rows if row.head] or [row.record for row in rows]
+    where = []
+    for key in environment.COMPARABLE:
+        values = {format.text(record.environment.get(key)) for record in records}
+        if len(values) == 1 and values != {format.MISSING} and (key, values) != ("tf32", {"false"}):
+            where.append(phrase(f"env.{key}", values.pop()))
+    chip = hardware([{"device": r.device, "env.gpu": r.environment.get("gpu"), "env.cpu": r.environment.get("cpu")}
+                     for r in records])
+    where[1:1] = [chip] if chip else []
+    return [", ".join(line) for line in (what, where) if line]
+
+
+def _origin(side: Side, rows: Sequence[Row], which: str) -> str:
+    """The side's name, and the commits that its numbers were made at."""
+    records: list[Record] = [record for row in rows if (record := getattr(row, which))]
+    made_at = ((str(r.environment["commit"])[:12], " with changes" if r.environment.get("dirty") else "")
+               for r in records if r.environment.get("commit"))
+    commits = dict.fromkeys(map("".join, made_at))
+    return side.name + (f" ({', '.join(commits)})" if commits else "")
+
+
+def _means(rows: Sequence[Row], comparison: Comparison) -> list[str]:
+    first = rows[0].record
+    found = []
+    for quantity in dict.fromkeys(row.record.quantity for row in rows):
+        count = sum(row.low is not None and row.record.quantity == quantity for row in rows)
+        mean = comparison.mean_ratio(first.measure, quantity)
+        if mean is not None and count > 1:
+            found.append(f"Geometric mean of {quantity}: {format.ratio(mean)} over {count} cases.")
+    return found
+
+
+def _terms(rows: Sequence[Row], terms: Terms) -> str:
+    """What counts as a change, and what the intervals are over."""
+    wide = max((row.margin for row in rows if row.margin is not None and _is_noise(row, terms)), default=0.0)
+    kinds = dict.fromkeys(row.units.partition(" ")[2].removesuffix("s") + "s" for row in rows if row.units)
+    said = f"A change counts from {100 * terms.threshold:g} %"
+    if wide:
+        said = f"A change counts from {100 * wide:.2g} %, twice the noise of this machine,"
+    said += f" and {format.tick(terms.floor, 's')} on; intervals are over {' and '.join(kinds)}."
+    if "rounds" in kinds:
+        said += " Rounds of one run do not show how runs differ: record several runs a side where it matters."
+    return said
+
+
+def _is_noise(row: Row, terms: Terms) -> bool:
+    """Whether the margin of a case comes from the noise of its machine."""
+    known = terms.run_noise if "round" in row.units else terms.noise
+    return 2 * known.get(str(row.record.environment.get("machine")), 0.0) > terms.threshold
+
+
+def name(row: Row, among: Sequence[Row]) -> str:
+    """What a case is called beside an axis: its subject, and whatever tells it apart from the others."""
+    varying = [n for n, values in _places(among).items() if len(values) > 1]
+    parts = [format.text(row.record.label), *(_place(row.record).get(n, "") for n in varying)]
+    if len({other.record.measure for other in among}) > 1:
+        parts.insert(0, row.record.measure)
+    if row.record.model:
+        parts.append(f"{row.record.rows}x{row.record.cols}")
+    elif row.record.rows * row.record.cols > 1:
+        parts.append(format.tokens(row.record.rows * row.record.cols))
+    return ", ".join(filter(None, parts))
