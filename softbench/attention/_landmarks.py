@@ -59,8 +59,8 @@ def avg_pool(x: Tensor, grid: Grid, to: Grid, dtype: torch.dtype | None = None) 
         if x.is_cuda:  # in one reduction, which keeps nothing
             return x.reshape(b, h, r, rows // r, c, cols // c, d).mean((3, 5), dtype=dtype).reshape(b, h, r * c, d)
         # one axis after the other reads memory in its order
-        summed = x.reshape(b, h, r, rows // r, cols * d).sum(3, dtype=dtype)
-        return summed.view(b, h, r * c, cols // c, d).sum(3) * (r * c / (rows * cols))
+        summed = x.reshape(b, h, r, rows // r, cols * d).sum(3, dtype=dtype) if rows > r else x.to(dtype)
+        return summed.reshape(b, h, r * c, cols // c, d).sum(3) * (r * c / (rows * cols))
     image = x.to(dtype).mT.reshape(b * h, d, rows, cols)
     return F.adaptive_avg_pool2d(image, to).reshape(b, h, d, r * c).mT
 

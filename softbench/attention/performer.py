@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.case import Shape
+from softbench.ops._common import needs_grad
 from softbench.options import option
 
 APPROXIMATES = "softmax"
@@ -67,6 +68,9 @@ class Performer(nn.Module):
         projected = x @ projection.mT  # [B, H, N, r]
         if self.options.kernel == "relu":
             return projected.relu() + _RELU_FLOOR
+        if not needs_grad(x):
+            exponent = projected.sub_(x.square().sum(-1, keepdim=True) / 2)
+            return exponent.sub_(exponent.amax(-1 if query else (-2, -1), keepdim=True)).exp_().add_(self.options.eps)
         shift = _query_shift if query else _key_shift
         exponent = projected.sub_(shift(x, projection, projected.detach()))
         with torch.no_grad():

@@ -73,9 +73,12 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _gpu_lacks() -> str:
     return _seen_gpu_lacks()
+
+
+# What torch.compiler.assume_constant_result does, without importing torch._dynamo, which takes longer than torch.
+_gpu_lacks._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

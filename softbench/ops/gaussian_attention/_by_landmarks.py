@@ -29,7 +29,8 @@ from torch import Tensor
 from softbench.ops._common import needs_grad, once
 
 KEPT = 1 << 22  # scores held at once, 16 MiB in float32: glibc keeps blocks of this size when they are freed
-ROWS = 1 << 13  # tokens of a slice: enough for the threads to share, few enough for the cache
+ROWS = 1 << 15  # tokens of a slice of all heads in a block: enough for the threads to share, few enough to bound memory
+PARTS = 4  # blocks that heads make at least, where there are as many: workspace stays a share of the tokens
 _NEAR_SUBNORMAL = 0.8  # share of the exponents of a dtype that scores may use; products have the rest
 
 
@@ -104,12 +105,13 @@ class _Scores:
         return out
 
 
-def _blocks(x: Tensor, landmarks: Tensor, scale: float, most: int) -> Iterator[tuple[slice, _Scores]]:
-    """Blocks of as many heads as a slice of at most so many tokens holds, one head at least."""
+def _blocks(x: Tensor, landmarks: Tensor, scale: float, held: int) -> Iterator[tuple[slice, _Scores]]:
+    """Blocks of as many heads as a slice holds, one head at least; `held` is how many scores a token has at once."""
     (groups, length, dim), count = x.shape, landmarks.shape[1]
     if x.device.type == "cpu":
+        most = ROWS // held
         rows = -(-length // -(-length // most))  # slices of the same length
-        depth, kept = min(groups, max(1, most // rows)), length if length * count <= KEPT else rows
+        depth, kept = max(1, min(groups // (PARTS * held), most // rows)), length if length * count <= KEPT else rows
     else:  # a GPU needs all of it in one launch
         rows, depth, kept = length, groups, length
     offset = -landmarks.mean(1, keepdim=True)
@@ -129,7 +131,7 @@ def _forward(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, scale: flo
     acc = landmarks.dtype
     y = torch.empty_like(v, memory_format=torch.contiguous_format)
     gathered = landmarks.new_zeros(*landmarks.shape[:2], v.shape[2])
-    for block, scores in _blocks(x, landmarks, scale, ROWS):
+    for block, scores in _blocks(x, landmarks, scale, 1):
         for n in scores.slices():
             gathered[block].baddbmm_(scores.of(n).mT, v[block, n].to(acc))
         w = torch.bmm(middle[block], gathered[block])
@@ -146,7 +148,7 @@ def _backward(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, gathered:
                       for t, wanted in zip((x, landmarks, middle, v), needed, strict=False))
     if dl is not None:
         dl.zero_()
-    for block, scores in _blocks(x, landmarks, scale, ROWS // 2):  # W takes as much room again
+    for block, scores in _blocks(x, landmarks, scale, 2):  # W takes as much room again
         dw = torch.zeros_like(gathered[block])
         for n in scores.slices():
             dw.baddbmm_(scores.of(n).mT, dy[block, n].to(acc))
