@@ -30,6 +30,9 @@ gpu:  ## GPU tests, then GPU benchmarks; runs from the checkout, with the virtua
 train-demo: $(STAMP)  ## train soft-tiny on scikit-learn's digits from nothing: records, summary, checkpoints, curves
 	$(BIN)/softbench train-imagenet --arch soft-tiny --data digits --out $(OUT)/train/soft-tiny
 	$(BIN)/softbench plot $(OUT)/train/soft-tiny/records.jsonl --out $(OUT)/train/soft-tiny/curves.svg
+	$(BIN)/python -c 'import softbench; f = softbench.load("$(OUT)/train/soft-tiny/records.jsonl"); \
+	  top1 = f[(f.measure == "train") & (f.quantity == "top1")].sort_values("epoch").value.iloc[-1]; \
+	  raise SystemExit(f"top-1 {top1:.1%} is below 98.5 %" if top1 < 0.985 else None)'
 
 PEERS ?= soft linformer performer nystromformer softmax
 train-compare: $(STAMP)  ## the same with each attention of the paper's Table 2, and the last epoch of each in one table

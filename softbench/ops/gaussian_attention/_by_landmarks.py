@@ -30,7 +30,8 @@ from softbench.ops._common import needs_grad, once
 
 KEPT = 1 << 22  # scores held at once, 16 MiB in float32: glibc keeps blocks of this size when they are freed
 ROWS = 1 << 15  # tokens of a slice of all heads in a block: enough for the threads to share, few enough to bound memory
-PARTS = 4  # blocks that heads make at least, where there are as many: workspace stays a share of the tokens
+FEW = 1 << 13  # tokens that a block may have in any case; beyond it heads make at least PARTS blocks, so that the
+PARTS = 4  # workspace stays a share of the tokens
 _NEAR_SUBNORMAL = 0.8  # share of the exponents of a dtype that scores may use; products have the rest
 
 
@@ -111,7 +112,8 @@ def _blocks(x: Tensor, landmarks: Tensor, scale: float, held: int) -> Iterator[t
     if x.device.type == "cpu":
         most = ROWS // held
         rows = -(-length // -(-length // most))  # slices of the same length
-        depth, kept = max(1, min(groups // (PARTS * held), most // rows)), length if length * count <= KEPT else rows
+        share = max(groups // (PARTS * held), FEW // held // rows)
+        depth, kept = max(1, min(groups, share, most // rows)), length if length * count <= KEPT else rows
     else:  # a GPU needs all of it in one launch
         rows, depth, kept = length, groups, length
     offset = -landmarks.mean(1, keepdim=True)
