@@ -28,8 +28,8 @@ def test_commands_can_be_run(command, monkeypatch, capsys, tmp_path):
 
 
 def test_flags_and_files_that_it_names_exist():
-    flags = {name for verb in ("train-imagenet", "eval-imagenet") for option in cli.get_command(None, verb).params
-             for name in option.opts}
+    flags = {name for verb in ("train-imagenet", "eval-imagenet", "show", "plot")
+             for option in cli.get_command(None, verb).params for name in option.opts}
     torchrun = {"--nproc-per-node", "--max-restarts"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - torchrun <= flags | {"--out"}
     for link in re.findall(r"\]\(([^)#]+)\)", PAGE):
