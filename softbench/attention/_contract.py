@@ -8,19 +8,24 @@ An attention file `softbench/attention/<name>.py` (or any file given as `--attn 
 - `APPROXIMATES`: the name of the exact attention that it estimates, or None where it defines its own kernel;
 - `SHARES_QK`: True where keys are the queries (SOFT): `k` is then not used, and callers pass q twice;
 - `LINEAR_IN_V`: True where the output is S(q, k) v, so that `attn(q, k, I)` is its own N x N matrix;
+- `FAMILY`: its place in the field, one of `FAMILIES`; `COMPLEXITY`: how its work grows with the tokens, as its paper
+  claims: "N", "N log N" or "N^2";
 - `IMPLS`: its implementations, fastest first, the plainest (the one trusted as oracle) last;
 - `Options`: a frozen dataclass of `softbench.options.option` fields;
 - `build(shape, options, impl) -> torch.nn.Module` with `forward(q, k, v, grid=(rows, cols)) -> [B, H, N, E]`;
 - `cost(shape, options) -> Cost`;
 - optionally `supports(impl, device, dtype) -> str`: why `impl` cannot run there ("" where it can);
+- optionally `fits(shape, options) -> str`: why it cannot run at that shape ("" where it can);
+- optionally `SAME_DIM`: True where v must have the head_dim of q and k, E = D;
 - optionally `rank(shape, options) -> int`: a bound on the rank of its matrix, from its landmarks or features;
 - optionally `NORMALISED`: True where it estimates `gaussian` with symmetrically normalised rows and columns;
 - optionally `note(shape, options) -> str`: what a reader of the number must know ("36 of 49 landmarks: ...").
 
-All constants are literals, so that `softbench list` can read them without importing torch. Every sample's result
-depends on that sample alone; half precision inputs are accumulated in float32, and may meet float32 parameters (within
-a backbone under autocast, attentions run outside it); parameters and random projections are drawn while building (seed
-torch first) or from a seed among the options, never during a call.
+`FAMILY` and `COMPLEXITY` may be missing from a file of yours: what is not said is shown as "-". All constants are
+literals, so that `softbench list` can read them without importing torch. Every sample's result depends on that sample
+alone; half precision inputs are accumulated in float32, and may meet float32 parameters (within a backbone under
+autocast, attentions run outside it); parameters and random projections are drawn while building (seed torch first) or
+from a seed among the options, never during a call.
 """
 
 from __future__ import annotations
@@ -38,6 +43,8 @@ from softbench import plugins
 from softbench.case import AttentionSpec, Shape
 from softbench.errors import PluginError, Unsupported, UsageError
 
+FAMILIES = ("exact", "feature map", "landmark", "low rank", "sparse", "reduction", "channel")
+COMPLEXITIES = ("N", "N log N", "N^2")
 REQUIRED = ("APPROXIMATES", "SHARES_QK", "LINEAR_IN_V", "IMPLS", "Options", "build", "cost")
 
 
@@ -73,11 +80,19 @@ class Attention:
         return load, (AttentionSpec(source, opts.to_dict(self.options)),)
 
     def build(self, shape: Shape, impl: str) -> nn.Module:
+        """The module at that shape. Raises Unsupported where the attention cannot have it, and says why."""
+        if reason := self.misfit(shape):
+            raise Unsupported(f"{self.name} cannot run on {shape}: {reason}")
         module = self.module.build(shape, self.options, impl)
         if not isinstance(module, nn.Module):
             raise PluginError(f"Attention '{self.name}': build() must return a torch module, not a"
                               f" {type(module).__name__}.")
         return module
+
+    def misfit(self, shape: Shape) -> str:
+        """Why the attention cannot run at that shape; "" where it can."""
+        fits: Callable[[Shape, Any], str] = getattr(self.module, "fits", lambda shape, options: "")
+        return fits(shape, self.options)
 
     def cost(self, shape: Shape) -> Cost:
         try:
@@ -133,13 +148,15 @@ def _check(module: ModuleType, name: str) -> None:
         raise PluginError(f"Attention '{name}': IMPLS must be a tuple of names, such as (\"eager\",).")
 
 
-def check_inputs(q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> None:
-    """Raise UsageError unless q, k [B, H, N, D], v [B, H, N, E] and grid agree."""
+def check_inputs(q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], same_dim: bool = False) -> None:
+    """Raise UsageError unless q, k [B, H, N, D], v [B, H, N, E] and grid agree; with `same_dim`, unless E = D too."""
     if not q.dim() == k.dim() == v.dim() == 4:
         shapes = ", ".join(str(tuple(t.shape)) for t in (q, k, v))
         raise UsageError(f"q, k, v must be [batch, heads, tokens, dim]; got {shapes}.")
     if q.shape != k.shape or q.shape[:3] != v.shape[:3]:
         raise UsageError(f"q, k, v disagree in shape: {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}.")
+    if same_dim and q.shape[3] != v.shape[3]:
+        raise UsageError(f"This attention needs values of the same dim as its queries: {v.shape[3]}, not {q.shape[3]}.")
     if grid[0] * grid[1] != q.shape[2]:
         raise UsageError(f"grid {grid[0]}x{grid[1]} does not hold {q.shape[2]} tokens.")
 

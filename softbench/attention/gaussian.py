@@ -17,8 +17,11 @@ from softbench.case import Shape
 from softbench.ops.dispatch import supports
 from softbench.ops.gaussian_attention import eager, gaussian_attention
 
-__all__ = ["APPROXIMATES", "IMPLS", "LINEAR_IN_V", "SHARES_QK", "Options", "build", "cost", "supports"]
+__all__ = ["APPROXIMATES", "COMPLEXITY", "FAMILY", "IMPLS", "LINEAR_IN_V", "SHARES_QK", "Options", "build", "cost",
+           "supports"]
 
+FAMILY = "exact"
+COMPLEXITY = "N^2"
 APPROXIMATES = None
 SHARES_QK = False
 LINEAR_IN_V = True

@@ -22,6 +22,8 @@ from softbench.case import Shape
 from softbench.errors import UsageError
 from softbench.options import option
 
+FAMILY = "low rank"
+COMPLEXITY = "N"
 APPROXIMATES = "softmax"
 SHARES_QK = False
 LINEAR_IN_V = True

@@ -27,6 +27,8 @@ from softbench.errors import UsageError
 from softbench.ops import pseudo_inverse
 from softbench.options import option
 
+FAMILY = "landmark"
+COMPLEXITY = "N"
 APPROXIMATES = "softmax"
 SHARES_QK = False
 LINEAR_IN_V = True

@@ -28,6 +28,8 @@ from softbench.case import Shape
 from softbench.ops._common import needs_grad
 from softbench.options import option
 
+FAMILY = "feature map"
+COMPLEXITY = "N"
 APPROXIMATES = "softmax"
 SHARES_QK = False
 LINEAR_IN_V = True

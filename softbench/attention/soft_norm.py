@@ -19,9 +19,11 @@ from softbench.attention._nystrom import Nystrom, Options, cost, note, rank
 from softbench.case import Shape
 from softbench.ops.dispatch import supports
 
-__all__ = ["APPROXIMATES", "IMPLS", "LINEAR_IN_V", "NORMALISED", "SHARES_QK", "Options", "build", "cost", "note",
-           "rank", "supports"]
+__all__ = ["APPROXIMATES", "COMPLEXITY", "FAMILY", "IMPLS", "LINEAR_IN_V", "NORMALISED", "SHARES_QK", "Options",
+           "build", "cost", "note", "rank", "supports"]
 
+FAMILY = "landmark"
+COMPLEXITY = "N"
 APPROXIMATES = "gaussian"
 NORMALISED = True
 SHARES_QK = True

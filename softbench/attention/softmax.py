@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.case import Shape
 
+FAMILY = "exact"
+COMPLEXITY = "N^2"
 APPROXIMATES = None
 SHARES_QK = False
 LINEAR_IN_V = True

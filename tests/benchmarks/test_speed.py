@@ -7,12 +7,11 @@ the whole N x m matrices kept. Packages get q, k and v in the layout they want, 
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 
 import pytest
 import torch
+from benchmarks.pairs import Call, Given, differentiated, times_faster
 from helpers import quiet_import
 from torch import Tensor, nn
 
@@ -22,7 +21,6 @@ from softbench.ops import pseudo_inverse
 from softbench.ops.gaussian_attention import gaussian_kernel
 from softbench.workload import Workload
 
-PAIRS = 9
 MODES = ("forward", "forward_backward")
 LANDMARKS, HEADS, HEAD_DIM = 49, 8, 64
 OVER_ORACLE = {"forward": 3.0, "forward_backward": 2.5}  # the aim is 4 and 3: docs/performance.md
@@ -30,30 +28,6 @@ LEAST_MEMORY = 3.0  # workspace of the oracle over ours
 SDPA = {512: 1.0, 1024: 1.0, 4096: 1.0, 16384: 80.0}
 PACKAGES = {"performer": {"features": 256}, "linformer": {"projected": 256},
             "nystromformer": {"landmarks": 64, "iterations": 6}}
-
-Call = Callable[[], object]
-
-
-def seconds(call: Call) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def times_faster(ours: Call, theirs: Call) -> tuple[float, str]:
-    """The median of theirs / ours, and its span; each pair in the other order than the one before."""
-    ratios = []
-    for _ in range(2):
-        ours(), theirs()
-    for pair in range(PAIRS):
-        if pair % 2:
-            mine = seconds(ours)
-            other = seconds(theirs)
-        else:
-            other = seconds(theirs)
-            mine = seconds(ours)
-        ratios.append(other / mine)
-    return statistics.median(ratios), f" ({min(ratios):.2f}..{max(ratios):.2f})"
 
 
 def oracle(built: Workload) -> Call:
@@ -68,27 +42,6 @@ def oracle(built: Workload) -> Call:
         return p.mT @ (inverse @ (p @ v))
 
     return differentiated(built, forward, [q, v], built.target)
-
-
-def differentiated(built: Workload, forward: Callable[[], Tensor], leaves: list[Tensor], target: Tensor) -> Call:
-    def call() -> object:
-        if built.case.mode == "forward":
-            with torch.no_grad():
-                return forward()
-        return torch.autograd.grad(forward(), leaves, target)
-
-    return call
-
-
-class Given(nn.Module):
-    """Stands where a package has a linear layer, and gives what the benchmark prepared."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        super().__init__()
-        self.tensor = tensor
-
-    def forward(self, _: Tensor) -> Tensor:
-        return self.tensor
 
 
 def package(name: str, built: Workload) -> Call:
