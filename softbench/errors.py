@@ -41,6 +41,10 @@ class Unsupported(SoftbenchError):
 def unknown(kind: str, name: str, valid: Iterable[str], error: type[SoftbenchError] = UsageError) -> SoftbenchError:
     """The error for a name that does not exist: "No attention named 'sofmax'. Did you mean 'softmax'?" """
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    hint = f"Did you mean '{close[0]}'?" if close else f"Valid: {', '.join(names) or 'none'}."
-    return error(f"No {kind} named '{name}'. {hint}")
+    return error(f"No {kind} named '{name}'. " + hint(name, names, f"Valid: {', '.join(names) or 'none'}."))
+
+
+def hint(name: str, valid: Iterable[str], otherwise: str, prefix: str = "") -> str:
+    """What to type next: the valid name nearest to `name`, as `prefix` makes it whole, or `otherwise`."""
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
+    return f"Did you mean '{prefix}{close[0]}'?" if close else otherwise

@@ -44,7 +44,7 @@ def display_name(name: str) -> str:
 
 def facts(kind: str, name: str) -> dict[str, Any]:
     """The module's literal constants, and its first docstring line under `summary`, read without importing it."""
-    path = _source(kind, name)
+    path = where(kind, name)
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -93,7 +93,7 @@ def _import(kind: str, name: str) -> ModuleType:
     if name in _builtin(kind):
         return importlib.import_module(f"softbench.{kind}.{name}")
     if is_path(name) and kind == "attention":
-        return _import_file(_source(kind, name))
+        return _import_file(where(kind, name))
     if name in _entry_points(kind):
         module = _entry_points(kind)[name].load()
         if not isinstance(module, ModuleType):
@@ -121,7 +121,8 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _source(kind: str, name: str) -> Path:
+def where(kind: str, name: str) -> Path:
+    """The file of a plugin."""
     if name in _builtin(kind):
         return _builtin(kind)[name]
     if is_path(name) and kind == "attention":
@@ -129,7 +130,7 @@ def _source(kind: str, name: str) -> Path:
             raise PluginError(f"No attention file '{name}'. Give the path of a Python file, or a name from"
                               " `softbench list`.")
         stem = display_name(name)
-        if stem in names(kind) and not os.path.samefile(name, _source(kind, stem)):
+        if stem in names(kind) and not os.path.samefile(name, where(kind, stem)):
             raise PluginError(f"'{name}' has the name of another attention, '{stem}', and records would not tell them"
                               " apart. Rename the file.")
         return Path(name)

@@ -82,7 +82,8 @@ class Attention:
     def build(self, shape: Shape, impl: str) -> nn.Module:
         """The module at that shape. Raises Unsupported where the attention cannot have it, and says why."""
         if reason := self.misfit(shape):
-            raise Unsupported(f"{self.name} cannot run on {shape}: {reason}")
+            raise Unsupported(f"{self.name} cannot run on {shape.rows}x{shape.cols} tokens of dim {shape.head_dim}:"
+                              f" {reason}")
         module = self.module.build(shape, self.options, impl)
         if not isinstance(module, nn.Module):
             raise PluginError(f"Attention '{self.name}': build() must return a torch module, not a"

@@ -5,16 +5,17 @@ Every measure and every study, built in or from a plugin, is a command; its modu
 
 from __future__ import annotations
 
-import difflib
 import importlib
 
 import click
 
 import softbench
 from softbench import plugins
+from softbench.errors import hint
 
 _VERBS = {
     "list": "softbench.cli.listing",
+    "info": "softbench.cli.listing",
     "show": "softbench.cli.viewing",
     "plot": "softbench.cli.viewing",
     "env": "softbench.cli.listing",
@@ -53,9 +54,9 @@ class _Verbs(click.Group):
     def resolve_command(self, ctx: click.Context,
                         args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else f" Commands: {', '.join(self.list_commands(ctx))}."
-            raise click.UsageError(f"No command '{args[0]}'.{hint}", ctx)
+            commands = self.list_commands(ctx)
+            said = hint(args[0], commands, f"Commands: {', '.join(commands)}.")
+            raise click.UsageError(f"No command '{args[0]}'. {said}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -84,6 +85,7 @@ def cli() -> None:
     softbench latency --attn soft,performer          latency beside exact softmax
     softbench latency --attn soft:landmarks=64 --tokens 1k..64k --plot out.png
     softbench list                                   attentions, measures, studies, inputs
+    softbench info soft                              formula, source and options of one attention
 
-    Exit codes: 0 ok, 1 error, 2 usage, 5 some cases failed, 130 interrupted.
+    Exit codes: 0 ok, 1 error, 2 usage, 3 regression, 4 inconclusive, 5 some cases failed, 130 interrupted.
     """

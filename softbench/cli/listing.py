@@ -1,21 +1,24 @@
-"""`softbench list` and `softbench env`: what there is to measure, and what this machine is."""
+"""`softbench list`, `info` and `env`: what there is to measure, one attention whole, and what this machine is."""
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
+from softbench import options as opts
 from softbench import plugins
 from softbench.case import ModelSpec
 from softbench.cli import printing
-from softbench.errors import PluginError, Unsupported
+from softbench.errors import PluginError, Unsupported, UsageError, unknown
 
 if TYPE_CHECKING:
     from softbench.sweep import Job
 
+_HEADER = ("name", "family", "claims", "approximates", "linear in v", "implementations", "summary")
 _INPUTS = [
     ("normal", "independent standard normal entries"),
     ("structured[:ALPHA]", "regions of the token grid that share a centre of that strength (0.75)"),
@@ -30,28 +33,78 @@ _INPUTS = [
 
 
 @click.command("list")
+@click.option("--family", help="Only attentions of this family, such as landmark or 'feature map'.")
+@click.option("--linear/--not-linear", default=None, help="Only attentions that claim O(N), or only the others.")
+@click.option("--linear-in-v/--not-linear-in-v", default=None,
+              help="Only attentions whose output is S(q, k) v, or only the others.")
 @click.option("--format", "form", type=click.Choice(["table", "md"]), default="table", show_default=True)
-def list_command(form: str) -> None:
-    """List attentions, measures, studies and inputs."""
-    attentions = [_attention(name) for name in plugins.names("attention")]
+def list_command(family: str | None, linear: bool | None, linear_in_v: bool | None, form: str) -> None:
+    """List attentions, measures, studies and inputs; with a filter, the attentions it leaves."""
+    facts = {name: _facts(name) for name in plugins.names("attention")}
+    chosen = [name for name, found in facts.items()
+              if (linear is None or (found.get("COMPLEXITY") == "N") is linear)
+              and (linear_in_v is None or found.get("LINEAR_IN_V") is linear_in_v)]
+    if family is not None:
+        families = sorted({str(found["FAMILY"]) for found in facts.values() if "FAMILY" in found})
+        if family not in families:
+            raise unknown("family", family, families)
+        chosen = [name for name in chosen if facts[name].get("FAMILY") == family]
+    attentions = printing.listing("Attentions", _HEADER, [_attention(name, facts[name]) for name in chosen])
+    if (family, linear, linear_in_v) != (None, None, None):
+        if not chosen:
+            raise UsageError("No attention is left by these filters.")
+        printing.print_tables([attentions], form)
+        return
     measures = [(n, plugins.summary("measures", n)) for n in plugins.names("measures")]
     studies = [(n.replace("_", "-"), plugins.summary("studies", n)) for n in plugins.names("studies")]
     printing.print_tables([
-        printing.listing("Attentions", ("name", "approximates", "implementations", "summary"), attentions),
+        attentions,
         printing.listing("Measures", ("name", "summary"), measures),
         *([printing.listing("Studies", ("name", "summary"), studies)] if studies else []),
         printing.listing("Inputs", ("name", "summary"), _INPUTS),
     ], form)
 
 
-def _attention(name: str) -> tuple[str, str, str, str]:
+def _facts(name: str) -> dict[str, object]:
     try:
-        facts = plugins.facts("attention", name)
+        return plugins.facts("attention", name)
     except PluginError:
-        facts = {}
+        return {}
+
+
+def _attention(name: str, facts: dict[str, object]) -> tuple[str, ...]:
     impls = facts.get("IMPLS", ())
-    return (name, str(facts.get("APPROXIMATES") or "-"), ", ".join(impls) if isinstance(impls, tuple) else "-",
-            plugins.summary("attention", name))
+    return (name, str(facts.get("FAMILY", "-")), f"O({facts['COMPLEXITY']})" if "COMPLEXITY" in facts else "-",
+            str(facts.get("APPROXIMATES") or "-"), _yes_or_no(facts.get("LINEAR_IN_V")),
+            ", ".join(impls) if isinstance(impls, tuple) else "-", plugins.summary("attention", name))
+
+
+def _yes_or_no(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else "-"
+
+
+@click.command("info")
+@click.argument("name")
+@click.option("--format", "form", type=click.Choice(["table", "md"]), default="table", show_default=True)
+def info_command(name: str, form: str) -> None:
+    """Print an attention's formula, complexity, source and options. NAME is one of `softbench list`, or a file."""
+    facts = plugins.facts("attention", name)
+
+    from softbench.attention import _contract
+    from softbench.case import AttentionSpec
+
+    module = _contract.load(AttentionSpec(name)).module
+    click.echo(inspect.cleandoc(module.__doc__ or f"{name}: its file has no docstring."))
+    click.echo()
+    rows = list(zip(_HEADER[1:-1], _attention(name, facts)[1:-1], strict=True))
+    rows += [("keys are the queries", _yes_or_no(facts["SHARES_QK"])),
+             ("dim of v", "that of q" if facts.get("SAME_DIM") else "any"),
+             ("file", str(plugins.where("attention", name)))]
+    written = [(key, kind, str(default), text) for key, kind, default, text in opts.describe(module.Options)]
+    printing.print_tables([
+        printing.listing("Facts", ("fact", "value"), rows),
+        *([printing.listing("Options", ("name", "type", "default", "meaning"), written)] if written else []),
+    ], form)
 
 
 @click.command("env")

@@ -13,6 +13,7 @@ import click
 
 from softbench import options as opts
 from softbench import plugins
+from softbench.case import TIMM
 from softbench.cli import presenting, printing, running
 from softbench.errors import UsageError, unknown
 from softbench.training.recipe import Recipe, changed, row
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _AMP = ("auto", "none", "bfloat16", "float16")
 _LINE_SECONDS = 10.0  # between lines on steps, where there is no bar
-_PEER = "timm:"
+_PEER = f"{TIMM}:"
 
 
 def _shared(command: Callable[..., int]) -> Callable[..., int]:

@@ -5,7 +5,6 @@ Importing this package registers the pyramids with timm, as `soft_tiny`, `soft_n
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +13,15 @@ from typing import Any
 import timm
 from torch import nn
 
-from softbench.errors import UsageError
+from softbench.case import TIMM
+from softbench.errors import UsageError, hint
 from softbench.models import checkpoints, registry
 from softbench.models.pyramid import Pyramid
 from softbench.models.variants import archs, parse
 
 __all__ = ["Pyramid", "archs", "checkpoints", "create", "parse", "registry"]
 
-PEER = "timm:"  # what the name of another model of timm begins with
+PEER = f"{TIMM}:"  # what the name of another model of timm begins with
 
 
 def create(arch: str, *, img_size: int | tuple[int, int] | None = None, num_classes: int = 1000, in_chans: int = 3,
@@ -54,9 +54,8 @@ def create(arch: str, *, img_size: int | tuple[int, int] | None = None, num_clas
 
 def _peer(name: str, **kwargs: Any) -> nn.Module:
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.6)
-        hint = f"Did you mean 'timm:{close[0]}'?" if close else "timm.list_models() names them all."
-        raise UsageError(f"timm has no model named '{name}'. {hint}")
+        raise UsageError(f"timm has no model named '{name}'. "
+                         + hint(name, timm.list_models(), "timm.list_models() names them all.", PEER))
     with _mistakes_told(PEER + name):
         return timm.create_model(name, pretrained=False, **kwargs)
 

@@ -100,8 +100,7 @@ def to_ours(official: Mapping[str, Tensor]) -> State:
 
 def adapted(state: Mapping[str, Any], model: nn.Module) -> State:
     """timm's filter for pretrained weights: official or our own names, positions resampled to the model's grids."""
-    bare = unwrapped(state, ema=True)
-    return _fitted(to_ours(bare) if is_official(bare) else dict(bare), model)
+    return _fitted(to_ours(unwrapped(state, ema=True)), model)
 
 
 def is_official(state: Mapping[str, Any]) -> bool:

@@ -34,6 +34,7 @@ from softbench.errors import UsageError, unknown
 from softbench.models import variants
 from softbench.models.blocks import Grid, PatchEmbed, SoftBlock
 from softbench.models.variants import IMAGE, PATCHES, STAGES, VARIANTS, Variant
+from softbench.ops._common import widened
 
 Pool = Literal["token", "avg", ""]
 
@@ -70,8 +71,7 @@ def resampled(positions: Tensor, built_for: Grid, grid: Grid) -> Tensor:
         return positions
     prefix = positions.shape[1] - built_for[0] * built_for[1]
     image = positions[:, prefix:].mT.unflatten(-1, built_for)
-    wide = image.float() if image.dtype in (torch.float16, torch.bfloat16) else image
-    moved = F.interpolate(wide, size=grid, mode="bilinear").to(image.dtype)
+    moved = F.interpolate(widened(image), size=grid, mode="bilinear").to(image.dtype)
     return torch.cat([positions[:, :prefix], moved.flatten(2).mT], 1)
 
 

@@ -6,13 +6,12 @@ small with 20 blocks in its third stage (`small_d20`), and for the 288 and 352 c
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from softbench import plugins
-from softbench.errors import UsageError
+from softbench.errors import UsageError, hint
 
 STAGES = 4
 IMAGE = 224  # side of the published images, in pixels
@@ -89,11 +88,9 @@ def parse(arch: str) -> tuple[str, str]:
         return match[1], match[2].replace("-", "_")
     attention = match[1].replace("-", "_") if match else ""
     if not match or attention not in plugins.names("attention"):
-        close = difflib.get_close_matches(_dashed(arch), archs(), n=1, cutoff=0.6)
-        hint = f"Did you mean '{close[0]}'?" if close else (
-            f"An arch is an attention ({', '.join(map(_dashed, plugins.names('attention')))}, or a file) and a variant"
-            f" ({', '.join(map(_dashed, VARIANTS))}), as in soft-tiny.")
-        raise UsageError(f"No arch named '{arch}'. {hint}")
+        said = (f"An arch is an attention ({', '.join(map(_dashed, plugins.names('attention')))}, or a file) and a"
+                f" variant ({', '.join(map(_dashed, VARIANTS))}), as in soft-tiny.")
+        raise UsageError(f"No arch named '{arch}'. {hint(_dashed(arch), archs(), said)}")
     return attention, match[2].replace("-", "_")
 
 

@@ -410,7 +410,8 @@ def test_flags_are_frozen():
     assert flags["flops"] >= sweep
     assert flags["show"] == {"measure", "attn", "model", "where", "baseline", "view", "format"}
     assert flags["plot"] == {"measure", "attn", "model", "where", "baseline", "view", "out"}
-    assert flags["list"] == flags["env"] == {"format"}
+    assert flags["env"] == flags["info"] == {"format"}
+    assert flags["list"] == {"family", "linear", "linear-in-v", "format"}
 
 
 def test_repository_configuration_is_the_default(run, monkeypatch):
