@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= results/local
 
-.PHONY: bench test lint gpu regress train-demo train-compare clean
+.PHONY: bench test lint gpu regress check train-demo train-compare clean
 
 bench: $(STAMP)  ## measure soft and performer beside softmax: table, records, plot
 	@mkdir -p $(OUT)
@@ -23,6 +23,10 @@ lint: $(STAMP)  ## style and types
 
 regress: $(STAMP)  ## the benchmarks that hold our claims about speed, with pytest-benchmark
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
+
+BASE ?= origin/main
+check: $(STAMP)  ## this checkout against the revision BASE: exact quantities, then times in interleaved rounds
+	$(BIN)/softbench check --base $(BASE)
 
 gpu:  ## GPU tests, then GPU benchmarks; runs from the checkout, with the virtual environment if there is one
 	PYTHON="$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON))" OUT="$(OUT)" ./tests/gpu.sh

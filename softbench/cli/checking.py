@@ -34,11 +34,16 @@ def scope_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+model_option = click.option("--model", metavar="NAMES", help="Whole models beside the attentions, exact quantities"
+                            " only; none for none. [soft-tiny,soft-norm-tiny; none with --attn]")
+
+
 @click.command("check", context_settings=running.CONTEXT)
 @click.option("--against", type=click.Path(path_type=Path), metavar="FOLDER",
               help="Compare with the baselines stored there. [results/baseline]")
 @click.option("--base", metavar="GITREV", help="Compare with this revision, run beside this checkout, instead.")
 @scope_options
+@model_option
 @click.option("--only", type=click.Choice(("exact", "times")), help="Only exact quantities, or only times.")
 @click.option("--no-studies", is_flag=True, help="Leave out the errors of the seeded studies.")
 @click.option("--threshold", type=click.FloatRange(min=0, max=1000), metavar="PERCENT",
@@ -120,6 +125,7 @@ def baseline_command() -> None:
 @click.option("--force", is_flag=True, help="Also from a checkout with changes, or from none.")
 @click.option("--no-studies", is_flag=True, help="Leave out the errors of the seeded studies.")
 @scope_options
+@model_option
 def update_command(folder: Path | None, force: bool, no_studies: bool, **flags: Any) -> None:
     """Measure this checkout and put the result in place of this machine's baseline.
 

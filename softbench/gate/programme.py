@@ -20,6 +20,8 @@ from softbench.errors import ResultsError, SoftbenchError
 from softbench.gate.source import Source
 from softbench.records import Record
 
+_MODELS = "soft-tiny,soft-norm-tiny"
+
 
 @dataclass(frozen=True)
 class Step:
@@ -32,7 +34,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Scope:
-    """The cases of a gate. Empty: all attentions, at two lengths that show both the small and the asymptotic costs."""
+    """The cases of a gate. Empty: all attentions, at two lengths that show both the small and the asymptotic costs, and
+    the exact quantities of the backbone in its two forms."""
 
     attn: str = ""
     tokens: str = "256,1k"
@@ -40,11 +43,20 @@ class Scope:
     dtype: str = "float32"
     device: str = "auto"
     threads: int = 0
+    model: str = ""
 
     def flags(self, source: Source) -> tuple[str, ...]:
         """The scope as flags, of what this version has."""
         return ("--attn", self.attn or ",".join(attentions(source)), "--baseline", "none", "--tokens", self.tokens,
-                "--mode", self.modes, "--dtype", self.dtype, "--device", self.device, "--threads", str(self.threads))
+                *self._call())
+
+    def model_flags(self) -> tuple[str, ...]:
+        """The scope of whole models as flags; nothing where there are none, as where attentions are named alone."""
+        models = self.model or ("none" if self.attn else _MODELS)
+        return () if models == "none" else ("--model", models, "--baseline", "none", "--image", "64", *self._call())
+
+    def _call(self) -> tuple[str, ...]:
+        return ("--mode", self.modes, "--dtype", self.dtype, "--device", self.device, "--threads", str(self.threads))
 
 
 def attentions(source: Source) -> list[str]:
@@ -58,6 +70,9 @@ def exact(scope: Scope, source: Source, *, studies: bool = True) -> list[Step]:
     scopes = {"flops": replace(scope, modes="forward"), "operators": scope, "memory": scope}  # flops has no other mode
     steps = [Step(name, own.flags(source)) for name, own in scopes.items()
              if (source.root / "softbench" / "measures" / f"{name}.py").exists()]
+    if (source.root / "softbench" / "backbones.py").exists():
+        steps += [Step(step.measure, flags) for step in steps if step.measure in ("flops", "operators")
+                  if (flags := scopes[step.measure].model_flags())]
     if studies:
         steps += [Step(name, ("--quick", "--threads", str(scope.threads))) for name in ("pinv", "approx_error")
                   if (source.root / "softbench" / "studies" / f"{name}.py").exists()]

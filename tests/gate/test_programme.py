@@ -50,9 +50,21 @@ def test_this_version_has_the_whole_programme() -> None:
     here = source.head()
     assert programme.attentions(here) == sorted(n for n in plugins.names("attention") if not plugins.is_path(n))
     steps = programme.exact(Scope(), here)
-    assert [step.measure for step in steps] == ["flops", "operators", "memory", "pinv", "approx_error"]
-    assert [s.measure for s in programme.exact(Scope(), here, studies=False)] == ["flops", "operators", "memory"]
+    assert [step.measure for step in steps] == ["flops", "operators", "memory", "flops", "operators", "pinv",
+                                                "approx_error"]
+    assert [s.measure for s in programme.exact(Scope("soft"), here, studies=False)] == ["flops", "operators", "memory"]
     assert [s.measure for s in programme.times(Scope(), here, 3)] == ["latency"] * 3
+
+
+def test_models_are_asked_for_where_attentions_are_not_named_alone(version: Source) -> None:
+    def models(scope: Scope) -> list[str]:
+        return [step.arguments[1] for step in programme.exact(scope, source.head(), studies=False)
+                if step.arguments[0] == "--model"]
+
+    assert models(Scope()) == ["soft-tiny,soft-norm-tiny"] * 2
+    assert models(Scope("soft")) == models(Scope(model="none")) == []
+    assert models(Scope("soft", model="soft-small")) == ["soft-small"] * 2
+    assert "--model" not in programme.exact(Scope(), version)[0].arguments
 
 
 def test_every_measure_is_asked_for_modes_that_it_has() -> None:
