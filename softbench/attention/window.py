@@ -1,0 +1,121 @@
+"""Window attention: softmax attention among the tokens of one window of the token grid, as in Swin.
+
+y_i = sum_{j in w(i)} softmax_j(q_i k_j / sqrt(D)) v_j, with w(i) the tokens whose row and column, less `shift` and
+divided by `size`, round down to the same whole numbers. Exact softmax among them; its own kernel as a whole, as no
+token sees beyond its window in one layer. Work 2 N s^2 (D + E) operations for windows of s x s tokens, whose scores are
+the only memory beyond copies of q, k and v in the order of windows.
+
+Along an axis shorter than `size` the window is as long as the axis and is not shifted. A grid that windows do not
+divide is filled up at its bottom and right with tokens that none of its own sees. Swin alternates layers of `shift` 0
+and 3 and adds a learnt bias by relative position to the scores; here `shift` is an option of the whole attention, and
+there is no bias, which belongs to a model.
+
+Source: Liu et al., Swin Transformer, ICCV 2021 (arXiv 2103.14030), section 3.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from softbench.attention import _blocks
+from softbench.attention._contract import Cost, check_inputs
+from softbench.case import Shape
+from softbench.errors import UsageError
+from softbench.options import option
+
+FAMILY = "sparse"
+COMPLEXITY = "N"
+APPROXIMATES = None
+SHARES_QK = False
+LINEAR_IN_V = True
+IMPLS = ("sdpa", "math")
+
+
+@dataclass(frozen=True)
+class Options:
+    size: int = option(7, "rows and columns of a window, in tokens", low=1, high=1024)
+    shift: int = option(0, "rows and columns by which windows are shifted (Swin: 0 and size // 2 in turns)", low=0,
+                        high=1023)
+
+    def __post_init__(self) -> None:
+        if self.shift >= self.size:
+            raise UsageError(f"shift must be less than size ({self.size}), not {self.shift}.")
+
+
+class Window(nn.Module):
+    def __init__(self, options: Options, impl: str) -> None:
+        super().__init__()
+        self.options, self.impl = options, impl
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+        check_inputs(q, k, v, grid)
+        axes = [_Axis(length, self.options) for length in grid]
+        size = axes[0].size * axes[1].size
+        windows = _blocks.Band(0, axes[0].count * axes[1].count, size, 0, size, mask=_mask(axes, q.device))
+        y = _blocks.attend(_split(q, axes), _split(k, axes), _split(v, axes), [windows], self.impl)
+        return _join(y, axes, v.shape)
+
+
+class _Axis:
+    """How one axis of the grid is cut: `count` windows of `size` tokens, the last filled up, begin at `shift`."""
+
+    def __init__(self, length: int, options: Options) -> None:
+        self.length = length
+        self.size = min(length, options.size)
+        self.count = -(-length // self.size)
+        self.shift = options.shift if self.size == options.size < length else 0
+        self.spare = self.count * self.size - length
+
+    def window_of(self, device: torch.device) -> Tensor:
+        """Which window each place belongs to [count, size], after the roll; -2 where there is no token."""
+        place = torch.arange(self.count * self.size, device=device)
+        window = torch.div(place - self.shift, self.size, rounding_mode="floor")
+        return window.masked_fill(place >= self.length, -2).roll(-self.shift).view(self.count, self.size)
+
+
+def _split(x: Tensor, axes: list[_Axis]) -> Tensor:
+    """Tokens [B, H, N, D] in the order of windows, [B H, windows * size, D]."""
+    rows, cols = axes
+    image = x.reshape(-1, rows.length, cols.length, x.shape[-1])
+    if rows.spare or cols.spare:
+        image = F.pad(image, (0, 0, 0, cols.spare, 0, rows.spare))
+    if rows.shift or cols.shift:
+        image = image.roll((-rows.shift, -cols.shift), (1, 2))
+    windows = image.view(len(image), rows.count, rows.size, cols.count, cols.size, -1).transpose(2, 3)
+    return windows.reshape(len(image), -1, x.shape[-1])
+
+
+def _join(y: Tensor, axes: list[_Axis], shape: torch.Size) -> Tensor:
+    """The inverse of `_split`."""
+    rows, cols = axes
+    windows = y.view(len(y), rows.count, cols.count, rows.size, cols.size, -1).transpose(2, 3)
+    image = windows.reshape(len(y), rows.count * rows.size, cols.count * cols.size, -1)
+    if rows.shift or cols.shift:
+        image = image.roll((rows.shift, cols.shift), (1, 2))
+    return image[:, :rows.length, :cols.length].reshape(shape)
+
+
+def _mask(axes: list[_Axis], device: torch.device) -> Tensor | None:
+    """Which tokens of a window see each other [1, windows, size, size]; None where all do."""
+    if not any(axis.shift or axis.spare for axis in axes):
+        return None
+    rows, cols = (axis.window_of(device) for axis in axes)
+    by_row, by_col = (x.unsqueeze(-1) == x.unsqueeze(-2) for x in (rows, cols))  # [count, size, size]
+    seen = by_row[:, None, :, None, :, None] & by_col[None, :, None, :, None, :]
+    return seen.reshape(1, len(rows) * len(cols), rows.shape[1] * cols.shape[1], -1)
+
+
+def build(shape: Shape, options: Options, impl: str) -> nn.Module:
+    return Window(options, impl)
+
+
+def cost(shape: Shape, options: Options) -> Cost:
+    rows, cols = (_Axis(length, options) for length in shape.grid)
+    groups, size = shape.batch * shape.heads, rows.size * cols.size
+    places = rows.count * cols.count * size
+    return Cost(flops=4.0 * groups * places * size * shape.head_dim,
+                elements=4.0 * groups * places * shape.head_dim + places * size)
