@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 UNITS = ("s", "B", "flop", "1", "image/s", "B/s", "flop/s")
-STATUSES = ("ok", "oom", "unsupported", "timeout", "failed", "diverged", "not_run")
+STATUSES = ("ok", "oom", "unsupported", "timeout", "failed", "diverged", "not_run", "inconclusive")
 WHOLE_TASK = "whole_task"  # in `detail`: this record stands for a task of a study that gave nothing else
+UNFINISHED = "unfinished"  # in `detail`: the budget ended this task of a study, and a resumed run begins it anew
 _NUMBER = ("value", "unit", "samples", "status", "note", "detail")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk answers
 _ORIGIN = ("label", "environment", "started", "schema")
 
 
@@ -175,7 +176,7 @@ def _open(path: Path, flags: int) -> int:
 
 
 def _cannot_write(path: Path, error: OSError) -> ResultsError:
-    advice = "Free space or choose" if error.errno in _FULL else "Choose"
+    advice = "Free space or choose" if error.errno in FULL else "Choose"
     return ResultsError(f"Cannot write {path}: {error.strerror}; what was there is kept."
                         f" {advice} another file with --out.")
 

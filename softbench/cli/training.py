@@ -6,6 +6,8 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +86,10 @@ def train_imagenet_command(arch: str, out: Path | None, device: str, amp: str, w
     """Train a backbone by the published recipe; the same command goes on after any interruption."""
     settings, attention = _assigned(assignments, arch)
     given = {key: flags.pop(key) for key in ("epochs", "total_batch", "batch", "img_size")}
-    settings |= {key: value for key, value in given.items() if value is not None}
+    given = {key: value for key, value in given.items() if value is not None}
+    if twice := next((key for key in given if key in settings), ""):
+        raise UsageError(f"--{twice.replace('_', '-')} and --set {twice} are both given: leave one out.")
+    settings |= given
     recipe = changed(row(*_parsed(arch), flags["data"]), settings)
     if dry_run:
         rows = [(name, str(getattr(recipe, name)), text) for name, _, _, text in opts.describe(Recipe)]
@@ -146,12 +151,16 @@ def eval_imagenet_command(arch: str, checkpoint: Path, out: Path | None, device:
 
 
 class Watcher:
-    """Tells on stderr how training goes: a bar on a terminal, lines elsewhere; nothing on processes but the first."""
+    """Tells on stderr how training goes: a bar on a terminal, lines elsewhere; nothing on processes but the first.
+
+    Should nobody be there to listen any more (a closed pipe, a log on a full disk), training goes on untold.
+    """
 
     def __init__(self, speaks: bool) -> None:
         self.speaks, self._said = speaks, time.monotonic()
-        self._bar: Any = _bar() if speaks and sys.stderr.isatty() else None
+        self._bar: Any = _bar() if speaks and sys.stderr and sys.stderr.isatty() else None
         self._task: Any = None
+        self._begun: tuple[float, int] | None = None  # when, and after how many steps
 
     def __enter__(self) -> Watcher:
         if self._bar:
@@ -160,14 +169,18 @@ class Watcher:
 
     def __exit__(self, *error: object) -> None:
         if self._bar:
-            self._bar.stop()
+            with suppress(OSError):
+                self._bar.stop()
 
     def say(self, text: str) -> None:
         """A remark."""
-        if self._bar:
-            self._bar.console.print(text, markup=False, highlight=False)
-        elif self.speaks:
-            printing.say(text)
+        try:
+            if self._bar:
+                self._bar.console.print(text, markup=False, highlight=False)
+            elif self.speaks:
+                printing.say(text)
+        except OSError:
+            self.speaks = False
 
     def step(self, position: Position, steps: int, epochs: int, loss: float, lr: float, speed: float) -> None:
         """A step is done."""
@@ -175,11 +188,16 @@ class Watcher:
         text = f"epoch {position.epoch + 1}/{epochs}  loss {loss:.4f}  lr {lr:.2e}  {speed:,.0f} images/s"
         if self._bar:
             if self._task is None:
-                self._task = self._bar.add_task("", total=total)
+                self._task = self._bar.add_task("", total=total, completed=done)  # what was done before has no speed
             self._bar.update(self._task, completed=done, description=text)
-        elif self.speaks and time.monotonic() - self._said > _LINE_SECONDS:
-            self._said = time.monotonic()
-            printing.say(f"[{done}/{total}] {text}")
+            return
+        now = time.monotonic()
+        since, before = self._begun = self._begun or (now, done)
+        if now - self._said > _LINE_SECONDS:
+            self._said = now
+            if done > before:
+                text += f"  {timedelta(seconds=round((now - since) / (done - before) * (total - done)))} left"
+            self.say(f"[{done}/{total}] {text}")
 
     def epoch(self, number: int, epochs: int, numbers: dict[str, float]) -> None:
         """An epoch is done and evaluated."""

@@ -42,8 +42,15 @@ class BadImages:
                     f" {self.folder / FILE} names them. Repair them, or allow more.")
 
     def _name(self, indices: list[int]) -> None:
+        lines = [f"{self.title}/{self.split.name(index)}\n" for index in indices]
         try:
-            with (self.folder / FILE).open("a") as file:
-                file.writelines(f"{self.title}/{self.split.name(index)}\n" for index in indices)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / FILE).open("a+", encoding="utf-8", errors="surrogateescape") as file:
+                file.seek(0)
+                named = file.read()  # by this run before it was killed, or by another
+                if named and not named.endswith("\n"):
+                    file.write("\n")
+                before = set(named.splitlines(keepends=True))
+                file.writelines(line for line in lines if line not in before)
         except OSError as error:
             raise ResultsError(f"Cannot write {self.folder / FILE}: {error.strerror}.") from error

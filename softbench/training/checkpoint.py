@@ -7,7 +7,6 @@ but not a byte that changed; the digest in the name `step-00001250-3f9a0c1b2d4e5
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -19,12 +18,12 @@ from typing import Any, BinaryIO
 import torch
 
 from softbench.errors import ResultsError
+from softbench.records import FULL
 
 KEPT = 3
 BEST = "best.pt"
 _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
 _UNFINISHED = ".unfinished"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Hashed:
@@ -74,7 +73,7 @@ def save(folder: Path, state: Mapping[str, Any], step: int, *, best: bool = Fals
             unfinished.unlink()
         if cause is None:
             raise
-        advice = "Free space, then start" if cause.errno in _FULL else "Start"
+        advice = "Free space, then start" if cause.errno in FULL else "Start"
         raise ResultsError(f"Cannot write a checkpoint into {folder}: {cause.strerror}; the older ones are whole."
                            f" {advice} the same command again to go on from the last one.") from error
     _retire(folder)

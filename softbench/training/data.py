@@ -7,6 +7,7 @@ Images travel as bytes and become normalised floats on the device.
 
 from __future__ import annotations
 
+import copy
 import signal
 import warnings
 from collections.abc import Iterator
@@ -19,14 +20,14 @@ from timm.data import auto_augment, create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
-from softbench.errors import UsageError
+from softbench.errors import ResultsError, UsageError
 from softbench.training import seeding
 from softbench.training.recipe import Recipe
 from softbench.training.sources import Split
 
 PADDING = -1  # index of a place that only fills up a batch
 _TRIES = 100  # images in a row that may be unreadable
-_EVALUATION = -1  # epoch of images that are not augmented
+EVALUATION = -1  # epoch of images that are not augmented
 
 Key = tuple[int, int]  # epoch, index
 Sample = tuple[Tensor, int, int, list[int]]
@@ -80,7 +81,7 @@ class Images(Dataset[Sample]):
                 image, label = _decoded(*self.reader[index][:2])
             except Exception:  # whatever a decoder makes of bytes that are not an image
                 bad.append(index)
-                place = PADDING if epoch == _EVALUATION else (place + 1) % len(self)
+                place = PADDING if epoch == EVALUATION else (place + 1) % len(self)
                 continue
             seeding.reseed(self.seed, seeding.IMAGE, epoch, index, cpu_only=True)
             return self.transform(image), label, index, bad
@@ -94,11 +95,12 @@ class Stream(IterableDataset[Sample]):
     """
 
     def __init__(self, split: Split, transform: Any, seed: int) -> None:
-        self.stream, self.transform, self.seed, self.epoch = split.stream, transform, seed, _EVALUATION
+        self.stream, self.transform, self.seed, self.epoch = split.stream, transform, seed, EVALUATION
 
     def __iter__(self) -> Iterator[Sample]:
         worker = get_worker_info()
-        for number, (image, label) in enumerate(self.stream.reader):
+        reader = copy.copy(self.stream.reader)  # which remembers where its shuffling is
+        for number, (image, label) in enumerate(reader):
             seeding.reseed(self.seed, seeding.IMAGE, self.epoch, worker.id if worker else 0, number, cpu_only=True)
             yield self.transform(_rgb(image)), int(label), number, []
 
@@ -144,7 +146,7 @@ class Shard(Sampler[list[Key]]):
     def __init__(self, images: int, batch: int, rank: int, world: int) -> None:
         own = list(range(rank, images, world))
         own += [PADDING] * (-(-images // world) - len(own))
-        self.batches = [[(_EVALUATION, place) for place in own[start:start + batch]]
+        self.batches = [[(EVALUATION, place) for place in own[start:start + batch]]
                         for start in range(0, len(own), batch)]
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -164,6 +166,7 @@ class TrainingLoader:
         self.order: Order | None = None
         common = _loading(workers, pin) | {"persistent_workers": workers > 0 and split.stream is None}
         if split.stream is not None:
+            _no_limit(subset)
             self.dataset: Any = Stream(split, transform, recipe.seed)
             self.steps = split.size // recipe.total_batch
             split.stream.set_loader_cfg(num_workers=workers)
@@ -204,6 +207,7 @@ def evaluation_loader(split: Split, recipe: Recipe, *, batch: int, rank: int, wo
     transform = create_transform(recipe.img_size, interpolation="bicubic", crop_pct=recipe.eval_crop, normalize=False)
     common = _loading(workers, pin)
     if split.stream is not None:
+        _no_limit(subset)
         split.stream.reader.dist_rank, split.stream.reader.dist_num_replicas = 0, 1
         split.stream.set_loader_cfg(num_workers=workers)
         return DataLoader(Stream(split, transform, recipe.seed), batch, **common)
@@ -212,18 +216,38 @@ def evaluation_loader(split: Split, recipe: Recipe, *, batch: int, rank: int, wo
 
 
 def started(loader: Any) -> Iterator[Batch]:
-    """An iterator over a loader, whose workers begin at once."""
+    """An iterator over a loader, whose workers begin at once. It raises ResultsError where one of them is killed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)  # from Python 3.12 on
-        return iter(loader)
+        return _explained(iter(loader))
+
+
+def _explained(batches: Iterator[Batch]) -> Iterator[Batch]:
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ResultsError("A process that loads images was killed, perhaps for memory: give fewer --workers. The same"
+                           " command goes on from the last checkpoint.") from error
+
+
+def _no_limit(subset: Tensor | None) -> None:
+    if subset is not None:
+        raise UsageError("--limit: these data are a stream, which is read as a whole. Leave --limit out, or name a part"
+                         " of it with --splits.")
 
 
 def training_transform(recipe: Recipe) -> Any:
     """timm's augmentation of a recipe, from a PIL image to bytes [3, rows, cols]; erasing comes on the device."""
-    transform = create_transform(
-        recipe.img_size, is_training=True, scale=(recipe.crop_scale, 1.0),
-        ratio=(recipe.crop_ratio, 1 / recipe.crop_ratio), hflip=recipe.hflip, color_jitter=recipe.color_jitter,
-        auto_augment=recipe.augment or None, interpolation="random", normalize=False)
+    try:
+        transform = create_transform(
+            recipe.img_size, is_training=True, scale=(recipe.crop_scale, 1.0),
+            ratio=(recipe.crop_ratio, 1 / recipe.crop_ratio), hflip=recipe.hflip, color_jitter=recipe.color_jitter,
+            auto_augment=recipe.augment or None, interpolation="random", normalize=False)
+    except (AssertionError, ValueError, KeyError) as error:
+        raise UsageError(f"timm cannot make an augmentation of augment='{recipe.augment}': it needs one such as"
+                         " rand-m9-mstd0.5-inc1.") from error
     for part in transform.transforms:
         for op in getattr(part, "ops", []):
             if op.aug_fn is auto_augment.posterize:

@@ -156,6 +156,11 @@ class _Run:
         self.source = open_source(job.data, classes=job.classes, class_map=job.class_map, splits=job.splits,
                                   batch=self.recipe.batch, seed=self.recipe.seed)
         assert self.source.train is not None
+        self.images = {"train": self.source.train.size, "val": self.source.val.size}
+        if found and found.get("images", self.images) != self.images:
+            raise UsageError(f"{job.data} has other images than when the run in {job.out} began"
+                             f" ({'; '.join(differences(found['images'], self.images))}). Give the same data to go on,"
+                             " or another --out to start anew.")
         common: dict[str, Any] = {"rank": group.rank, "world": group.world, "workers": job.workers,
                                   "pin": group.device.type == "cuda"}
         self.loader = data.TrainingLoader(
@@ -188,7 +193,7 @@ class _Run:
             self._announce(resumed=found is not None)
 
     def _open(self, job: Job) -> None:
-        journal.write(job.out / journal.ARGS, journal.toml({
+        records.write_whole(job.out / journal.ARGS, journal.toml({
             "job": {"arch": job.arch, "data": job.data, "attention": opts_text(job.options), "device": job.device,
                     "processes": self.group.world, "workers": job.workers, "limit": job.limit,
                     "on_nan": job.on_nan, "max_bad": job.max_bad, "command": job.command, **vars(job.arithmetic)},
@@ -212,6 +217,9 @@ class _Run:
 
     def train(self) -> None:
         """The epochs that are left."""
+        if stopped := int(max(self.group.gathered(self.stop.signal))):
+            with self.group.together():
+                raise Stop.error(stopped, "Stopped before the first step. The same command begins or goes on.")
         while self.position.epoch < self.recipe.epochs:
             self._steps()
             scores = self._evaluate()
@@ -258,7 +266,7 @@ class _Run:
         with self.group.together():
             if self.group.leads:
                 text = {"epoch": position.epoch + 1, "step": position.step + 1, "lr": step.lr, "processes": parts}
-                journal.write(where, json.dumps(text, indent=1) + "\n")
+                records.write_whole(where, json.dumps(text, indent=1) + "\n")
         what = f"The loss or its gradient is not finite in epoch {position.epoch + 1}, step {position.step + 1}"
         if self.job.on_nan == "skip" and times <= _MOST_SKIPPED:
             position.skipped += 1
@@ -282,6 +290,7 @@ class _Run:
         if self.learner.ema:
             networks["_ema"] = self.learner.ema.module
         found = {}
+        self.learner.agree()
         for suffix, network in networks.items():
             scores = evaluate(network, self.validation, self.group, prepare=self.learner.images,
                               autocast=self.learner.autocast, stopped=lambda: self.stop.signal != 0,
@@ -329,7 +338,7 @@ class _Run:
                     "first_step_seconds": self.first, "waited_share": waited, "skipped_steps": self.position.skipped,
                     "bad_images": len(self.bad.known), "compile": job.arithmetic.compile, "fsdp": job.arithmetic.fsdp})
         records.append(job.out / journal.RECORDS, found)
-        journal.write(job.out / journal.SUMMARY, journal.summary(journal.own(job.out, self.name)))
+        records.write_whole(job.out / journal.SUMMARY, journal.summary(journal.own(job.out, self.name)))
         if self.board is not None:
             for quantity, number in numbers.items():
                 self.board.add_scalar(quantity, number, epoch)
@@ -348,7 +357,8 @@ class _Run:
         with self.group.together():
             if self.group.leads:
                 plain = json.dumps({"run": self.job.identity, "arch": self.job.arch, "options": self.job.options,
-                                    "classes": self.source.classes, "position": self.position.as_dict(),
+                                    "classes": self.source.classes, "images": self.images,
+                                    "position": self.position.as_dict(),
                                     "environment": self.environment})  # some are subclasses of str, which torch refuses
                 checkpoint.save(self.folder, state | json.loads(plain), self.position.updates, best=best)
         self.saved = time.monotonic()
@@ -364,9 +374,13 @@ def _alone(out: Path) -> Iterator[None]:
         raise ResultsError(f"Cannot write into {out}: {error.strerror}. Choose another folder with --out.") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(handle)
         raise UsageError(f"Another run is at work in {out}: wait for it, or choose another --out.") from None
+    except OSError as error:
+        os.close(handle)
+        raise ResultsError(f"Cannot lock {out}: {error.strerror}. Its file system has no locks, which records need:"
+                           " choose a folder on another with --out.") from error
     try:
         yield
     finally:

@@ -6,7 +6,6 @@ import csv
 import importlib.util
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import nn
 from softbench import options as opts
 from softbench import records
 from softbench.case import ModelSpec
-from softbench.errors import ResultsError, UsageError
+from softbench.errors import UsageError
 from softbench.models.blocks import ProjectedAttention
 from softbench.records import Record, finite
 
@@ -74,17 +73,6 @@ def toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
         lines = [f"{key} = {json.dumps(value)}" for key, value in table.items() if value is not None]
         parts.append("\n".join([f"[{name}]", *lines]) + "\n")
     return "\n".join(parts)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a small file in one step. Raises ResultsError where that cannot be."""
-    fresh = path.with_name(f".{path.name}.unfinished")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(text)
-        os.replace(fresh, path)
-    except OSError as error:
-        raise ResultsError(f"Cannot write {path}: {error.strerror}.") from error
 
 
 def tensorboard(folder: Path) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup
 from timm.data.random_erasing import RandomErasing
+from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
@@ -52,7 +53,8 @@ class Learner:
         self.recipe, self.arithmetic, self.group, self.classes = recipe, arithmetic, group, classes
         self.accumulate = accumulation(recipe, group.world)
         if arithmetic.sync_bn:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            # torch's own would drop the activations that timm has inside of batch norm
+            model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         self.model = model.to(group.device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=recipe.ema_warmup,
                               foreach=not arithmetic.fsdp) if recipe.ema else None
@@ -133,9 +135,17 @@ class Learner:
 
     @torch.no_grad()
     def put_back(self, buffers: list[Tensor]) -> None:
-        """Give the model's buffers these values."""
+        """Leave a step out: give the model's buffers these values, and have the scaler forget its gradients."""
+        self.scaler.update()
         for buffer, value in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(value)
+
+    @torch.no_grad()
+    def agree(self) -> None:
+        """Give all processes the running statistics of the first, which are those that checkpoints hold."""
+        if self.group.world > 1:
+            for buffer in [*self.model.buffers(), *(self.ema.module.buffers() if self.ema else ())]:
+                torch.distributed.broadcast(buffer, 0)
 
     def state(self) -> dict[str, Any]:
         """Weights, average, optimiser and scaler: whole tensors on the CPU; under FSDP on the leading process alone."""
@@ -143,7 +153,9 @@ class Learner:
         return {
             "state_dict": states.get_model_state_dict(self.model, options=whole),
             **({"state_dict_ema": states.get_model_state_dict(self.ema.module, options=whole)} if self.ema else {}),
-            "optimizer": states.get_optimizer_state_dict(self.model, self.optimizer, options=whole),
+            # torch would make a step to have something to give
+            "optimizer": states.get_optimizer_state_dict(self.model, self.optimizer, options=whole)
+            if self.optimizer.state else {},
             "scaler": self.scaler.state_dict(),
         }
 
@@ -153,7 +165,8 @@ class Learner:
         states.set_model_state_dict(self.model, state["state_dict"], options=whole)
         if self.ema:
             states.set_model_state_dict(self.ema.module, state["state_dict_ema"], options=whole)
-        states.set_optimizer_state_dict(self.model, self.optimizer, state["optimizer"], options=whole)
+        if state["optimizer"]:
+            states.set_optimizer_state_dict(self.model, self.optimizer, state["optimizer"], options=whole)
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.move(updates)

@@ -91,11 +91,6 @@ def _next(batches: Iterator[Batch], classes: int) -> Batch:
     except StopIteration:
         raise ResultsError("The training images ended before the epoch did: the data set holds fewer than it says, or"
                            " has too few shards for so many processes and workers.") from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise ResultsError("A process that loads images was killed, perhaps for memory: give fewer --workers. The same"
-                           " command goes on from the last checkpoint.") from error
     low, high = int(batch.labels.min()), int(batch.labels.max())
     if low < 0:
         raise ResultsError("No training image could be read in many tries in a row: is the data still there? The same"

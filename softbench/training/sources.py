@@ -13,8 +13,9 @@ iterated.
 from __future__ import annotations
 
 import importlib.util
+import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,8 @@ def open_source(data: str, *, training: bool = True, classes: int | None = None,
         UsageError: no such data, an empty or missing split, classes that differ, labels out of range.
     """
     kind, colon, name = data.partition(":")
+    if data in ("digits", "synthetic") and class_map:
+        raise UsageError(f"--data {data} has labels of its own: leave out --class-map.")
     if data in ("digits", "synthetic"):
         found: _Opened = _digits() if data == "digits" else _synthetic(classes or 1000)
     elif colon and kind in _READERS:
@@ -125,7 +128,25 @@ def _folder_reader(root: Path, split: str, class_map: str) -> Any:
         raise UsageError(f"Cannot read {place}: {error}.") from error
     if not len(found):
         raise UsageError(f"{place} holds no images. It needs a folder of images for each class.")
+    if place.is_dir():
+        _check_folders(place, {os.path.dirname(path): path for path, _ in found.samples}, bool(class_map))
     return found
+
+
+def _check_folders(place: Path, images: Mapping[str, str], mapped: bool) -> None:
+    """Refuse what timm takes without a word; `images` has one image of each folder that has any."""
+    if str(place) in images:
+        raise UsageError(f"{images[str(place)]} lies in no class folder: move it into one, or remove it.")
+    known: dict[str, str] = {}
+    for folder in sorted(images):
+        if (other := known.setdefault(os.path.realpath(folder), folder)) != folder:
+            raise UsageError(f"{folder} and {other} are the same folder, by a link: its images would count twice."
+                             " Remove the link.")
+    filled = {Path(folder).relative_to(place).parts[0] for folder in images}
+    empty = [] if mapped else sorted(path.name for path in place.iterdir() if path.is_dir()
+                                     and path.name not in filled and not path.name.startswith("."))
+    if empty:
+        raise UsageError(f"{place} has folders without a single image: {_some(empty)}. Fill them, or remove them.")
 
 
 def _class_names(reader: Any) -> list[str]:
@@ -133,14 +154,14 @@ def _class_names(reader: Any) -> list[str]:
     return sorted(names, key=lambda name: names[name])
 
 
-def _classes_differ(root: Path, train: Sequence[str], val: Sequence[str]) -> str:
-    def some(names: list[str]) -> str:
-        return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
-    words = [f"only {split}/ has {some(extra)}" for split, extra in (
+
+def _classes_differ(root: Path, train: Sequence[str], val: Sequence[str]) -> str:
+    words = [f"only {split}/ has {_some(extra)}" for split, extra in (
         ("train", [n for n in train if n not in set(val)]), ("val", [n for n in val if n not in set(train)])) if extra]
-    return (f"The classes of {root} differ between train/ ({len(train)}) and val/ ({len(val)}): {'; '.join(words)}."
-            " A class without a single image does not count.")
+    return f"The classes of {root} differ between train/ ({len(train)}) and val/ ({len(val)}): {'; '.join(words)}."
 
 
 def _labels(reader: Any) -> Sequence[int]:
@@ -160,15 +181,18 @@ def _from_timm(kind: str, name: str, splits: tuple[str, str], class_map: str, ba
                training: bool) -> _Opened:
     if importlib.util.find_spec(_READERS[kind]) is None:
         raise UsageError(f"--data {kind}: needs the package {_READERS[kind]}: pip install {_READERS[kind]}.")
+    if not name:
+        raise UsageError(f"--data {kind}: lacks a name, as in {kind}:NAME.")
 
     def open_split(split: str, train: bool) -> Split:
         root, title = (name, f"{kind}/") if kind == "wds" else (None, f"{kind}/{name}")
         try:
             found = create_dataset(title, root=root, split=split, is_training=train, batch_size=batch, seed=seed,
                                    class_map=class_map or None)  # type: ignore[arg-type]
-            size = len(found)
+            size = found.reader.num_samples if kind in _STREAMS else len(found)  # len() is for one of many processes
         except Exception as error:  # of four libraries
-            raise UsageError(f"Cannot open the split '{split}' of {kind}:{name}: {error}.") from error
+            reason = str(error).rstrip(".") or type(error).__name__
+            raise UsageError(f"Cannot open the split '{split}' of {kind}:{name}: {reason}.") from error
         if not size:
             raise UsageError(f"The split '{split}' of {kind}:{name} is empty, or does not say how long it is.")
         if kind in _STREAMS:

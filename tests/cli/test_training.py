@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import signal
+import sys
 import time
 
 import pytest
 
 from softbench import records
 from softbench.cli import cli, training
+from softbench.training.position import Position
 from softbench.training.recipe import Recipe
 
 SHARED = {"data", "splits", "class_map", "limit", "device", "amp", "workers", "threads", "max_bad", "assignments",
@@ -62,6 +65,8 @@ def test_a_run_and_its_score(run):
     (["--data", "digits", "--total-batch", "5000"], "1,437 training images, fewer"),
     (["--data", "digits", "--epochs", "0"], "x>=1"),
     (["--data", "digits", "--splits", "train"], "two names"),
+    (["--data", "digits", "--epochs", "2", "--set", "epochs=3"], "--epochs and --set epochs are both given"),
+    (["--data", "digits", "--set", "augment=rnad-m9"], "augment='rnad-m9'"),
     (["--data", "nowhere"], "No folder nowhere"),
     (["--data", "digits", "--device", "gpu"], "No device named 'gpu'"),
     (["--data", "digits", "--fsdp"], "start them with torchrun"),
@@ -104,6 +109,42 @@ def test_settings_go_where_they_belong():
 def test_runs_go_into_folders_of_their_own():
     assert training._slug("./mine.py-tiny") == "mine-py-tiny"
     assert training._slug("timm:resnet18") == "timm-resnet18"
+
+
+def told(watch: training.Watcher, *steps: int, of: int = 100) -> None:
+    for step in steps:
+        watch.step(Position(step=step, updates=step), of, 1, 0.5, 1e-3, 10.0)
+
+
+def test_the_time_left_counts_what_this_start_has_done(capsys, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    watch = training.Watcher(True)
+    for step in (51, 61):  # after 50 steps of an earlier start
+        now[0] += 20
+        told(watch, step)
+    assert [line.split("  ")[-1] for line in capsys.readouterr().err.splitlines()] == ["10 images/s", "0:01:18 left"]
+
+
+def test_the_bar_does_not_take_earlier_steps_for_speed(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with training.Watcher(True) as watch:
+        told(watch, 51, 52)
+        (task,) = watch._bar.tasks
+    assert task.completed == 52
+    assert sum(sample.completed for sample in task._progress) == 1
+
+
+@pytest.mark.parametrize("stderr", [None, "gone"])
+def test_training_goes_on_where_nobody_listens(monkeypatch, stderr):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone() if stderr else None)
+    with training.Watcher(True) as watch:
+        watch.say("one")
+        watch.say("two")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

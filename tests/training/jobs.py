@@ -69,7 +69,7 @@ def train(asked: Job, watch: Watch | None = None) -> list[Record]:
 def start(asked: Job, *, end: str = "", at: int = -1, rank: int = 0, world: int = 1, port: int = 0) -> Any:
     """The job in a child process, which ends itself after update `at`: by a signal ("KILL", "TERM", "INT")."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["softbench.training.job"])
+    context.set_forkserver_preload(["softbench.training.job", "torch.distributed.fsdp"])
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(theirs, asked, end, at, rank, world, port))
     child.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 
 import pytest
 import torch
@@ -136,6 +137,56 @@ def test_a_stream_is_repeated_from_where_it_was():
     assert isinstance(found.dataset, Stream)
 
 
+class Shuffled:
+    """A reader that keeps its generator from epoch to epoch, as that of WebDataset does."""
+
+    def __init__(self):
+        self.draw = None
+
+    def __iter__(self):
+        self.draw = self.draw or random.Random(0)
+        for _ in range(8):
+            yield Image.new("RGB", (8, 8), (self.draw.randrange(256), 0, 0)), 0
+
+
+class Streaming:
+    """What timm has around such a reader."""
+
+    def __init__(self):
+        self.reader = Shuffled()
+
+    def set_loader_cfg(self, num_workers):
+        pass
+
+    set_epoch = set_loader_cfg
+
+
+def test_a_stream_forgets_the_epochs_before():
+    """Or a job that goes on in the second epoch would not see what an undisturbed one sees."""
+    recipe = jobs.recipe(total_batch=8, batch=4)
+    runs = []
+    for epochs in ((0, 1), (1,)):
+        found = TrainingLoader(Split(None, 8, stream=Streaming()), recipe, accumulate=2, rank=0, world=1, workers=0,
+                               pin=False)
+        runs.append([list(found.epoch(epoch, 0)) for epoch in epochs][-1])
+    assert all(same(one, other) for one, other in zip(*runs, strict=True))
+
+
+def test_a_limit_of_a_stream_is_refused():
+    split, few = Split(Shuffled(), 8, stream=Streaming()), torch.arange(4)
+    with pytest.raises(UsageError, match="--limit: these data are a stream"):
+        TrainingLoader(split, jobs.recipe(total_batch=2, batch=2), accumulate=1, rank=0, world=1, workers=0, pin=False,
+                       subset=few)
+    with pytest.raises(UsageError, match="--limit: these data are a stream"):
+        data.evaluation_loader(split, jobs.recipe(), batch=4, rank=0, world=1, workers=0, pin=False, subset=few)
+
+
+def test_an_augmentation_that_timm_does_not_know():
+    for name in ("rnad-m9", "rand-q9"):
+        with pytest.raises(UsageError, match=f"augment='{name}'"):
+            data.training_transform(jobs.recipe(augment=name))
+
+
 def test_a_limit_takes_images_of_all_classes_and_always_the_same():
     few = data.subset(1437, 50, 0)
     assert len(set(few.tolist())) == 50
@@ -151,8 +202,6 @@ def test_too_few_images_for_one_step_are_an_error():
 
 
 def test_seeds_are_unrelated_and_reach_every_generator():
-    import random
-
     import numpy as np
 
     assert len({seeding.derived(1, 2), seeding.derived(2, 1), seeding.derived(12), seeding.derived(1, 2, 0)}) == 4

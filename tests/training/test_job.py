@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import signal
 import tomllib
 from pathlib import Path
 
@@ -15,8 +17,12 @@ from training import jobs
 from softbench import records
 from softbench.errors import ResultsError, UsageError
 from softbench.training import checkpoint, journal
+from softbench.training.badimages import BadImages
+from softbench.training.data import EVALUATION, Images
+from softbench.training.distributed import Group
 from softbench.training.job import data_name
 from softbench.training.recipe import Recipe
+from softbench.training.sources import Split
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +132,31 @@ def test_bad_images_are_counted_and_named_once(tmp_path):
     assert found[0].detail["bad_images"] == 2
 
 
+def test_a_bad_image_that_was_named_before_a_kill_is_not_named_again(tmp_path):
+    def gone(*args, **keys):
+        raise KeyboardInterrupt
+
+    asked = jobs.job(tmp_path / "run", data=str(broken(tmp_path)), limit=None, total_batch=40, batch=20, epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", gone)
+        with pytest.raises(KeyboardInterrupt):
+            jobs.train(asked)
+    named = tmp_path / "run" / "bad-images.txt"
+    whole = named.read_text()
+    named.write_text(whole[:-5])  # as a kill may leave it
+    jobs.train(asked)
+    assert sorted(named.read_text().split()) == sorted([*whole.split(), whole[:-5].split()[-1]])
+
+
+def test_a_bad_image_of_any_name_can_be_named(tmp_path):
+    class Reader:
+        def filename(self, index):
+            return b"caf\xe9.jpg".decode("utf-8", "surrogateescape")  # as Python reads names that are not UTF-8
+
+    BadImages(Split(Reader(), 1), "val", tmp_path / "new", 1, Group(0, 1, torch.device("cpu")), []).note([0])
+    assert (tmp_path / "new" / "bad-images.txt").read_bytes() == b"val/caf\xe9.jpg\n"
+
+
 def test_too_many_bad_images_end_the_job(tmp_path):
     with pytest.raises(ResultsError, match=r"2 images of train cannot be read, more than --max-bad 1; .*bad-images"):
         jobs.train(jobs.job(tmp_path / "run", data=str(broken(tmp_path)), limit=None, total_batch=40, batch=20,
@@ -149,6 +180,30 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_job_and_the_next_start_goe
     jobs.train(jobs.job(tmp_path), watch)
     assert any("Going on" in text for text in watch.said)
     assert jobs.weights(tmp_path)["position"]["epoch"] == 2
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def no_locks(*args):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("softbench.training.job.fcntl.flock", no_locks)
+    with pytest.raises(ResultsError, match=r"Cannot lock .*: Function not implemented.* --out"):
+        jobs.train(jobs.job(tmp_path))
+
+
+def test_a_loader_that_is_killed_during_evaluation_is_said(tmp_path, monkeypatch):
+    """As the kernel does where memory runs out."""
+    parent, real = os.getpid(), Images.__getitem__
+
+    def killed(images, key):
+        if key[0] == EVALUATION and os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(images, key)
+
+    monkeypatch.setattr(Images, "__getitem__", killed)
+    with pytest.raises(ResultsError, match=r"loads images was killed.* --workers"):
+        jobs.train(jobs.job(tmp_path, workers=1))
+    assert not (tmp_path / "records.jsonl").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):

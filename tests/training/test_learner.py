@@ -133,6 +133,46 @@ def test_a_step_that_is_not_finite_moves_nothing():
     assert all(p.grad is None for p in found.model.parameters())
 
 
+def test_a_step_left_out_does_not_trouble_the_scaler():
+    found = learner(jobs.recipe(), amp="float16")
+    real, poison = found.network, [1]
+
+    class Poisoned(nn.Module):
+        def forward(self, x):
+            return real(x) * (math.nan if poison and poison.pop() else 1)
+
+    found.network = Poisoned()
+    before = {name: tensor.clone() for name, tensor in found.model.state_dict().items()}
+    position, scale = Position(), found.scaler.get_scale()
+    taken = loop.steps(found, Loader([batch(seed=i) for i in range(6)]), position, lambda batches: [])
+    assert not next(taken).finite
+    assert jobs.equal(dict(found.model.state_dict()), before)
+    loop.advance(found, position)
+    assert next(taken).finite
+    assert found.scaler.get_scale() < scale
+
+
+def test_gradients_are_unscaled_before_they_are_clipped():
+    """At any scale that does not overflow, the norm that is clipped is that of the gradients without one."""
+    norms = []
+    for scale in (1.0, 2.0**8):
+        found = learner(jobs.recipe(erasing=0, mixup=0, cutmix=0), amp="float16")
+        found.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        found.loss_of(batch(), 0, 0, last=True)
+        norms.append(found.norm())
+    torch.testing.assert_close(norms[0], norms[1], rtol=0.05, atol=0)
+
+
+def test_batch_norm_over_all_gpus_keeps_what_timm_has_inside_of_it():
+    """An activation: torch's own conversion drops it. In evaluation it computes on a CPU, too."""
+    plain, images = learners.build(jobs.ARCH, {}, jobs.recipe(), 10).eval(), torch.randn(2, 3, 32, 32)
+    expected = plain(images)
+    found = Learner(plain, jobs.recipe(), Arithmetic(sync_bn=True), classes=10, steps=1, group=ALONE)
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in found.model.modules())
+    torch.testing.assert_close(found.model.eval()(images), expected)
+    assert found.optimizer.param_groups[1]["params"][0] in set(found.model.parameters())
+
+
 def poisoned(monkeypatch, *updates):
     """Losses of these micro-batches (epoch, number) are not finite."""
     real = Learner.loss_of
@@ -154,6 +194,18 @@ def test_on_nan_stop_keeps_a_checkpoint_and_the_images(tmp_path, monkeypatch):
     assert (found["epoch"], found["step"]) == (2, 2)
     assert [len(part) for part in found["processes"][0]["indices"]] == [16, 16]
     assert found["processes"][0]["losses"][1] == "nan"
+
+
+def test_a_checkpoint_from_before_the_first_step_changes_nothing(tmp_path):
+    jobs.train(jobs.job(tmp_path / "whole", epochs=1))
+    with pytest.MonkeyPatch.context() as patch:
+        poisoned(patch, (0, 0))
+        with pytest.raises(ResultsError, match="epoch 1, step 1"):
+            jobs.train(jobs.job(tmp_path / "begun", epochs=1))
+    assert jobs.weights(tmp_path / "begun")["position"]["updates"] == 0
+    jobs.train(jobs.job(tmp_path / "begun", epochs=1))
+    one, other = jobs.weights(tmp_path / "begun"), jobs.weights(tmp_path / "whole")
+    assert all(jobs.equal(one[part], other[part]) for part in ("state_dict", "state_dict_ema", "optimizer"))
 
 
 def test_on_nan_skip_leaves_the_step_out_and_goes_on(tmp_path, monkeypatch):

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from training import jobs
+from training.test_sources import folder
 
 from softbench.errors import UsageError
 from softbench.training import checkpoint
 from softbench.training.learner import Learner
+from softbench.training.stopping import Terminated
 
 STEPS = 6  # two epochs of three
 
@@ -35,15 +37,15 @@ def assert_same_end(out: Path, undisturbed: Path) -> None:
     assert {name: one["position"][name] for name in kept} == {name: other["position"][name] for name in kept}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_killed_at_random_steps_it_ends_with_the_same_bits(tmp_path, undisturbed, workers):
+def test_killed_at_random_steps_it_ends_with_the_same_bits(tmp_path, undisturbed):
+    """With another number of workers in each start, and checkpoints after each step or hardly any."""
     seed = int(os.environ.get("SOFTBENCH_KILL_SEED", time.time_ns() % 10**6))
     print("SOFTBENCH_KILL_SEED =", seed)
-    first, second = sorted(random.Random(seed + workers).sample(range(1, STEPS), 2))
-    for minutes, at in ((0.0, first), (0.001, second)):  # a checkpoint after each step; and now and then
+    first, second = sorted(random.Random(seed).sample(range(1, STEPS), 2))
+    for minutes, at, workers in ((0.0, first, 2), (0.001, second, 0)):
         code, answer = jobs.run(jobs.job(tmp_path, minutes=minutes, workers=workers), end="KILL", at=at)
         assert code == -signal.SIGKILL, answer
-    code, answer = jobs.run(jobs.job(tmp_path, workers=workers))
+    code, answer = jobs.run(jobs.job(tmp_path, workers=1))
     assert code == 0, answer
     assert_same_end(tmp_path, undisturbed)
 
@@ -108,6 +110,30 @@ def test_a_signal_during_evaluation_is_obeyed_there(tmp_path, undisturbed):
         "bad": [], "best": {}}
     jobs.train(jobs.job(tmp_path))
     assert_same_end(tmp_path, undisturbed)
+
+
+def test_a_signal_before_the_first_step_is_obeyed_before_it(tmp_path):
+    watch = jobs.Watch()
+    real = Learner.__init__
+
+    def slow(*args, **keys):
+        real(*args, **keys)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "__init__", slow)
+        with pytest.raises(Terminated, match="Stopped before the first step"):
+            jobs.train(jobs.job(tmp_path), watch)
+    assert watch.losses == []
+
+
+def test_other_images_in_the_same_folder_are_refused(tmp_path):
+    folder(tmp_path / "data", {"cat": 20, "dog": 20}, {"cat": 2, "dog": 2})
+    asked = jobs.job(tmp_path / "run", data=str(tmp_path / "data"), limit=None, epochs=1)
+    jobs.train(asked)
+    (tmp_path / "data" / "train" / "cat" / "0.jpg").unlink()
+    with pytest.raises(UsageError, match=r"has other images than when the run .* began \(train: 40 -> 39\)"):
+        jobs.train(asked)
 
 
 def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path, undisturbed):

@@ -74,12 +74,52 @@ def test_synthetic_images_are_of_imagenets_kind_and_repeat():
     ({"cat": 1, "cow": 1}, {"cat": 1, "dog": 1}, "only train/ has cow; only val/ has dog"),
     ({str(i): 1 for i in range(9)}, {"0": 1}, "only train/ has 1, 2, 3, 4, 5 and 3 more"),
     ({"cat": 0}, {"cat": 1}, "train holds no images"),
+    ({"cat": 1, "dog": 0, "cow": 0}, {"cat": 1, "dog": 0}, r"train has folders without .* image: cow, dog\. Fill"),
+    ({"cat": 1, "dog": 1}, {"cat": 1, "dog": 0}, "val has folders without a single image: dog"),
     ({"cat": 1}, {}, "neither a folder val/ nor a file val.tar"),
     ({}, {"cat": 1}, "neither a folder train/"),
 ])
 def test_a_folder_that_is_not_as_it_must_be(tmp_path, train, val, said):
     with pytest.raises(UsageError, match=said):
         open_source(str(folder(tmp_path, train, val)))
+
+
+def test_a_link_may_not_make_images_count_twice(tmp_path):
+    folder(tmp_path, {"cat": 1, "dog": 1}, {"cat": 1, "dog": 1})
+    for name, target in (("train/cat/again", ".."), ("val/puss", "cat")):
+        link = tmp_path / name
+        link.symlink_to(target)
+        with pytest.raises(UsageError, match="are the same folder, by a link"):
+            open_source(str(tmp_path))
+        link.unlink()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "val" / "dog").rename(tmp_path / "elsewhere" / "dog")
+    (tmp_path / "val" / "dog").symlink_to(tmp_path / "elsewhere" / "dog")
+    assert open_source(str(tmp_path)).val.labels == [0, 1]
+
+
+def test_an_image_outside_of_all_folders_is_no_class(tmp_path):
+    folder(tmp_path, {"cat": 1}, {"cat": 1})
+    for split in ("train", "val"):
+        (tmp_path / split / "cat" / "0.jpg").rename(tmp_path / split / "0.jpg")
+    with pytest.raises(UsageError, match=r"train/0\.jpg lies in no class folder"):
+        open_source(str(tmp_path))
+
+
+class Streaming:
+    """What timm opens for a stream: its length is that of one of two processes."""
+
+    class reader:
+        num_samples = 96
+
+    def __len__(self):
+        return 48
+
+
+def test_a_stream_is_as_long_as_all_processes_together_read(monkeypatch):
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(sources, "create_dataset", lambda *names, **keys: Streaming())
+    assert open_source("wds:shards", classes=4).train.size == 96
 
 
 def test_other_mistakes(tmp_path, monkeypatch):
@@ -99,7 +139,8 @@ def test_other_mistakes(tmp_path, monkeypatch):
             (str(tmp_path / "torn"), {}, "Cannot read"),
             ("hfd:imagenet", {}, "Did you mean 'hfds'"),
             ("hfds:imagenet", {}, "pip install datasets"),
-            ("wds:shards", {}, "pip install webdataset")):
+            ("wds:shards", {}, "pip install webdataset"),
+            ("digits", {"class_map": "map.txt"}, "leave out --class-map")):
         with pytest.raises(UsageError, match=said):
             open_source(data, **keys)
 
