@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from softbench.attention import _contract
 from softbench.case import AttentionSpec, Shape, most_square
 from softbench.errors import UsageError
+from softbench.ops._common import outside_autocast
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +20,7 @@ class Attention(nn.Module):
     """An attention by name, built on its first call: `softbench.create("soft", landmarks=64)(q, k, v)`.
 
     Parameters (of `linformer`, or of `soft` with a convolution) are drawn at that first call from torch's global
-    generator, on the device and in the dtype of q; call `prepare` to have them before.
+    generator, on the device and in the dtype of q; call `prepare` to have them before. Autocast changes nothing within.
     """
 
     def __init__(self, attention: _contract.Attention, impl: str) -> None:
@@ -47,14 +49,16 @@ class Attention(nn.Module):
             raise UsageError(f"q, k, v must hold floating-point numbers of at least one token, not {q.dtype} of"
                              f" {q.shape[2]}.")
         if self.core is None:
-            self.prepare(Shape(q.shape[0], q.shape[1], *grid, q.shape[3]), like=q)
+            self.prepare(Shape(q.shape[0], q.shape[1], *grid, q.shape[3]), like=q, value_dim=v.shape[3])
         assert self.core is not None
-        output: Tensor = self.core(q, k, v, grid=grid)
+        with outside_autocast(q.device.type):
+            output: Tensor = self.core(q, k, v, grid=grid)
         return output
 
-    def prepare(self, shape: Shape, like: Tensor) -> None:
-        """Build the module for a shape, on the device and in the dtype of a tensor."""
-        impl = self.attention.resolve(self.impl, like.device.type, like.dtype)
+    def prepare(self, shape: Shape, like: Tensor, value_dim: int = 0) -> None:
+        """Build the module for a shape, on the device and in the dtype of a tensor; E is `value_dim` if wider."""
+        widest = replace(shape, head_dim=max(shape.head_dim, value_dim))
+        impl = self.attention.resolve(self.impl, like.device.type, like.dtype, widest)
         self.core = self.attention.build(shape, impl).to(like).train(self.training)
 
     def extra_repr(self) -> str:
@@ -94,8 +98,6 @@ def measure(name: str, attn: str | None = None, *, settings: dict[str, Any] | No
     >>> frame[["label", "tokens", "value"]]
     >>> softbench.measure("latency", model="soft-tiny,timm:resnet18", image=224, batch=8)
     """
-    from dataclasses import replace
-
     from softbench import session
     from softbench.records import to_frame
 

@@ -133,7 +133,7 @@ class OwnModel(Backbone):
     def create(self, image: tuple[int, int], impl: str) -> nn.Module:
         return models.create(self.spec.name, img_size=image, impl=impl, attn_options=dict(self.options))
 
-    def resolve(self, impl: str, device: str, dtype: torch.dtype) -> str:
+    def resolve(self, impl: str, device: str, dtype: torch.dtype, shape: Shape | None = None) -> str:
         return self.plugin.resolve(impl, device, dtype)
 
     def closed_form(self, case: Case) -> float:
@@ -167,7 +167,7 @@ class TimmModel(Backbone):
                 raise
         return models.create(self.spec.name, **self.options)  # it takes any image, or says in its forward which
 
-    def resolve(self, impl: str, device: str, dtype: torch.dtype) -> str:
+    def resolve(self, impl: str, device: str, dtype: torch.dtype, shape: Shape | None = None) -> str:
         if impl != "auto":
             raise Unsupported(f"{self.spec.name} has no implementation '{impl}': it is timm's own")
         return ""
@@ -189,7 +189,7 @@ class Part(Subject):
             whole.attention, whole.model, whole.options, whole.impls)
         self.coords = {"part": name}
 
-    def resolve(self, impl: str, device: str, dtype: torch.dtype) -> str:
+    def resolve(self, impl: str, device: str, dtype: torch.dtype, shape: Shape | None = None) -> str:
         return self.whole.resolve(impl, device, dtype)
 
     def expected(self, case: Case) -> Cost:

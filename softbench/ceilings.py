@@ -80,7 +80,7 @@ def load(environment: Mapping[str, Any], device: str) -> Ceilings | None:
     """The ceilings of this machine; None until `softbench roofline` has measured them."""
     if "machine" not in environment:
         return None
-    found = recall(environment, device)
+    found = sorted(recall(environment, device), key=lambda record: record.started)
     bandwidth = [r.value for r in found if r.quantity == BANDWIDTH and r.value]
     rates = {r.dtype: r.value for r in found if r.quantity == RATE and r.value}
     return Ceilings(bandwidth[-1], rates) if bandwidth and rates else None

@@ -17,7 +17,7 @@ from softbench import inputs
 from softbench import options as opts
 from softbench.attention import _contract as attentions
 from softbench.attention._contract import Attention, Cost
-from softbench.case import AttentionSpec, Case, Spec
+from softbench.case import AttentionSpec, Case, Shape, Spec
 from softbench.workload import Subject, Workload
 
 _PROBE_TOKENS, _PROBE_ROWS = 1024, 32
@@ -50,8 +50,8 @@ class OneAttention(Subject):
         self.impls = plugin.module.IMPLS
         self.coords = {}
 
-    def resolve(self, impl: str, device: str, dtype: torch.dtype) -> str:
-        return self.plugin.resolve(impl, device, dtype)
+    def resolve(self, impl: str, device: str, dtype: torch.dtype, shape: Shape | None = None) -> str:
+        return self.plugin.resolve(impl, device, dtype, shape)
 
     def note(self, case: Case) -> str:
         return self.plugin.note(case.shape)

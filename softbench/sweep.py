@@ -185,7 +185,7 @@ def resolved_impl(job: Job) -> str:
     """The implementation that runs, or the one asked for where it cannot."""
     case = job.case
     try:
-        return job.subject.resolve(case.impl, torch.device(case.device).type, getattr(torch, case.dtype))
+        return job.subject.resolve(case.impl, torch.device(case.device).type, getattr(torch, case.dtype), case.shape)
     except Unsupported:
         return case.impl
 

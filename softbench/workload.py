@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from softbench.attention._contract import Cost
-from softbench.case import Case, Spec
+from softbench.case import Case, Shape, Spec
 from softbench.errors import SoftbenchError, Unsupported
 
 # The largest relative Frobenius distance from the same subject in float64 that still counts as the right answer. The
@@ -54,8 +54,8 @@ class Subject:
     def check(self, case: Case) -> None:
         """Raise UsageError where the case cannot be asked for at all, so that nothing is run before it is told."""
 
-    def resolve(self, impl: str, device: str, dtype: torch.dtype) -> str:
-        """The implementation that runs. Raises Unsupported where none, or not that one, can."""
+    def resolve(self, impl: str, device: str, dtype: torch.dtype, shape: Shape | None = None) -> str:
+        """The implementation that runs, at a shape if told. Raises Unsupported where none, or not that one, can."""
         raise NotImplementedError
 
     def note(self, case: Case) -> str:
@@ -187,7 +187,7 @@ def build(case: Case, subject: Subject, on: str | None = None) -> Workload:
         torch.OutOfMemoryError, RuntimeError, MemoryError: no memory for the inputs or the parameters.
     """
     dtype = getattr(torch, case.dtype)
-    case = replace(case, impl=subject.resolve(case.impl, torch.device(case.device).type, dtype))
+    case = replace(case, impl=subject.resolve(case.impl, torch.device(case.device).type, dtype, case.shape))
     module = seeded_module(case, subject).to(device=on or case.device, dtype=dtype)
     return subject.workload(case if on is None else replace(case, device=on), module.train(case.mode != "forward"))
 

@@ -24,7 +24,8 @@ sweep() {  # name, measure, flags...
   shift 2
   "$PYTHON" -m softbench "$measure" --device cuda --out "$OUT/gpu-$name.jsonl" --plot "$OUT/gpu-$name.png" "$@" || failed=$?
 }
-"$PYTHON" tests/gpu/speed.py | tee "$OUT/gpu-speed.txt" || failed=$?
+"$PYTHON" -m softbench roofline --device cuda --force --out "$OUT/gpu-roofline.jsonl" || failed=$?
+"$PYTHON" tests/gpu/speed.py "$OUT/gpu-speed.jsonl" | tee "$OUT/gpu-speed.txt" || failed=$?
 for impl in triton eager; do
   for mode in forward forward_backward; do
     sweep "backbone-$impl-$mode" latency --model soft-tiny --image 224 --batch 128 --dtype bfloat16 --impl $impl --mode $mode

@@ -46,6 +46,13 @@ def test_what_is_kept_belongs_to_machine_device_and_setting() -> None:
     assert ceilings.load(ENVIRONMENT, "cpu") == Ceilings(4e10, {"float32": 3e11, "bfloat16": 1e12})
 
 
+def test_the_latest_counts_whatever_its_size() -> None:
+    for day, value, size in ((1, 1e10, "256 MiB"), (2, 2e10, "1,024 MiB"), (3, 3e10, "256 MiB")):
+        ceilings.remember([kept(quantity, value, coords={"size": size}, started=f"2026-01-0{day}T00:00:00+00:00")
+                           for quantity in ("bandwidth", "flop_rate")], ENVIRONMENT, "cpu")
+    assert ceilings.load(ENVIRONMENT, "cpu") == Ceilings(3e10, {"float32": 3e10})
+
+
 def test_a_broken_file_is_as_good_as_none() -> None:
     file = ceilings.path(ENVIRONMENT, "cpu")
     file.parent.mkdir(parents=True)

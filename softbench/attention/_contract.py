@@ -14,7 +14,8 @@ An attention file `softbench/attention/<name>.py` (or any file given as `--attn 
 - `Options`: a frozen dataclass of `softbench.options.option` fields;
 - `build(shape, options, impl) -> torch.nn.Module` with `forward(q, k, v, grid=(rows, cols)) -> [B, H, N, E]`;
 - `cost(shape, options) -> Cost`;
-- optionally `supports(impl, device, dtype) -> str`: why `impl` cannot run there ("" where it can);
+- optionally `supports(impl, device, dtype, shape) -> str`: why `impl` cannot run there ("" where it can); `shape` is
+  None where it is not known;
 - optionally `fits(shape, options) -> str`: why it cannot run at that shape ("" where it can);
 - optionally `SAME_DIM`: True where v must have the head_dim of q and k, E = D;
 - optionally `rank(shape, options) -> int`: a bound on the rank of its matrix, from its landmarks or features;
@@ -108,19 +109,19 @@ class Attention:
         describe: Callable[[Shape, Any], str] = getattr(self.module, "note", lambda shape, options: "")
         return describe(shape, self.options)
 
-    def resolve(self, impl: str, device: str, dtype: torch.dtype) -> str:
+    def resolve(self, impl: str, device: str, dtype: torch.dtype, shape: Shape | None = None) -> str:
         """The implementation that runs: `impl` itself, or for "auto" the first one that can.
 
         Raises:
-            Unsupported: it cannot run on this device and dtype, or does not exist; says which does.
+            Unsupported: it cannot run on this device, dtype and shape, or does not exist; says which does.
         """
         impls: tuple[str, ...] = self.module.IMPLS
-        supports: Callable[[str, str, torch.dtype], str] = getattr(self.module, "supports", lambda *_: "")
+        supports: Callable[[str, str, torch.dtype, Shape | None], str] = getattr(self.module, "supports", lambda *_: "")
         if impl != "auto" and impl not in impls:
             raise Unsupported(f"{self.name} has no implementation '{impl}'; it has {', '.join(impls)}")
         reasons = []
         for candidate in impls if impl == "auto" else (impl,):
-            if not (reason := supports(candidate, device, dtype)):
+            if not (reason := supports(candidate, device, dtype, shape)):
                 return candidate
             reasons.append(f"{candidate}: {reason}")
         raise Unsupported(f"{self.name} cannot run here ({'; '.join(reasons)})")

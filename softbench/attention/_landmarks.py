@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from softbench.attention import _adaptive
 from softbench.errors import UsageError
 from softbench.ops._common import needs_grad, once
+from softbench.ops.average_pool import add_gradient
+from softbench.ops.average_pool import avg_pool as avg_pool
 
 CONVOLVED = ("conv", "conv_ratio")  # samplings with parameters
 LINEAR = ("avg", "random", "first", "strided")  # samplings whose landmarks scale with the tokens
@@ -45,44 +47,19 @@ def _search(grid: Grid, count: int) -> Grid:
 _found = functools.cache(_search)
 
 
-def avg_pool(x: Tensor, grid: Grid, to: Grid, dtype: torch.dtype | None = None) -> Tensor:
-    """Adaptive 2-D average pooling of the token grid; windows overlap by one where the sizes do not divide.
-
-    The result is in `dtype`, or that of x; where sizes divide, no copy of x in that dtype is made for it.
-    """
-    dtype = dtype or x.dtype
-    if grid == to:
-        return x.to(dtype)
-    (rows, cols), (r, c) = grid, to
-    b, h, _, d = x.shape
-    if rows % r == 0 and cols % c == 0:
-        if x.is_cuda:  # in one reduction, which keeps nothing
-            return x.reshape(b, h, r, rows // r, c, cols // c, d).mean((3, 5), dtype=dtype).reshape(b, h, r * c, d)
-        # one axis after the other reads memory in its order
-        summed = x.reshape(b, h, r, rows // r, cols * d).sum(3, dtype=dtype) if rows > r else x.to(dtype)
-        return summed.reshape(b, h, r * c, cols // c, d).sum(3) * (r * c / (rows * cols))
-    image = x.to(dtype).mT.reshape(b * h, d, rows, cols)
-    return F.adaptive_avg_pool2d(image, to).reshape(b, h, d, r * c).mT
-
-
 class _PoolBeside(torch.autograd.Function):
     """x and its average pool, whose gradients meet in one tensor: that of x, which nobody else holds, is added to."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, grid: Grid, to: Grid, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        ctx.grid, ctx.to = grid, to
-        return x.view_as(x), avg_pool(x.to(dtype), grid, to)
+    def forward(ctx: Any, x: Tensor, grid: Grid, to: Grid, dtype: torch.dtype, impl: str) -> tuple[Tensor, Tensor]:
+        ctx.grid, ctx.to, ctx.impl = grid, to, impl
+        return x.view_as(x), avg_pool(x, grid, to, dtype, impl)
 
     @staticmethod
     @once
-    def backward(ctx: Any, dx: Tensor, dpool: Tensor) -> tuple[Tensor, None, None, None]:
-        image = dx.view(*dx.shape[:2], *ctx.grid, -1)  # [B, H, rows, cols, D]
-        windows = [[(i * n // m, -(-(i + 1) * n // m)) for i in range(m)]
-                   for n, m in zip(ctx.grid, ctx.to, strict=True)]
-        for (top, bottom), row in zip(windows[0], dpool.unflatten(2, ctx.to).unbind(2), strict=True):
-            for (left, right), mean in zip(windows[1], row.unbind(2), strict=True):  # [B, H, D]
-                image[:, :, top:bottom, left:right].add_(mean[:, :, None, None] / ((bottom - top) * (right - left)))
-        return dx, None, None, None
+    def backward(ctx: Any, dx: Tensor, dpool: Tensor) -> tuple[Tensor, None, None, None, None]:
+        add_gradient(dx, dpool, ctx.grid, ctx.to, ctx.impl)
+        return dx, None, None, None, None
 
 
 def _is_traced() -> bool:
@@ -166,15 +143,17 @@ class Landmarks(nn.Module):
             self.picked = self._pick(math.prod(self.built_for)).to(self.picked.device)
         return self
 
-    def beside(self, x: Tensor, grid: Grid, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def beside(self, x: Tensor, grid: Grid, dtype: torch.dtype, impl: str) -> tuple[Tensor, Tensor]:
         """The tokens, for one use that follows, and their landmarks in `dtype`; spares a gradient as large as x.
 
         The gradient of the tokens returned is written to, so they may be used once only.
         """
         to = landmark_grid(grid, self.count)
-        if self.sampling != "avg" or to == grid or not needs_grad(x) or _is_traced():
-            return x, self(x.to(dtype), grid)
-        found: tuple[Tensor, Tensor] = _PoolBeside.apply(x, grid, to, dtype)
+        if self.sampling != "avg" or to == grid or _is_traced():
+            return x, self(x, grid, dtype)
+        if not needs_grad(x):
+            return x, avg_pool(x, grid, to, dtype, impl)
+        found: tuple[Tensor, Tensor] = _PoolBeside.apply(x, grid, to, dtype, impl)
         return found
 
     def _convolve(self, x: Tensor, grid: Grid) -> Tensor:

@@ -19,7 +19,8 @@ from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.attention._landmarks import CONVOLVED, LINEAR, Landmarks
 from softbench.case import Shape
 from softbench.errors import UsageError
-from softbench.ops import pseudo_inverse
+from softbench.ops import dispatch, pseudo_inverse
+from softbench.ops._common import uncast
 from softbench.ops.gaussian_attention import gaussian_kernel, landmark_attention
 from softbench.options import option
 
@@ -49,6 +50,7 @@ class Nystrom(nn.Module):
     def __init__(self, shape: Shape, options: Options, impl: str) -> None:
         super().__init__()
         self.options, self.impl = options, impl
+        dispatch.register(impl)
         self.landmarks = Landmarks(options.sampling, options.landmarks, shape.grid, shape.head_dim, options.seed,
                                    options.window)
         self.conv = HeadwiseConv(shape.heads, options.conv) if options.conv else None
@@ -63,16 +65,17 @@ class Nystrom(nn.Module):
         return pseudo_inverse.pseudo_inverse(a, method=o.inverse, iterations=o.iterations or None,
                                              ridge=o.ridge, impl=impl)
 
+    @uncast
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
         check_inputs(q, k, v, grid)
         acc, scale = accumulation_dtype(q.dtype), float(q.shape[-1]) ** -0.25  # to torch.jit.trace sizes are tensors
         if self.options.sampling not in LINEAR:
             landmarks = self.landmarks(q.to(acc) * scale, grid)  # [B, H, m, D]
-        elif self.impl == "eager":
-            q, landmarks = self.landmarks.beside(q, grid, acc)
-            landmarks = landmarks * scale
-        else:
+        elif self.impl == "reference":
             landmarks = self.landmarks(q, grid, acc) * scale
+        else:
+            q, landmarks = self.landmarks.beside(q, grid, acc, self.impl)
+            landmarks = landmarks * scale
         a = gaussian_kernel(landmarks, impl=self.impl)
         values = v if self.conv is None else v.to(acc)
         if _each_is_a_landmark(landmarks.shape[2], q.shape[2], self.options):  # P is A: its diagonal is exactly 1

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from softbench.attention._contract import Cost, check_inputs
 from softbench.case import Shape
-from softbench.ops.dispatch import supports
-from softbench.ops.gaussian_attention import eager, gaussian_attention
+from softbench.ops import dispatch
+from softbench.ops.gaussian_attention import eager, gaussian_attention, supports
 
 __all__ = ["APPROXIMATES", "COMPLEXITY", "FAMILY", "IMPLS", "LINEAR_IN_V", "SHARES_QK", "Options", "build", "cost",
            "supports"]
@@ -37,6 +37,7 @@ class Gaussian(nn.Module):
     def __init__(self, impl: str) -> None:
         super().__init__()
         self.impl = impl
+        dispatch.register(impl)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
         check_inputs(q, k, v, grid)

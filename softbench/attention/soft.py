@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from softbench.attention._nystrom import Nystrom, Options, cost, note, rank
 from softbench.case import Shape
-from softbench.ops.dispatch import supports
+from softbench.ops.gaussian_attention import supports
 
 __all__ = ["APPROXIMATES", "COMPLEXITY", "FAMILY", "IMPLS", "LINEAR_IN_V", "SHARES_QK", "Options", "build", "cost",
            "note", "rank", "supports"]

@@ -5,8 +5,6 @@ Images are [B, C, rows, cols]; tokens are [B, N, C] with N = rows * cols in row-
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -15,6 +13,7 @@ from torch.nn import functional as F
 from softbench.attention._contract import Attention
 from softbench.case import Shape
 from softbench.errors import UsageError
+from softbench.ops._common import outside_autocast
 
 Grid = tuple[int, int]
 
@@ -69,7 +68,7 @@ class ProjectedAttention(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         q, v = self._heads(self.q(x)), self._heads(self.v(x))
         k = q if self.k is None else self._heads(self.k(x))
-        with _outside_autocast(x.device.type):
+        with outside_autocast(x.device.type):
             y = self.core(q, k, v, grid=grid)  # [B, H, N, D]
         return self.proj(y.transpose(1, 2).flatten(2))
 
@@ -79,7 +78,7 @@ class ProjectedAttention(nn.Module):
     def _resolved(self) -> str:
         if self.asked != "auto":
             return self.asked
-        return self.attention.resolve("auto", self.q.weight.device.type, self.q.weight.dtype)
+        return self.attention.resolve("auto", self.q.weight.device.type, self.q.weight.dtype, self.shape)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]  # every .to() and .cuda() comes through here
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -122,9 +121,3 @@ class SoftBlock(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         x = self.norm1(x + self.drop_path(self.attn(x, grid)))
         return self.norm2(x + self.drop_path(self.mlp(x)))
-
-
-def _outside_autocast(device: str) -> AbstractContextManager[object]:
-    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()

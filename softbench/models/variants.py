@@ -50,7 +50,7 @@ def stage_options(attention: str, stage: int) -> dict[str, Any]:
 
     SOFT: 49 landmarks by convolution and a convolution of v, as the official code has them; unlike there, the number of
     landmarks stays. Nystromformer: 49 landmarks by 2-D average pooling, as in the paper's Table 2. Linformer: projected
-    to as many.
+    to as many. Spatial reduction: by 8, 4 and 2, as PVT has it.
     """
     if attention in ("soft", "soft_norm"):
         return {"landmarks": LANDMARKS, "sampling": "conv", "conv": _CONV[stage]}
@@ -58,6 +58,8 @@ def stage_options(attention: str, stage: int) -> dict[str, Any]:
         return {"landmarks": LANDMARKS, "pooling": "avg"}
     if attention == "linformer":
         return {"projected": LANDMARKS}
+    if attention == "spatial_reduction":
+        return {"reduction": (8, 4, 2)[stage]}
     return {}
 
 

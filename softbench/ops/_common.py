@@ -1,18 +1,40 @@
-"""What all primitives share: the dtype that arithmetic is done in, and the refusal of second derivatives."""
+"""What all primitives share: the dtype that arithmetic is done in, with autocast too, and no second derivatives."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def widened(x: Tensor) -> Tensor:
     """x in float32 if it is in half precision, otherwise x itself."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def outside_autocast(device: str) -> AbstractContextManager[object]:
+    """A block that autocast leaves alone: kernels and their inverses do not survive products in half precision."""
+    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
+def uncast(operation: Callable[P, R]) -> Callable[P, R]:
+    """Make an operation on tensors of one device compute as if there were no autocast."""
+    @functools.wraps(operation)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next(a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+        with outside_autocast(device):
+            return operation(*args, **kwargs)
+
+    return alone
 
 
 def needs_grad(*tensors: Tensor) -> bool:
@@ -21,7 +43,7 @@ def needs_grad(*tensors: Tensor) -> bool:
 
 
 def once(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Make the backward of an autograd.Function refuse to be differentiated.
+    """Make the backward of an autograd.Function refuse to be differentiated, and compute as if without autocast.
 
     torch's own `once_differentiable` lets the second derivative be silently zero where the incoming gradient does not
     require one itself, as in a gradient penalty.
@@ -31,6 +53,7 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
         if torch.is_grad_enabled():
             raise RuntimeError("This operation has no second derivative: call backward without create_graph=True, "
                                "or use the implementation 'reference'.")
-        return backward(ctx, *gradients)
+        with outside_autocast(next(g.device.type for g in gradients if g is not None)):
+            return backward(ctx, *gradients)
 
     return refusing

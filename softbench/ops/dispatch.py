@@ -8,6 +8,7 @@ by name, as it is slow.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import os
 from collections.abc import Callable
@@ -39,16 +40,6 @@ def resolve(operation: str, impl: str, device: torch.device, lacks: Callable[[],
     return impl
 
 
-def supports(impl: str, device: str, dtype: torch.dtype) -> str:
-    """Why an attention built on these operations cannot run as `impl` there; "" where it can. For its contract.
-
-    What depends on the sizes is told when it is called.
-    """
-    if impl != "triton":
-        return ""
-    return "it needs an NVIDIA GPU, and the device is cpu" if device == "cpu" else triton_lacks(device, dtype)
-
-
 def triton_lacks(device: str, *dtypes: torch.dtype) -> str:
     """Why Triton kernels cannot run on this type of device with these dtypes; "" where they can.
 
@@ -66,6 +57,16 @@ def triton_lacks(device: str, *dtypes: torch.dtype) -> str:
     if device != "cpu" or not interpreted():
         return f"it needs an NVIDIA GPU, and the device is {device}"
     return "Triton's interpreter multiplies bfloat16 wrongly" if torch.bfloat16 in dtypes else ""
+
+
+def register(impl: str) -> None:
+    """Tell torch of the operators behind an implementation.
+
+    A FLOP counter knows those that there were when it was opened; the others it would silently count as 0.
+    """
+    if impl == "triton" and _INSTALLED:
+        for operation in ("average_pool", "gaussian_attention", "pseudo_inverse"):
+            importlib.import_module(f"softbench.ops.{operation}.triton")
 
 
 def interpreted() -> bool:

@@ -1,27 +1,32 @@
-"""Speed of SOFT's Triton kernels on this GPU, as one table: `python tests/gpu/speed.py`, which `make gpu` runs.
+"""Speed of SOFT's Triton kernels on this GPU, as one table: `python tests/gpu/speed.py [FILE]`, which `make gpu` runs.
 
 Every ratio is of medians of calls that were interleaved, between CUDA events, after the L2 cache was overwritten. The
-floor of a row is max(bytes / bandwidth, FLOP / rate), by a copy and a matrix product measured here: bytes of each input
-read once and each output written once, forward q, v -> y and backward q, v, dy -> dq, dv; FLOP by the closed form,
-three times it with the backward.
+floor of a row is max(bytes / bandwidth, FLOP / rate), by a copy and a matrix product measured here, and by the bytes
+and FLOP that no call can avoid, as `softbench latency` counts them (softbench/measures/_work.py). With FILE, each row
+of the table is kept there as a record with its environment.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from softbench import subjects, workload
-from softbench.attention import _contract
+from softbench import environment, process, records, subjects, workload
 from softbench.case import Case, Shape, most_square, parse_attentions
+from softbench.measures import _work
 from softbench.ops.gaussian_attention import gaussian_kernel
 from softbench.ops.pseudo_inverse import pseudo_inverse, residual
 
 ROUNDS = 30
+FLASH = "SDPA (flash)"
 Call = Callable[[], object]
 
 
@@ -50,65 +55,80 @@ def ceilings() -> tuple[float, float]:
     return 2 * source.numel() * 4 / copying, 2 * 8192**3 / multiplying
 
 
-def attention(attn: str, groups: int, tokens: int, head_dim: int, mode: str) -> workload.Workload:
+def attention(attn: str, groups: int, tokens: int, head_dim: int, mode: str, device: str = "cuda") -> workload.Workload:
     (spec,) = parse_attentions(attn)
-    case = Case(spec, Shape(groups // 8, 8, *most_square(tokens), head_dim), dtype="bfloat16", device="cuda", mode=mode)
+    case = Case(spec, Shape(groups // 8, 8, *most_square(tokens), head_dim), dtype="bfloat16", device=device, mode=mode,
+                impl=spec.impl or "auto")
     return workload.build(case, subjects.load(spec))
 
 
-def told(what: str, reached: float, target: float, detail: str) -> None:
-    verdict = "ok   " if reached >= target else "BELOW"
-    print(f"{verdict} {what:58s} {reached:8.2f}  target {target:g}  {detail}", flush=True)
+class Table:
+    """The rows, printed as they come; in `file`, if there is one, as records."""
+
+    def __init__(self, file: str | None, device: str = "cuda") -> None:
+        self.file, self.device = file, device
+        self.environment: dict[str, Any] = environment.take(process.apply(process.Process()), device) if file else {}
+
+    def told(self, what: str, reached: float, target: float, detail: str) -> None:
+        verdict = "ok   " if reached >= target else "BELOW"
+        print(f"{verdict} {what:58s} {reached:8.2f}  target {target:g}  {detail}", flush=True)
+        if self.file:
+            records.append(self.file, [records.Record(
+                measure="gpu_speed", quantity="ratio", value=reached, unit="1", samples=[reached], status="ok",
+                note=detail, detail={"target": target}, attention="soft", options={}, model="", impl="triton", mode="",
+                batch=0, heads=0, rows=0, cols=0, head_dim=0, dtype="bfloat16", device=self.device, seed=0,
+                coords={"claim": what}, label="soft", environment=self.environment,
+                started=datetime.now(UTC).isoformat(timespec="seconds"))])
 
 
-def share_of_the_floor(bandwidth: float, rate: float) -> None:
-    cost = _contract.load(parse_attentions("soft")[0]).cost
-    for mode, tensors, times, target in (("forward", 3, 1, 0.6), ("forward_backward", 8, 3, 0.4)):
+def share_of_the_floor(table: Table, bandwidth: float, rate: float) -> None:
+    for mode, target in (("forward", 0.6), ("forward_backward", 0.4)):
         for head_dim in (32, 64):
             for tokens in (12544, 16384):
                 built = attention("soft:impl=triton", 512, tokens, head_dim, mode)
                 (spent,) = seconds(lambda built=built: built.run(None))
-                moved = tensors * 512 * tokens * head_dim * 2
-                flops = times * cost(built.case.shape).flops
-                floor = max(moved / bandwidth, flops / rate)
-                told(f"share of the floor, {mode}, B*H 512, D {head_dim}, N {tokens}", floor / spent, target,
-                     f"{spent * 1e6:.0f} us")
+                work = _work.unavoidable(built)
+                floor = max(work["bytes"] / bandwidth, work["flops"] / rate)
+                table.told(f"share of the floor, {mode}, B*H 512, D {head_dim}, N {tokens}", floor / spent, target,
+                           f"{spent * 1e6:.0f} us")
                 del built
 
 
-def beside_others() -> None:
+def beside_others(table: Table) -> None:
     for head_dim in (32, 64):
         for tokens, target in ((2048, 1), (4096, 1), (16384, 20)):
             ours = attention("soft:impl=triton", 64, tokens, head_dim, "forward")
             plain = attention("soft:impl=eager", 64, tokens, head_dim, "forward")
             q, v = ours.inputs[0], ours.inputs[-1]
-            mine, eager, exact = seconds(lambda o=ours: o.run(None), lambda o=plain: o.run(None),
-                                         lambda q=q, v=v: F.scaled_dot_product_attention(q, q, v))
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                mine, eager, exact = seconds(lambda o=ours: o.run(None), lambda o=plain: o.run(None),
+                                             lambda q=q, v=v: F.scaled_dot_product_attention(q, q, v))
             at = f"B*H 64, D {head_dim}, N {tokens}"
-            told(f"times faster than SDPA, {at}", exact / mine, target, f"{mine * 1e6:.0f} us")
-            told(f"times faster than eager, {at}", eager / mine, 8, f"{eager * 1e6:.0f} us")
+            table.told(f"times faster than {FLASH}, {at}", exact / mine, target, f"{mine * 1e6:.0f} us")
+            table.told(f"times faster than eager, {at}", eager / mine, 8, f"{eager * 1e6:.0f} us")
 
 
-def inverses() -> None:
+def inverses(table: Table) -> None:
     a = gaussian_kernel(torch.randn(80, 8, 49, 32, device="cuda") * 32**-0.25)
     for method in ("cholesky", "scaled_newton", "newton"):
         mine, plain = seconds(*(partial(pseudo_inverse, a, method=method, ridge=0.01, impl=impl)
                                 for impl in ("triton", "eager")))
         v = pseudo_inverse(a, method=method, ridge=0.01, impl="triton")
         worst = float(residual(a.double(), v.double(), 0.01).max())
-        told(f"400 us over the time of 640 inverses, {method}", 400e-6 / mine, 1,
-             f"{mine * 1e6:.0f} us, eager {plain * 1e6:.0f} us, residual {worst:.1e}")
+        table.told(f"400 us over the time of 640 inverses, {method}", 400e-6 / mine, 1,
+                   f"{mine * 1e6:.0f} us, eager {plain * 1e6:.0f} us, residual {worst:.1e}")
 
 
-def main() -> None:
+def main(file: str | None = None) -> None:
     torch.manual_seed(0)
+    table = Table(file)
     bandwidth, rate = ceilings()
     print(f"{torch.cuda.get_device_name()}: copy {bandwidth / 1e12:.2f} TB/s, bfloat16 {rate / 1e12:.0f} TFLOP/s")
     with torch.no_grad():
-        inverses()
-        beside_others()
-    share_of_the_floor(bandwidth, rate)
+        inverses(table)
+        beside_others(table)
+    share_of_the_floor(table, bandwidth, rate)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

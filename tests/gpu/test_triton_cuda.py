@@ -8,6 +8,7 @@ from torch import Tensor
 
 from softbench.attention import _contract
 from softbench.case import AttentionSpec, Shape
+from softbench.ops.average_pool import add_gradient, avg_pool
 from softbench.ops.gaussian_attention import gaussian_attention, gaussian_kernel, landmark_attention
 from softbench.ops.pseudo_inverse import pseudo_inverse, residual
 
@@ -65,6 +66,18 @@ def test_through_landmarks(count, landmarks, width, dtype):
           (x, points, middle, tokens(count, width, dtype, seed=2)))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("grid", "to"), [((56, 56), (7, 7)), ((128, 128), (7, 7)), ((1, 197), (1, 49))])
+def test_pooling_and_its_gradient(grid, to, dtype):
+    x, dy = tokens(grid[0] * grid[1], 64, dtype), tokens(to[0] * to[1], 64, torch.float32, seed=1)
+    exact, dx = x.double(), x.clone()
+    truth = avg_pool(exact, grid, to)
+    assert relative(avg_pool(x, grid, to, torch.float32, "triton"), truth) < 1e-6
+    add_gradient(dx, dy, grid, to, "triton")
+    add_gradient(exact, dy.double(), grid, to)
+    assert relative(dx, exact) <= torch.finfo(dtype).eps
+
+
 def test_tf32_is_followed():
     x, k, v = (tokens(300, 64, torch.float32, seed=seed) for seed in range(3))
     truth = gaussian_attention(x.double(), k.double(), v.double(), scale=0.3, impl="reference")
@@ -117,11 +130,12 @@ def test_compile_keeps_the_operators_in_one_graph(backend):
     assert relative(compiled, plain) < 1e-2
 
 
-def test_memory_beyond_inputs_and_output_is_a_twentieth_of_the_inputs():
+@pytest.mark.parametrize("side", [112, 128])  # 7 windows divide the first grid and not the second
+def test_memory_beyond_inputs_and_output_is_a_twentieth_of_the_inputs(side):
     attention = _contract.load(AttentionSpec("soft"))
-    shape = Shape(16, 32, 112, 112, 64)
+    shape = Shape(16, 32, side, side, 64)
     module = attention.build(shape, attention.resolve("auto", "cuda", torch.bfloat16)).cuda()
-    q, v = (torch.randn(16, 32, 12544, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    q, v = (torch.randn(16, 32, side * side, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     with torch.no_grad():
         module(q, q, v, grid=shape.grid)
         torch.cuda.synchronize()

@@ -317,7 +317,7 @@ def test_an_implementation_follows_the_weights_and_keeps_the_parameters(monkeypa
     from softbench.attention import _contract
 
     attention = _contract.load(_contract.AttentionSpec("soft", {"sampling": "conv", "conv": 3}))
-    monkeypatch.setattr(attention.module, "supports", lambda impl, device, dtype: (
+    monkeypatch.setattr(attention.module, "supports", lambda impl, device, dtype, shape: (
         "not in float64" if impl != "reference" and dtype == torch.float64 else ""), raising=False)
     module = ProjectedAttention(64, 2, attention, (4, 4))
     before = dict(module.named_parameters())

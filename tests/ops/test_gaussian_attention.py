@@ -139,6 +139,18 @@ def test_no_tensor_grows_with_the_square_of_the_tokens() -> None:
     assert seen.numel == eager.TILE < 4096**2
 
 
+@pytest.mark.parametrize("empty", range(4))
+def test_empty_inputs_give_empty_sums(empty: int) -> None:
+    """No samples, no heads, no queries; and without keys each sum is 0."""
+    b, h, n, m = (0 if i == empty else size for i, size in enumerate((2, 3, 5, 4)))
+    x, k, v = (torch.ones(b, h, *size, requires_grad=True) for size in ((n, 3), (m, 3), (m, 2)))
+    for impl in ("eager", "reference"):
+        y = gaussian_attention(x, k, v, impl=impl)
+        assert y.shape == (b, h, n, 2)
+        assert not y.any()
+        assert [g.shape for g in torch.autograd.grad(y.sum(), (x, k, v))] == [x.shape, k.shape, v.shape]
+
+
 def test_unknown_implementation_is_told() -> None:
     with pytest.raises(Unsupported, match="no implementation 'cuda'; it has triton, eager, reference"):
         gaussian_attention(*sides("iid"), impl="cuda")

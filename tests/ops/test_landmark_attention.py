@@ -131,6 +131,15 @@ def test_memory_does_not_grow_with_the_tokens(monkeypatch: pytest.MonkeyPatch) -
         assert large < 1 << 20
 
 
+def test_no_tokens_give_no_sums_and_no_gradients() -> None:
+    _, landmarks, middle, _ = sides()
+    x, v = torch.empty(2, 3, 0, 5, dtype=torch.float64), torch.empty(2, 3, 0, 4, dtype=torch.float64)
+    leaves = [t.requires_grad_() for t in (x, landmarks, middle, v)]
+    y = attend(*leaves)
+    assert y.shape == (2, 3, 0, 4)
+    assert not any(g.any() for g in torch.autograd.grad(y.sum(), leaves))
+
+
 def test_second_backward_is_refused() -> None:
     x, *others = (t.requires_grad_() for t in sides())
     with pytest.raises(RuntimeError, match="no second derivative"):

@@ -5,6 +5,9 @@ The interpreter runs float32 and float16 as a GPU does, but for the order of sum
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import contract
 import helpers
 import pytest
@@ -143,6 +146,19 @@ def test_strided_tokens_and_memory_full_of_nan(dtype: torch.dtype) -> None:
     assert y.transpose(1, 2).is_contiguous()
 
 
+def test_tokens_further_apart_than_32_bits_reach_are_copied() -> None:
+    """Their tile would wrap around. Only strides can be so large here: the memory is not there."""
+    from softbench.ops.gaussian_attention import _launches
+
+    for strides, copied in (((1, 1, 1 << 23, 1), False), ((1, 1, 1 << 24, 1), True), ((1, 1, 64, 1 << 24), True),
+                            ((1 << 40, 1 << 35, 64, 1), False)):
+        x = torch.empty_strided((2, 2, 130, 16), strides, device="meta")
+        assert (_launches.near(x) is not x) == copied
+        assert _launches.near(x).stride() == ((2 * 130 * 16, 130 * 16, 16, 1) if copied else strides)
+    row, columns = _launches.launch_sizes(4096, 64, "half", False), _launches.LARGEST_TILE
+    assert max(row.owned, row.streamed, _launches._few_keys_launch(64, "half").streamed) <= columns
+
+
 def test_a_sample_is_the_same_in_any_batch() -> None:
     tensors = sides(40, 530, 16, 16, torch.float16, groups=(1, 1))
     mates = [torch.cat([30 * t, t, 0 * t]) for t in tensors]
@@ -254,6 +270,17 @@ def test_operators_pass_torchs_own_checks() -> None:
                           test_utils=checks)
     with torch.no_grad():
         torch.library.opcheck(ops.gaussian_gradient.default, (x, k, x, k, 0.25), test_utils=checks)
+
+
+def test_the_first_call_is_counted_too() -> None:
+    """In a process of its own: a counter knows the operators that were there when it was opened."""
+    code = ("import torch; from torch.utils.flop_counter import FlopCounterMode\n"
+            "from softbench.attention import gaussian; from softbench.case import Shape\n"
+            "made, x = gaussian.build(Shape(1, 1, 3, 3, 16), gaussian.Options(), 'triton'), torch.ones(1, 1, 9, 16)\n"
+            "with FlopCounterMode(display=False) as counter: made(x, x, x, grid=(3, 3))\n"
+            "print(counter.get_total_flops())")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == _flops.attention(1, 9, 9, 16, 16)
 
 
 def test_flops_are_counted_in_both_directions() -> None:

@@ -3,8 +3,8 @@
 Shapes: x is [B, H, N, D], k is [B, H, M, D], v is [B, H, M, E]. A scale in the exponent belongs into x and k: tokens
 times D^(-1/4) give exp(-|q - k|^2 / (2 sqrt(D))), the attention of SOFT (NeurIPS 2021, equations 4 and 5).
 
-Half precision is computed in float32. Scores in half precision would be rounded before they are summed, so
-`gaussian_kernel` returns float32 for half inputs; `gaussian_attention` returns the dtype of v.
+Half precision is computed in float32, and autocast changes nothing. Scores in half precision would be rounded before
+they are summed, so `gaussian_kernel` returns float32 for half inputs; `gaussian_attention` returns the dtype of v.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from softbench.case import Shape
 from softbench.ops import dispatch
-from softbench.ops._common import widened
+from softbench.ops._common import uncast, widened
 from softbench.ops.gaussian_attention import eager, reference
 
 LARGEST = 128  # dims of tokens and values that the Triton kernels take
 
 
+@uncast
 def gaussian_attention(x: Tensor, k: Tensor, v: Tensor, *, scale: float = 1.0, impl: str = "auto") -> Tensor:
     """Sum the values weighted by the Gaussian kernel of tokens times `scale`, [B, H, N, E]; no N x M scores are kept.
 
@@ -36,6 +38,7 @@ def gaussian_attention(x: Tensor, k: Tensor, v: Tensor, *, scale: float = 1.0, i
     return module.attention(x, k, v, scale)
 
 
+@uncast
 def gaussian_kernel(x: Tensor, k: Tensor | None = None, *, impl: str = "auto") -> Tensor:
     """The scores `exp(-|x_i - k_j|^2 / 2)` as a tensor, [B, H, N, M], for the cases where M is small.
 
@@ -49,6 +52,7 @@ def gaussian_kernel(x: Tensor, k: Tensor | None = None, *, impl: str = "auto") -
     return (reference if name == "reference" else eager).kernel(x, x if k is None else k)
 
 
+@uncast
 def landmark_attention(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, *, scale: float = 1.0,
                        impl: str = "auto") -> Tensor:
     """Attention through landmarks, `P^T M P v` with `P_ji = exp(-|l_j - scale x_i|^2 / 2)`: [B, H, N, E] like v.
@@ -71,6 +75,15 @@ def landmark_attention(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, 
     return module.attention(tokens, landmarks, gathered).to(v.dtype)
 
 
+def supports(impl: str, device: str, dtype: torch.dtype, shape: Shape | None = None) -> str:
+    """Why an attention built on these cannot run as `impl` there; "" where it can. For its contract, with E = D."""
+    if impl != "triton":
+        return ""
+    if device == "cpu":
+        return "it needs an NVIDIA GPU, and the device is cpu"
+    return dispatch.triton_lacks(device, dtype) or (_too_wide(shape.head_dim) if shape else "")
+
+
 def _module(impl: str, *tensors: Tensor) -> ModuleType:
     name = dispatch.resolve("gaussian_attention", impl, tensors[0].device, lambda: _triton_lacks(*tensors))
     if name == "triton":
@@ -86,5 +99,8 @@ def _triton_lacks(*tensors: Tensor) -> str:
         return reason
     if {torch.float16, torch.bfloat16} <= dtypes:
         return "float16 and bfloat16 do not go together"
-    largest = max(t.shape[-1] for t in tensors)
-    return f"tokens and values may have {LARGEST} dims at most, not {largest}" if largest > LARGEST else ""
+    return _too_wide(max(t.shape[-1] for t in tensors))
+
+
+def _too_wide(width: int) -> str:
+    return f"tokens and values may have {LARGEST} dims at most, not {width}" if width > LARGEST else ""

@@ -5,8 +5,8 @@ With tokens s x_i and landmarks l_j, P_ji = exp(-|l_j - s x_i|^2 / 2), and for e
 A head's scores are needed by itself alone. They are computed in place in a buffer that fits the cache, used for g and
 for y, and overwritten by those of the next heads; where the scores of one head are more than KEPT, they are computed
 twice, a slice of tokens at a time. Nothing but y is as long as all tokens. The gradients,
-    dw = P dy,    dM = dw g^T,    dg = M^T dw,    dv = P^T dg,    W = P^T * (dy w^T + v dg^T) [N, m],
-    dx_i = s sum_j W_ij (l_j - s x_i),    dl_j = sum_i W_ij (s x_i - l_j),
+    dw = P dy,    dM = dw g^T,    dg = M^T dw,    dv = P^T dg,    W = P * (w dy^T + dg v^T) [m, N],
+    dx_i = s sum_j W_ji (l_j - s x_i),    dl_j = sum_i W_ji (s x_i - l_j),
 take the same way, with the scores computed anew.
 
 Distances are |s x|^2 + |l|^2 - 2 s x.l by one matrix product, both sides moved by the mean landmark first, so that
@@ -68,16 +68,16 @@ class _Scores:
     Attributes:
         x: [d, N, D], in any floating dtype.
         offset: minus the mean landmark, [d, 1, D].
-        points: the landmarks moved by it, [d, m, D]; `directions` are the same as columns, [d, D, m].
-        bias: minus half their squared norms, [d, 1, m].
+        points: the landmarks moved by it, [d, m, D].
+        bias: minus half their squared norms, [d, m, 1].
         tokens: room for a slice of n moved tokens, [d, n, D].
-        scores: room for the scores of all tokens, [d, N, m], which are then computed once, or of a slice.
+        scores: room for the scores of all tokens, [d, m, N], which are then computed once, or of a slice. A row is a
+            landmark: with the few landmarks side by side, products with values are slower.
     """
 
     x: Tensor
     offset: Tensor
     points: Tensor
-    directions: Tensor
     bias: Tensor
     scale: float
     tokens: Tensor
@@ -94,14 +94,14 @@ class _Scores:
         return torch.add(self.offset, self.x[:, n], alpha=self.scale, out=self.tokens[:, :n.stop - n.start])
 
     def of(self, n: slice) -> Tensor:
-        """P^T of these tokens, [d, n, m]; good until the next call, or for all the block where there is room."""
-        kept = self.scores.shape[1] == self.x.shape[1]
-        out = self.scores[:, n] if kept else self.scores[:, :n.stop - n.start]
+        """P of these tokens, [d, m, n]; good until the next call, or for all the block where there is room."""
+        kept = self.scores.shape[2] == self.x.shape[1]
+        out = self.scores[:, :, n if kept else slice(n.stop - n.start)]
         if not kept or n.stop > self.known:
             tokens = self.moved(n)
-            half_square = torch.linalg.vector_norm(tokens, dim=2, keepdim=True).square_().mul_(0.5)
-            torch.baddbmm(self.bias, tokens, self.directions, out=out)
-            out.sub_(half_square).clamp_(min=_lowest(out.dtype), max=0).exp_()
+            half_square = torch.linalg.vector_norm(tokens, dim=2).square_().mul_(0.5)
+            torch.sub(self.bias, half_square.unsqueeze(1), out=out)
+            out.baddbmm_(self.points, tokens.mT).clamp_(min=_lowest(out.dtype), max=0).exp_()
             self.known = n.stop
         return out
 
@@ -111,21 +111,20 @@ def _blocks(x: Tensor, landmarks: Tensor, scale: float, held: int) -> Iterator[t
     (groups, length, dim), count = x.shape, landmarks.shape[1]
     if x.device.type == "cpu":
         most = ROWS // held
-        rows = -(-length // -(-length // most))  # slices of the same length
+        rows = max(1, -(-length // max(1, -(-length // most))))  # slices of the same length
         share = max(groups // (PARTS * held), FEW // held // rows)
         depth, kept = max(1, min(groups, share, most // rows)), length if length * count <= KEPT else rows
     else:  # a GPU needs all of it in one launch
         rows, depth, kept = length, groups, length
     offset = -landmarks.mean(1, keepdim=True)
     points = landmarks + offset
-    directions = points.mT.contiguous()  # a layout that makes the product faster
-    bias = points.square().sum(2).unsqueeze(1) * -0.5
-    tokens, scores = landmarks.new_empty(depth, rows, dim), landmarks.new_empty(depth, kept, count)
+    bias = points.square().sum(2, keepdim=True) * -0.5
+    tokens, scores = landmarks.new_empty(depth, rows, dim), landmarks.new_empty(depth, count, kept)
     for start in range(0, groups, depth):
         block = slice(start, min(start + depth, groups))
         size = block.stop - start
-        yield block, _Scores(x[block], offset[block], points[block], directions[block], bias[block], scale,
-                             tokens[:size], scores[:size])
+        yield block, _Scores(x[block], offset[block], points[block], bias[block], scale, tokens[:size],
+                             scores[:size])
 
 
 def _forward(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -135,10 +134,10 @@ def _forward(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, scale: flo
     gathered = landmarks.new_zeros(*landmarks.shape[:2], v.shape[2])
     for block, scores in _blocks(x, landmarks, scale, 1):
         for n in scores.slices():
-            gathered[block].baddbmm_(scores.of(n).mT, v[block, n].to(acc))
+            gathered[block].baddbmm_(scores.of(n), v[block, n].to(acc))
         w = torch.bmm(middle[block], gathered[block])
         for n in scores.slices():
-            _product(scores.of(n), w, y[block, n])
+            _product(scores.of(n).mT, w, y[block, n])
     return y, gathered
 
 
@@ -153,23 +152,23 @@ def _backward(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, gathered:
     for block, scores in _blocks(x, landmarks, scale, 2):  # W takes as much room again
         dw = torch.zeros_like(gathered[block])
         for n in scores.slices():
-            dw.baddbmm_(scores.of(n).mT, dy[block, n].to(acc))
+            dw.baddbmm_(scores.of(n), dy[block, n].to(acc))
         if dm is not None:
             torch.bmm(dw, gathered[block].mT, out=dm[block])
         w, dg = torch.bmm(middle[block], gathered[block]), torch.bmm(middle[block].mT, dw)
         for n in scores.slices():
             p = scores.of(n)
             if dv is not None:
-                _product(p, dg, dv[block, n])
+                _product(p.mT, dg, dv[block, n])
             if dx is None and dl is None:
                 continue
-            weights = torch.bmm(dy[block, n].to(acc), w.mT)
-            weights.baddbmm_(v[block, n].to(acc), dg.mT).mul_(p)  # [d, n, m]
+            weights = torch.bmm(w, dy[block, n].to(acc).mT)
+            weights.baddbmm_(dg, v[block, n].to(acc).mT).mul_(p)  # [d, m, n]
             tokens = scores.moved(n)
             if dl is not None:
-                dl[block].baddbmm_(weights.mT, tokens).addcmul_(weights.sum(1).unsqueeze(2), scores.points, value=-1)
+                dl[block].baddbmm_(weights, tokens).addcmul_(weights.sum(2, keepdim=True), scores.points, value=-1)
             if dx is not None:
-                tokens.mul_(weights.sum(2, keepdim=True)).baddbmm_(weights, scores.points, beta=-1)
+                tokens.mul_(weights.sum(1).unsqueeze(2)).baddbmm_(weights.mT, scores.points, beta=-1)
                 torch.mul(tokens, scale, out=dx[block, n])
     return dx, dl, dm, dv
 

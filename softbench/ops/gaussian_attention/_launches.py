@@ -19,6 +19,7 @@ from softbench.ops.gaussian_attention import _kernels
 
 RESIDENT = 64  # keys that one program holds while queries stream past
 _TILES = 4  # tiles of queries that such a program takes
+LARGEST_TILE = 128  # of a tile, and of its columns; offsets within a tile have 32 bits, those between tiles 64
 _FEW = 256  # queries up to which the keys are split
 _TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
@@ -52,10 +53,16 @@ def launch_sizes(owned: int, width: int, arithmetic: str, gradient: bool) -> Lau
 
 
 def _few_keys_launch(width: int, arithmetic: str) -> Launch:
-    """The tiles for a program that owns all keys, at most RESIDENT, and streams queries past them."""
+    """The tiles for a program that owns all keys, at most RESIDENT, and streams queries past them.
+
+    Of half numbers up to 64 dims, two such programs fit a multiprocessor: with three stages a thread of 64 dims would
+    take more than 128 registers.
+    """
     if arithmetic == "ieee":
         return Launch(RESIDENT, 32, 8, 2)
-    return Launch(RESIDENT, 128, 8, 3) if arithmetic == "half" else Launch(RESIDENT, 64, 4 if width <= 64 else 8, 2)
+    if arithmetic == "half":
+        return Launch(RESIDENT, 128, 8, 3 if width <= 32 else 2)
+    return Launch(RESIDENT, 64, 4 if width <= 64 else 8, 2)
 
 
 def _landmark_launch(arithmetic: str) -> Launch:
@@ -68,6 +75,7 @@ def attend(x: Tensor, k: Tensor, v: Tensor, scale: float, dtype: torch.dtype) ->
     """y_i = sum_j exp(-scale |x_i - k_j|^2 / 2) v_j, in `dtype`."""
     (_, heads, queries, head_dim), keys, value_dim = x.shape, k.shape[2], v.shape[3]
     half, width = _half(x, k, v), max(head_dim, value_dim)
+    x, k, v = near(x), near(k), near(v)
     splits, share = split(queries, keys)
     y = result(x, value_dim, dtype)
     if not y.numel() * keys:
@@ -93,6 +101,7 @@ def differentiate(x: Tensor, k: Tensor, p: Tensor, q: Tensor, scale: float, dtyp
     """dx_i = scale sum_j exp(-scale |x_i - k_j|^2 / 2) (p_i . q_j) (k_j - x_i), in `dtype` or that of x."""
     (_, heads, queries, head_dim), keys, value_dim = x.shape, k.shape[2], q.shape[3]
     half = _half(x, k, p, q)
+    x, k, p, q = near(x), near(k), near(p), near(q)
     splits, share = split(queries, keys)
     dx = result(x, head_dim, dtype or x.dtype)
     if not dx.numel() * keys:
@@ -116,6 +125,7 @@ def differentiate_through_landmarks(x: Tensor, v: Tensor, dy: Tensor, points: Te
     """Gradients of y = P^T M P v by x, points and v, given w = M P v and dg = M^T P dy; at most RESIDENT points."""
     (_, heads, tokens, head_dim), count, value_dim = x.shape, points.shape[2], v.shape[3]
     half = _half(x, v, dy)
+    x, v, dy = near(x), near(v), near(dy)
     sizes = _landmark_launch(_arithmetic(half))
     splits, share = split(1, tokens)
     dx, dv = result(x, head_dim, x.dtype), result(x, value_dim, v.dtype)
@@ -128,6 +138,11 @@ def differentiate_through_landmarks(x: Tensor, v: Tensor, dy: Tensor, points: Te
                 *dv.stride()[:3], heads, tokens, count, share, scale * math.log2(math.e), scale, BLOCK_N=sizes.streamed,
                 BLOCK_M=sizes.owned, **_constants(head_dim, value_dim, half, sizes))
     return dx, parts.sum(0), dv
+
+
+def near(x: Tensor) -> Tensor:
+    """x, or a copy of it where the tokens of one tile lie further apart than offsets of 32 bits reach."""
+    return x if LARGEST_TILE * max(x.stride()[2:]) < 1 << 31 else x.contiguous()
 
 
 def _half(*tensors: Tensor) -> torch.dtype:

@@ -131,6 +131,8 @@ def _centred(x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 def _tiles(x: Tensor, k: Tensor) -> Iterator[tuple[slice, slice, slice]]:
     """Slices of groups, tokens and keys whose product stays within TILE scores; one for all on the meta device."""
     (groups, tokens, _), keys = x.shape, k.shape[1]
+    if not groups * tokens * keys:
+        return
     if x.is_meta:
         yield slice(groups), slice(tokens), slice(keys)
         return

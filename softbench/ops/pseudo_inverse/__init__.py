@@ -44,7 +44,7 @@ from torch import Tensor
 
 from softbench.errors import UsageError
 from softbench.ops import dispatch
-from softbench.ops._common import widened
+from softbench.ops._common import uncast, widened
 from softbench.ops.pseudo_inverse import _watching, eager, reference
 from softbench.ops.pseudo_inverse._methods import (
     LEAKING,
@@ -65,6 +65,7 @@ LARGEST = 128  # rows of the matrices that the Triton kernels take
 _IN_TRITON = ("cholesky", "scaled_newton", "newton")
 
 
+@uncast
 def pseudo_inverse(a: Tensor, *, method: str = "cholesky", iterations: int | None = None, ridge: float = 0.0,
                    impl: str = "auto") -> Tensor:
     """The pseudo-inverse of each matrix of `a` [..., m, m], after `iterations` steps (None: as many as is usual).
