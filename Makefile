@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= results/local
 
-.PHONY: bench test lint gpu regress check train-demo train-compare clean
+.PHONY: bench bench-field test lint gpu regress check train-demo train-compare clean
 
 bench: $(STAMP)  ## measure soft and performer beside softmax: table, records, plot
 	@mkdir -p $(OUT)
@@ -44,6 +44,17 @@ train-compare: $(STAMP)  ## the same with each attention of the paper's Table 2,
 	  $(BIN)/softbench train-imagenet --arch $$attn-tiny --data digits --out $(OUT)/train/$$attn-tiny || exit; done
 	$(BIN)/softbench show $(PEERS:%=$(OUT)/train/%-tiny/records.jsonl) --where epoch=14
 	$(BIN)/softbench plot $(PEERS:%=$(OUT)/train/%-tiny/records.jsonl) --out $(OUT)/train/compare.svg
+
+FIELD ?= soft,performer,nystromformer,linformer,linear,efficient,cosformer,agent,skyformer,spatial_reduction,xca,window
+FIELD_AT ?= --mode forward --heads 4 --max-tokens 8k
+SOME_FAILED = || [ $$? -eq 5 ]  # a case that fails is a row of the page
+bench-field: $(STAMP)  ## from which N on a dozen attentions win and how they grow, on one page; under 15 minutes on two cores
+	@mkdir -p $(OUT)
+	$(BIN)/softbench crossover --attn $(FIELD) $(FIELD_AT) --budget 420 --resume --out $(OUT)/field-crossover.jsonl \
+	  --plot $(OUT)/field-crossover.svg $(SOME_FAILED)
+	$(BIN)/softbench scaling --attn softmax,$(FIELD) $(FIELD_AT) --min-tokens 128 --rep 60 --timeout 20 --resume \
+	  --out $(OUT)/field-scaling.jsonl $(SOME_FAILED)
+	$(BIN)/softbench report $(OUT)/field-crossover.jsonl $(OUT)/field-scaling.jsonl --out $(OUT)/field.html
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "softbench needs Python 3.11 or later")'

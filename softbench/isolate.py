@@ -57,20 +57,39 @@ def request(sweep: Sweep, job: Job, settings: Process, memory_limit: int | None)
 
 
 def _run_child(sweep: Sweep, job: Job, settings: Process, memory_limit: int | None) -> list[Record]:
+    asked = request(sweep, job, settings, memory_limit)
+    answer = ask("softbench.isolate", asked, sweep.timeout, memory_limit)
+    if isinstance(answer, list):
+        return [Record(**json.loads(line)) for line in answer]
+    status, note = answer
+    reading = Reading(sweep.measure.QUANTITY, sweep.measure.UNIT, [], status=status, note=note)
+    return [make_record(sweep.measure_name, job, reading, sweep.environment)]
+
+
+def ask(module: str, asked: dict[str, Any], timeout: float | None,
+        memory_limit: int | None) -> list[str] | tuple[str, str]:
+    """Run `python -m module` on a request; the lines that it answers after `ready`, or why it gave none.
+
+    Args:
+        timeout: seconds from `ready` on.
+        memory_limit: what the child was told; some ways to die then mean that memory ran out.
+    Returns:
+        The lines of a child that ended well; a status and a note of one that did not.
+    """
     with tempfile.TemporaryFile("w+") as errors:
-        child = subprocess.Popen([sys.executable, "-m", "softbench.isolate"], env=_child_environment(), text=True,
+        child = subprocess.Popen([sys.executable, "-m", module], env=_child_environment(), text=True,
                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
         assert child.stdin is not None
         assert child.stdout is not None
         overdue = threading.Event()
         alarm = _alarm(_START_SECONDS, child, overdue)
         try:
-            child.stdin.write(json.dumps(request(sweep, job, settings, memory_limit)))
+            child.stdin.write(json.dumps(asked))
             child.stdin.close()
             started = child.stdout.readline() == "ready\n"
             alarm.cancel()
-            if started and sweep.timeout is not None:
-                alarm = _alarm(sweep.timeout, child, overdue)
+            if started and timeout is not None:
+                alarm = _alarm(timeout, child, overdue)
             lines = child.stdout.read().splitlines()
             child.wait()
         except BrokenPipeError:
@@ -83,11 +102,9 @@ def _run_child(sweep: Sweep, job: Job, settings: Process, memory_limit: int | No
                 child.wait()
             child.stdout.close()
         if child.returncode == 0:
-            return [Record(**json.loads(line)) for line in lines]
+            return lines
         errors.seek(0)
-        status, note = _post_mortem(child.returncode, errors.read(), overdue.is_set(), sweep.timeout, memory_limit)
-    reading = Reading(sweep.measure.QUANTITY, sweep.measure.UNIT, [], status=status, note=note)
-    return [make_record(sweep.measure_name, job, reading, sweep.environment)]
+        return _post_mortem(child.returncode, errors.read(), overdue.is_set(), timeout, memory_limit)
 
 
 def _child_environment() -> dict[str, str]:
@@ -121,7 +138,7 @@ def _post_mortem(code: int, stderr: str, overdue: bool, timeout: float | None,
     return "failed", f"the child process died of {name}: {last[:200]}".rstrip(": ")
 
 
-def _limit_memory(limit: int) -> None:
+def limit_memory(limit: int) -> None:
     """Let this process's private writable memory grow by `limit` bytes from here."""
     status = Path("/proc/self/status").read_text()
     held = re.search(r"VmData:\s+(\d+) kB", status)
@@ -153,7 +170,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     state = process.apply(opts.parse(Process, request["process"], "process"))
     if request["memory_limit"]:
-        _limit_memory(request["memory_limit"])
+        limit_memory(request["memory_limit"])
     print("ready", flush=True)
     for record in _child(request, state):
         print(record.to_json())

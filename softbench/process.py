@@ -51,6 +51,15 @@ def apply(process: Process) -> dict[str, Any]:
     return {"threads": torch.get_num_threads(), "malloc": malloc, "denormals": _denormals(), "tf32": process.tf32}
 
 
+def current() -> Process:
+    """How this process is set up now, for a child that should be set up alike; malloc is then as glibc has it."""
+    import torch
+
+    return Process(threads=torch.get_num_threads(), malloc="default",
+                   denormals="keep" if _denormals() == "keep" else "flush",
+                   tf32=torch.get_float32_matmul_precision() != "highest")
+
+
 def available_cores() -> int:
     """Cores that this process may run on (its affinity mask, not the machine's count)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,7 +19,7 @@ from softbench.studies._contract import Observation, Task
 
 @dataclass(frozen=True)
 class Study:
-    """The tasks of one study on this machine."""
+    """The tasks of one study on this machine. `known` are the records of tasks that a resumed study leaves out."""
 
     name: str
     module: ModuleType
@@ -27,16 +27,20 @@ class Study:
     environment: dict[str, Any]
     device: str = "cpu"
     on_start: Callable[[Task], None] = field(default=lambda task: None)
+    known: list[Record] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[tuple[Task, list[Record]]]:
         """Yields the records of each task as soon as it is done."""
+        found = list(self.known)
         for task in self.tasks:
             self.on_start(task)
-            yield task, [self._record(task, observation) for observation in self._observe(task)]
+            group = [self._record(task, observation) for observation in self._observe(task, found)]
+            found += group
+            yield task, group
 
-    def _observe(self, task: Task) -> list[Observation]:
+    def _observe(self, task: Task, found: list[Record]) -> list[Observation]:
         try:
-            return task.run()
+            return task.run(found) if task.concludes else task.run()
         except Exception as error:
             status, note = sweep.verdict(error)
             return [Observation(quantity=self.module.QUANTITY, unit=self.module.UNIT, value=None, status=status,

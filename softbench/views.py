@@ -48,6 +48,7 @@ class Rows(View):
     Attributes:
         by: columns, from the outermost to the innermost; numbers ascend, text keeps the order of the records.
         quantities: in the order of the columns; those that no record has are left out.
+        always: columns of `by` that are shown even where all rows agree in them.
         headings: the first columns of `by`, written as a line above the rows that agree in them.
         middle: a column of `by` with numbers: of rows that agree in the others, only the one at its middle is kept.
         plain: quantities whose interval is left out.
@@ -57,6 +58,7 @@ class Rows(View):
 
     by: tuple[str, ...]
     quantities: tuple[str, ...]
+    always: tuple[str, ...] = ()
     headings: tuple[str, ...] = ()
     middle: str = ""
     plain: tuple[str, ...] = ()
@@ -78,6 +80,8 @@ class Lines(View):
         reference_by: the column that tells these lines apart.
         level: where to draw a horizontal line, such as a tolerance.
         limits: of the axis of values; lines that diverge leave the panel there.
+        span: a quantity whose values are places on the axis of `x`, told apart as the lines are: each is drawn as an
+            upright line with its interval shaded; "" for none.
     """
 
     quantities: tuple[str, ...]
@@ -91,6 +95,7 @@ class Lines(View):
     reference_by: str = ""
     level: float | None = None
     limits: tuple[float, float] | None = None
+    span: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +145,27 @@ class Dots(View):
     series: str = ""
     panels: str = ""
     log_x: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted(View):
+    """A cost against the tokens on logarithmic axes: marks where it was measured, and the curve fitted to each series.
+
+    Attributes:
+        quantity: the cost.
+        fitted: the quantity whose records have a curve in `detail["curve"]`, pairs of tokens and cost, the lengths at
+            which its exponent changes in `detail["breaks"]`, and their exponent as value; of those, the records whose
+            coordinate `cost` is `cost`.
+        beyond: the quantity of extrapolated costs, drawn dashed.
+        series: the column that gives colour and marker.
+    """
+
+    quantity: str
+    fitted: str
+    cost: str
+    beyond: str
+    series: str
+    panels: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,3 +118,14 @@ def test_bad_amounts_of_memory_are_told(text: str, message: str) -> None:
     with pytest.raises(UsageError, match="--memory-limit") as error:
         process.parse_bytes(text, "--memory-limit")
     assert message in str(error.value)
+
+
+def test_a_child_can_be_set_up_as_this_process_is() -> None:
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        process.apply(process.Process(threads=1, denormals="flush", malloc="default"))
+        assert process.current() == process.Process(threads=1, denormals="flush", malloc="default", tf32=False)
+    finally:
+        torch.set_num_threads(threads)

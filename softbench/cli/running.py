@@ -88,7 +88,8 @@ def known(out: Path, measure: str, here: Mapping[str, Any], keys: Sequence[str],
           items: str, fits: Callable[[Record], bool] = lambda record: True) -> dict[int, list[Record]]:
     """The records of this measure that `out` already holds for this environment, by the position of their key.
 
-    What failed before, or was measured with other settings (`fits`), is left out, as it runs again. Says on stderr
+    What failed before, was cut short by a budget, or was measured with other settings (`fits`) is left out, as it runs
+    again. Says on stderr
     what was found and what does not fit.
     """
     if not out.exists():
@@ -109,7 +110,8 @@ def known(out: Path, measure: str, here: Mapping[str, Any], keys: Sequence[str],
     for record in records.latest(filter(fits, here_too)):
         kept.setdefault(key(record), []).append(record)
     positions = {i: kept[name] for i, name in enumerate(keys)
-                 if name in kept and all(record.status != "failed" for record in kept[name])}
+                 if name in kept and not any(record.status == "failed" or records.UNFINISHED in record.detail
+                                             for record in kept[name])}
     commits = {record.environment.get("commit") for group in positions.values() for record in group
                if record.environment} - {here["commit"]}
     if commits:

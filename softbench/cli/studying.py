@@ -60,8 +60,11 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
         return 0
     known = running.known(target, name, study.environment, [task.name for task in study.tasks], _task, "tasks") \
         if resume else {} if force else _recalled(study)
-    left = [i for i in range(len(study.tasks)) if i not in known]
-    measured = _measure(replace(study, tasks=[study.tasks[i] for i in left]), target) if left else []
+    if any(i not in known for i in range(len(study.tasks))):
+        known = {i: group for i, group in known.items() if not study.tasks[i].concludes}
+    left = replace(study, tasks=[task for i, task in enumerate(study.tasks) if i not in known],
+                   known=[record for group in known.values() for record in group])
+    measured = _measure(left, target) if left.tasks else []
     if hasattr(study.module, "remember") and (sound := [r for r in measured if r.status == "ok"]):
         printing.say(f"Kept for this machine: {study.module.remember(sound, study.environment, study.device)}")
     found = _in_order(study, [*(record for group in known.values() for record in group), *measured])

@@ -96,6 +96,26 @@ def measure_group(workloads: Sequence[Workload], settings: Settings) -> list[lis
     return [[_reading(run, group)] for run in runs]
 
 
+def paired(base: Workload, head: Workload, settings: Settings) -> Iterator[tuple[list[float], list[float], float]]:
+    """Rounds of two workloads, without end: the samples of each, and the share of the CPU that others had meanwhile.
+
+    A round is ABBA: one side takes samples, the other for twice as long, the first again, so that a steady drift hits
+    both alike; the side that begins alternates. `rep` is the ms of each side in a round. Close the generator after use.
+    """
+    runs = [_Run(base), _Run(head)]
+    for run in runs:
+        _warm(run, settings)
+    with _no_garbage_collection():
+        for number in itertools.count():
+            one, other = runs if number % 2 == 0 else runs[::-1]
+            for run in runs:
+                run.samples, run.foreign = [], []
+            for run, share in ((one, 0.5), (other, 1.0), (one, 0.5)):
+                _slice(run, share * settings.rep / 1e3)
+            foreign = [share for run in runs for share in run.foreign]
+            yield runs[0].samples, runs[1].samples, max(foreign, default=0.0)
+
+
 def _warm(run: _Run, settings: Settings) -> None:
     """Untimed calls, at least four unless they are slow; fixes the number of calls in a sample.
 

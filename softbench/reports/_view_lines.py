@@ -44,6 +44,7 @@ def lines(view: Lines, frame: pd.DataFrame) -> Figure | None:
     if layout is None or not any(point.y is not None for seen in layout.found for point in _points(view, seen)):
         return None
     references = _references(view, frame)
+    spans = select(view, frame, [view.span]) if view.span else []
     beside = len(view.quantities) > 1
     cells = [(key, quantity) for key in layout.panels for quantity in view.quantities]
     columns = len(view.quantities) if beside else across(len(cells))
@@ -62,6 +63,7 @@ def lines(view: Lines, frame: pd.DataFrame) -> Figure | None:
             axes.axhline(view.level, color=GREY, linewidth=1.0, linestyle=":")
         _draw_references(axes, view, {name: [s for s in found if s.key(layout.by) == key]
                                       for name, found in references.items()}, f"panel{number}")
+        _draw_spans(axes, view, layout, [s for s in spans if s.key(layout.by) == key], f"panel{number}")
         here = [seen for seen in layout.panels[key] if seen.quantity == quantity]
         ends, silent = _draw(axes, view, layout, here, f"panel{number}")
         corner(axes, layout, {n: why for n, why in silent.items() if len(cells) > 1 or ends[n] is not None})
@@ -163,6 +165,16 @@ def _draw_references(axes: Axes, view: Lines, references: dict[str, list[Seen]],
     for number, found in enumerate(references.values()):
         points = sorted({p.x: p.y for seen in found for p in _points(view, seen) if p.y is not None}.items())
         axes.plot([x for x, _ in points], [y for _, y in points], **_look(number), gid=f"{group}-reference{number}")
+
+
+def _draw_spans(axes: Axes, view: Lines, layout: Plan, spans: Sequence[Seen], group: str) -> None:
+    """An upright line at each value that has an interval, which is shaded, in the colour of its series."""
+    for number, (name, found) in enumerate(named(layout, view.series, spans).items()):
+        for seen in found:
+            if seen.value is not None and not math.isnan(seen.low):
+                colour = layout.looks[name].colour
+                axes.axvspan(seen.low, seen.high, color=colour, alpha=0.25, linewidth=0, gid=f"{group}-span{number}")
+                axes.axvline(seen.value, color=colour, linewidth=0.8)
 
 
 def _look(number: int) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def table(view: Rows, frame: pd.DataFrame) -> Table | None:
         return None
     by = [*telling(found, view.by), *view.by]
     rows = [(key, _by_quantity(group)) for key, group in grouped(found, by).items()]
-    varying = [i for i in range(len(by)) if len({key[i] for key, _ in rows}) > 1]
+    varying = [i for i in range(len(by)) if len({key[i] for key, _ in rows}) > 1 or by[i] in view.always]
     above = [i for i in varying if by[i] in view.headings]
     present = {seen.quantity for seen in found}
     quantities = [quantity for quantity in view.quantities if quantity in present]

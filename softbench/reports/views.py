@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from softbench.reports import _drawing, _view_figures, _view_lines, _view_roofline, _view_tables
+from softbench.reports import _drawing, _view_figures, _view_fitted, _view_lines, _view_roofline, _view_tables
 from softbench.reports.tables import Table
-from softbench.views import Dots, Heatmap, Lines, Roofline, Rows, Scatter, View
+from softbench.views import Dots, Fitted, Heatmap, Lines, Roofline, Rows, Scatter, View
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +55,8 @@ def _figure(view: View, frame: pd.DataFrame) -> Figure | None:
         return _view_figures.heatmap(view, frame)
     if isinstance(view, Scatter):
         return _view_figures.scatter(view, frame)
+    if isinstance(view, Fitted):
+        return _view_fitted.fitted(view, frame)
     if isinstance(view, Roofline):
         return _view_roofline.roofline(view, frame)
     assert isinstance(view, Dots)

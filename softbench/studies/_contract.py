@@ -68,10 +68,15 @@ class Observation:
 
 @dataclass(frozen=True)
 class Task:
-    """An independent piece of a study; `name` is unique in the study and says all that decides the result."""
+    """An independent piece of a study; `name` is unique in the study and says all that decides the result.
+
+    A task that `concludes` comes after those whose numbers it draws on: `run` gets the records of all tasks before it,
+    those that a resumed study found included, and it runs again whenever one of them has.
+    """
 
     name: str
-    run: Callable[[], list[Observation]]
+    run: Callable[..., list[Observation]]
+    concludes: bool = False
 
 
 def load(name: str) -> ModuleType:

@@ -1,0 +1,113 @@
+"""The length at which a fitted difference is 0, with its 95 % interval.
+
+Around a bracket, d = ln(cost of the attention / cost of the baseline) is close to a straight line in x = ln N, as
+costs are close to powers of N there. Let probe i have n_i rounds with the mean d_i. The line a + b (x - m), with m the
+mean of x, is fitted with the weights n_i; its errors come from s^2, the variance of rounds about the means of their
+probes, pooled over the probes that are used, with f = sum(n_i - 1) degrees of freedom. Rounds of one probe share what
+the memory of a process happens to look like, so means scatter more about the line than rounds do about means; and no
+cost is a power of N exactly. Both show in the lack of fit
+
+    F = sum n_i (d_i - a - b (x_i - m))^2 / ((k - 2) s^2)        for k > 2 probes.
+
+Where F > 1, s^2 F takes the place of s^2, with k - 2 degrees of freedom. The interval holds all x at which the t test
+does not reject d = 0 (Fieller, 1954):
+
+    (a + b u)^2 <= t^2 s^2 (1 / sum n_i + u^2 / sum n_i (x_i - m)^2),        u = x - m.
+
+Where b is not significant that set has no ends, and the interval is from the shortest to the longest of these probes.
+As the line may be too straight, the interval is extended to the one of the same width around the zero of a parabola
+through the same probes; and it is never narrower than from the nearest feasible length below the estimate to the one
+above.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from softbench.compare import rule
+from softbench.studies._crossing import WINDOW, Bracket, Probe
+from softbench.studies._crossing_grids import Grids
+
+_FEWEST = 5  # probes of a parabola
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """N* and its interval. `fitted` is the number of probes in the fit, 0 where the bracket is all that is known."""
+
+    tokens: float
+    low: float
+    high: float
+    rising: bool
+    fitted: int
+
+
+def locate(bracket: Bracket, probes: Sequence[Probe], grids: Grids, *, exact: bool) -> Crossing:
+    """Where within a closed bracket the sign changes."""
+    assert bracket.low is not None
+    assert bracket.high is not None
+    middle = (math.log(bracket.low) + math.log(bracket.high)) / 2
+    ends = [p for p in probes if p.tokens in (bracket.low, bracket.high)]
+    reach = math.log(WINDOW) + 1e-9
+    used = [p for p in probes if p.estimate and (p in ends or abs(math.log(p.tokens) - middle) <= reach)]
+    if exact:
+        return Crossing(math.exp(_between(ends)), bracket.low, bracket.high, bracket.rising, 0)
+    found = fieller([math.log(p.tokens) for p in used], [p.differences for p in used])
+    if found is None:
+        return Crossing(math.exp(_between(ends)), used[0].tokens, used[-1].tokens, bracket.rising, 0)
+    estimate, low, high = (min(max(math.exp(x), grids.low), grids.high) for x in found)
+    below = grids.nearest(estimate, below=math.floor(estimate) + 1)
+    above = grids.nearest(estimate, above=math.ceil(estimate) - 1)
+    low = min([low, *([below[0] * below[1]] if below else [])])
+    high = max([high, *([above[0] * above[1]] if above else [])])
+    return Crossing(estimate, low, high, bracket.rising, len(used))
+
+
+def fieller(xs: Sequence[float], rounds: Sequence[Sequence[float]]) -> tuple[float, float, float] | None:
+    """The zero of the line through these probes and its interval; None where the slope may be 0."""
+    from scipy.special import stdtrit
+
+    counts = [len(r) for r in rounds]
+    means = [sum(r) / len(r) for r in rounds]
+    total, freedom = sum(counts), sum(n - 1 for n in counts)
+    if len(xs) < 2 or freedom < 1:
+        return None
+    centre = sum(n * x for n, x in zip(counts, xs, strict=True)) / total
+    spread = sum(n * (x - centre) ** 2 for n, x in zip(counts, xs, strict=True))
+    level = sum(n * d for n, d in zip(counts, means, strict=True)) / total
+    slope = sum(n * (x - centre) * d for n, x, d in zip(counts, xs, means, strict=True)) / spread
+    within = sum((d - mean) ** 2 for r, mean in zip(rounds, means, strict=True) for d in r) / freedom
+    lack = sum(n * (d - level - slope * (x - centre)) ** 2 for n, x, d in zip(counts, xs, means, strict=True))
+    bound = float(stdtrit(freedom, 1 - rule.LEVEL / 2)) ** 2 * within
+    if len(xs) > 2 and lack > (len(xs) - 2) * within:
+        bound = float(stdtrit(len(xs) - 2, 1 - rule.LEVEL / 2)) ** 2 * lack / (len(xs) - 2)
+    # u^2 (slope^2 - bound / spread) + 2 level slope u + level^2 - bound / total <= 0
+    square, constant = slope**2 - bound / spread, level**2 - bound / total
+    if square <= 0:
+        return None
+    root = math.sqrt(max(0.0, (level * slope) ** 2 - square * constant))
+    low, high = (centre + (-level * slope + side * root) / square for side in (-1, 1))
+    zero = centre - level / slope
+    bent = _bent(xs, counts, means, zero)
+    return zero, min(low, low + bent - zero), max(high, high + bent - zero)
+
+
+def _bent(xs: Sequence[float], counts: Sequence[int], means: Sequence[float], zero: float) -> float:
+    """The zero next to `zero` of a parabola through the probes; `zero` itself where they are few or it has none."""
+    import numpy as np
+
+    if len(xs) < _FEWEST:
+        return zero
+    found = np.polynomial.Polynomial.fit(xs, means, 2, w=np.sqrt(counts)).roots()
+    real = [float(root.real) for root in found if abs(root.imag) < 1e-9]
+    return min((root for root in real if min(xs) <= root <= max(xs)), key=lambda root: abs(root - zero), default=zero)
+
+
+def _between(ends: Sequence[Probe]) -> float:
+    """ln N where the straight line through the ends of a bracket is 0; its middle where one of them has no value."""
+    (a, b), (low, high) = (math.log(p.tokens) for p in ends), (p.estimate for p in ends)
+    if low is None or high is None:
+        return (a + b) / 2
+    return a + (b - a) * low.mean / (low.mean - high.mean)

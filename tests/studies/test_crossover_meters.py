@@ -1,0 +1,97 @@
+"""What the search compares by: the side that is ahead, what stops a comparison, and what is measured twice."""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from softbench.attention import _contract as attentions
+from softbench.case import AttentionSpec, Case, Shape
+from softbench.measures import latency, memory
+from softbench.studies import _crossing_answer as answers
+from softbench.studies._crossing import ATTENTION, BASELINE, Search, Stopped, Terms
+from softbench.studies._crossing_grids import Grids
+from softbench.studies._crossing_meters import Pair, meter
+from softbench.subjects import OneAttention
+from softbench.sweep import Sweep
+
+
+def subject(name: str, **options: object) -> OneAttention:
+    spec = AttentionSpec(name, dict(options))
+    return OneAttention(attentions.load(spec), spec)
+
+
+def pair(attention: OneAttention | None = None) -> Pair:
+    ours = attention or subject("performer", features=4)
+    case = Case(ours.spec, Shape(1, 1, 1, 1, 8))
+    return Pair(ours, subject("softmax"), case, latency.Settings(rep=1.0, warmup=0.0))
+
+
+def difference(quantity: str, both: Pair, grid: tuple[int, int] = (4, 4)) -> float:
+    with closing(meter(quantity, both).rounds(grid, 60.0)) as rounds:
+        return next(rounds)
+
+
+def test_latency_is_that_of_the_attention_over_that_of_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"softmax": 1.0, "performer": 3.0}
+
+    def rounds(base, head, settings):  # type: ignore[no-untyped-def]
+        yield [seconds[base.subject.attention]], [seconds[head.subject.attention]] * 3, 0.25
+
+    monkeypatch.setattr(latency, "paired", rounds)
+    both = pair()
+    assert difference("latency", both) == pytest.approx(math.log(3))
+    assert both.foreign == {16: 0.25}
+
+
+def test_flops_are_the_closed_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = pair()
+    ours, theirs = (both.job(side, (4, 4)) for side in (ATTENTION, BASELINE))
+    expected = ours.subject.closed_form(ours.case) / theirs.subject.closed_form(theirs.case)
+    assert difference("flops", both) == pytest.approx(math.log(expected))
+    monkeypatch.setattr(both.attention, "closed_form", lambda case: 0.0)
+    assert -math.inf < difference("flops", both) < 0  # no product at all: a logarithm all the same
+
+
+def test_the_baseline_s_memory_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = memory.measure
+
+    def counting(built, settings):  # type: ignore[no-untyped-def]
+        asked.append(built.subject.attention)
+        return real(built, settings)
+
+    monkeypatch.setattr(memory, "measure", counting)
+    first = pair()
+    difference("memory", first)
+    difference("memory", replace(pair(), known=first.known))
+    assert asked == ["performer", "softmax", "performer"]
+
+
+@pytest.mark.parametrize(("side", "name"), [(ATTENTION, "performer"), (BASELINE, "softmax")])
+@pytest.mark.parametrize("quantity", ["latency", "memory"])
+def test_who_runs_out_of_memory_is_known(monkeypatch: pytest.MonkeyPatch, side: str, name: str, quantity: str) -> None:
+    real = Sweep.prepare
+
+    def prepare(self, job):  # type: ignore[no-untyped-def]
+        if job.subject.attention == name:
+            raise MemoryError("not run: it needs about 9 GiB, 2 GiB are free")
+        return real(self, job)
+
+    monkeypatch.setattr(Sweep, "prepare", prepare)
+    with pytest.raises(Stopped) as stopped:
+        difference(quantity, pair())
+    assert (stopped.value.side, stopped.value.status) == (side, "oom")
+    assert "9 GiB" in stopped.value.note
+
+
+def test_an_attention_that_no_shape_suits_is_unsupported_with_its_reason() -> None:
+    """What the whole study says of a length at which an attention cannot run."""
+    both = pair()
+    search = Search(meter("flops", both), Grids(16, 64, lambda grid: "too odd"), Terms(), lambda: 9.0).run()
+    (only,) = answers.observations(search, both, "flops", "softmax")
+    assert (only.status, only.value, only.detail["answer"]) == ("unsupported", None, "unsupported")
+    assert "no grid from 16 to 64 tokens suits both" in only.note
