@@ -44,10 +44,12 @@ def qkv(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor
 @pytest.mark.parametrize("name", plugins.names("attention"))
 def test_create_gives_a_module_that_attends(name: str) -> None:
     q, k, v = qkv(2, 3, 12, 8)
+    if not plugins.facts("attention", name).get("SAME_DIM"):
+        v = v[..., :5]
     attention = softbench.create(name)
     assert isinstance(attention, nn.Module)
-    y = attention(q.requires_grad_(), k, v[..., :5])
-    assert y.shape == (2, 3, 12, 5)
+    y = attention(q.requires_grad_(), k, v)
+    assert y.shape == v.shape
     assert torch.isfinite(y).all()
     y.sum().backward()
     assert q.grad is not None

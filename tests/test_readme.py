@@ -24,7 +24,8 @@ def plugin() -> str:
     return next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "def build" in block)
 
 
-WITHOUT_DRY_RUN = ("list", "show", "plot", "env", "eval-imagenet", "compare", "export", "check", "doctor", "baseline")
+WITHOUT_DRY_RUN = ("list", "show", "plot", "env", "eval-imagenet", "compare", "export", "check", "doctor",
+                   "baseline", "report")
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] in WITHOUT_DRY_RUN])

@@ -18,6 +18,7 @@ _VERBS = {
     "info": "softbench.cli.listing",
     "show": "softbench.cli.viewing",
     "plot": "softbench.cli.viewing",
+    "report": "softbench.cli.reporting",
     "env": "softbench.cli.listing",
     "compare": "softbench.cli.comparing",
     "export": "softbench.cli.exporting",

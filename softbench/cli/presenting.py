@@ -18,6 +18,7 @@ from softbench.studies import _contract as studies
 from softbench.training import views as training
 from softbench.views import Rows, View
 
+_ABOUT = {training.TRAIN: "each epoch of each training.", training.EVAL: "accuracy of trained weights."}
 # Of the option --view.
 VIEW: dict[str, Any] = {"metavar": "NAME[,NAME]", "help": "Only these tables and pictures of a study. [all]"}
 
@@ -60,6 +61,20 @@ def choose(measures: Iterable[str], wanted: str | None, *, plot: bool) -> Chosen
     if not plot and not any(isinstance(view, Rows) for views in kept.values() for view in views):
         raise UsageError(f"--view {wanted} is a picture, not a table: draw it with --plot, or with `softbench plot`.")
     return Chosen(kept, named=True)
+
+
+def everything(measures: Iterable[str]) -> tuple[dict[str, list[View]], dict[str, str]]:
+    """All views of these measures and studies, and what each is in one line, as far as they are installed here."""
+    views, about = {}, dict(_ABOUT)
+    for name in dict.fromkeys(measures):
+        kind = "studies" if is_study(name) else "measures"
+        if (found := _views(name)) is not None:
+            views[name] = found
+        elif name in plugins.names("measures"):
+            views[name] = list(getattr(measuring.load(name), "VIEWS", ()))
+        if name in plugins.names(kind):
+            about[name] = plugins.summary(kind, name)
+    return views, about
 
 
 def _views(measure: str) -> list[View] | None:

@@ -30,6 +30,7 @@ LABEL_WIDTH, LABEL_POINTS = 20, 12.5  # characters in a line of a label, and the
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#00805F", "#B0508A", "#8A6D00", "#3A8FBF", "#6A3D9A")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
+ON_COLOUR = "on colour"  # the label of a text whose colour was chosen for the cell behind it
 _WORD_WIDTH = 0.15  # of a panel's width, that a status word may take
 _LARGEST = 300.0  # power of ten that an axis may reach
 _SETTINGS: Any = {
@@ -88,14 +89,15 @@ def write(figure: Figure, path: Path) -> None:
 
 
 def write_head(figure: Figure, title: str, captions: Sequence[str]) -> None:
-    """Title and caption lines, with the room they need taken from the panels."""
+    """Title and caption lines, with the room they need taken from the panels. Their labels hold them unwrapped."""
     width, height = figure.get_size_inches()
     lines = [line for caption in captions for line in textwrap.wrap(caption, int(width * 16.5))]
     titles = textwrap.wrap(title, int(width * 11))
-    figure.text(0.08 / width, 1 - 0.08 / height, "\n".join(titles), va="top", fontsize="large", fontweight="bold")
+    figure.text(0.08 / width, 1 - 0.08 / height, "\n".join(titles), va="top", fontsize="large", fontweight="bold",
+                label=title)
     below = 0.34 + 0.2 * (len(titles) - 1)
     figure.text(0.08 / width, 1 - below / height, "\n".join(lines), va="top", fontsize=SMALL, color=GREY,
-                linespacing=1.35)
+                linespacing=1.35, label="\n".join(caption for caption in captions if caption))
     top = 1 - (below + 0.08 + 0.16 * len(lines)) / height
     figure.set_layout_engine("constrained", rect=(0, 0, 1, top), w_pad=0.08, h_pad=0.08)
 

@@ -71,7 +71,8 @@ def _draw_cell(axes: Axes, x: int, y: int, seen: Seen, whole: bool,
         text = format.tally(seen.value) if whole else format.measured(seen.value, seen.unit)
         text += "" if seen.trusted else "!"
     axes.text(x, y, text, ha="center", va="center", fontsize=SMALL, color="#ffffff" if dark else "#000000",
-              bbox=None if colour else {"facecolor": "#ffffff", "edgecolor": "none", "pad": 1.0})
+              label=_drawing.ON_COLOUR if colour else "", bbox=None if colour else {
+                  "facecolor": "#ffffff", "edgecolor": "none", "pad": 1.0})
 
 
 def scatter(view: Scatter, frame: pd.DataFrame) -> Figure | None:
@@ -91,7 +92,8 @@ def scatter(view: Scatter, frame: pd.DataFrame) -> Figure | None:
         for side, log, numbers in (("x", view.log_x, [x for _, x, _ in placed]),
                                    ("y", view.log_y, [y for _, _, y in placed])):
             values = [n.value for n in numbers if n.value is not None and (n.value > 0 or not log)]
-            _drawing.scale_values(axes, values, ticker(numbers[0].unit), log=log, side=side)
+            _drawing.scale_values(axes, values, ticker(numbers[0].unit), log=log, side=side,
+                                   base=2 if numbers[0].unit == "B" else 10)
         axes.set_xlabel(word(view, view.x))
         axes.set_ylabel(word(view, view.y) if number % columns == 0 else "")
         _draw_points(axes, view, layout, pairs, f"panel{number}")

@@ -27,6 +27,12 @@ _SCALES: dict[str, tuple[tuple[float, str], ...]] = {
     "flop/s": ((1.0, "FLOP/s"), (1e6, "MFLOP/s"), (1e9, "GFLOP/s"), (1e12, "TFLOP/s")),
 }
 
+# A number at the start of a cell: its first part, an interval or a second end, a power of ten, and a word behind it.
+_WRITTEN = re.compile(r"""(?P<number>[<>]?\(?(?P<first>-?\d[\d,]*(?:\.\d+)?)(?:(?:±|\.\.)-?\d[\d,]*(?:\.\d+)?)?\)?
+                          (?:e(?P<power>-?\d+))?!?)[ ]?(?P<unit>[A-Za-z%/]*)""", re.VERBOSE)
+_SIZES = {name: size for scales in _SCALES.values() for size, name in scales} | {
+    "x": 1.0, "%": 0.01, "MB": 1e6, "GB": 1e9, "image/s": 1.0}
+
 
 def missing(value: Any) -> bool:
     """Whether there is no number or text here: None, NaN, an infinity, or pandas' NA."""
@@ -176,6 +182,23 @@ def text(value: Any) -> str:
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     printable = "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in str(value))
     return re.sub(r"\s+", " ", printable).strip()
+
+
+def split(cell: str) -> tuple[str, str, float | None]:
+    """What stands in a cell: its text without the unit, the unit, and its first number in SI units.
+
+    It reads back what the functions here write: "1.15 ms" -> ("1.15", "ms", 0.00115); "539..567 us" -> 539e-6;
+    "(2.1±0.3)e-7" -> 2.1e-7; "12.0x [1]" -> (the whole cell, "", 12.0). Of a cell that begins with no number, None.
+    """
+    found = _WRITTEN.match(cell)
+    if not found:
+        return cell, "", None
+    value = float(found["first"].replace(",", "") + "e" + (found["power"] or "0"))
+    unit = found["unit"]
+    if unit not in _SIZES:
+        return cell, "", value
+    rest = cell[found.end():]
+    return (cell, "", value * _SIZES[unit]) if rest else (found["number"], unit, value * _SIZES[unit])
 
 
 # How a quantity is written where a view says more than its unit does; the header names the unit.

@@ -75,7 +75,7 @@ def plot(frame: pd.DataFrame, path: Path | str, kind: str | None = None, baselin
     path = check_path(path)
     sheet = _choose(sheets(frame, baseline), kind)
     with _drawing.settings():
-        _drawing.write(_draw(sheet), path)
+        _drawing.write(draw(sheet), path)
 
 
 def _choose(found: Sequence[Sheet], kind: str | None) -> Sheet:
@@ -153,7 +153,12 @@ def _speed_ups(sheet: Sheet, entries: list[Entry], quantity: str, title: str) ->
     return _Panel(title, "x", lines)
 
 
-def _draw(sheet: Sheet) -> Figure:
+def draw(sheet: Sheet) -> Figure:
+    """The figure of a sheet, to be made and written under `_drawing.settings`.
+
+    Raises:
+        UsageError: nothing to draw, or too many panels.
+    """
     from matplotlib.figure import Figure
 
     bars = all(len({e.tokens for e in entries}) == 1 for _, entries in sheet.panels())

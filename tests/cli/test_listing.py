@@ -29,6 +29,7 @@ def test_list_shows_every_attention_with_its_facts(run):
     (("--family", "landmark"), "FAMILY", lambda value: value == "landmark"),
     (("--linear",), "COMPLEXITY", lambda value: value == "N"),
     (("--not-linear",), "COMPLEXITY", lambda value: value != "N"),
+    (("--linear-in-v",), "LINEAR_IN_V", lambda value: value is True),
 ])
 def test_filters_leave_the_attentions_asked_for_alone(run, flags, constant, wanted):
     out = run("list", *flags)[1]

@@ -1,0 +1,253 @@
+"""The answer: which attention is fastest at each length, with ties called ties, and how far each is from exact.
+
+Times are compared by the rule of `softbench compare`: of all that ran at one point, the one with the smallest median is
+compared with each other one, round by round where they were timed in turn. One that cannot be shown to be slower by
+more than the margin, with 95 % confidence, is tied with it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+from softbench.case import WHOLE
+from softbench.compare import verdicts
+from softbench.compare.sides import Side
+from softbench.compare.verdicts import Terms
+from softbench.records import Record, quartiles
+from softbench.reports import format
+from softbench.reports.page._machines import Machine
+from softbench.reports.sheet import BASELINE, phrase
+from softbench.reports.tables import Column, Table
+
+TERMS = Terms()
+SOURCES = ("latency", "scaling")  # the measure, and the study that times at many lengths too
+ERROR = ("approx_error", "error_matrix_fro")  # measure and quantity
+_POINT = ("mode", "dtype", "batch", "heads", "head_dim", "device", "seed")
+_ALIKE = ("batch", "heads", "head_dim", "seed", "coords")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sentence and its table: who is fastest, on one machine, in one setting, at each length or image size."""
+
+    machine: str
+    setting: str
+    sentence: str
+    table: Table
+    facets: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One length: the records that have a time, the fastest first; `tied` are those not told apart from it, and the
+    baseline may be without a time."""
+
+    size: str
+    ranked: list[Record]
+    tied: list[Record]
+    baseline: Record | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(_name(record) for record in self.tied))
+
+    @property
+    def fastest(self) -> Record:
+        return self.ranked[0]
+
+
+def answers(machine: Machine, baseline: str = "") -> list[Answer]:
+    """The answers that a machine's latencies give: attentions first, then whole models. Without records of the measure,
+    those that a study took at many lengths serve."""
+    source = next((name for name in SOURCES if machine.of(name)), "")
+    tried = [_without_task(r) for r in machine.of(source) if (r.quantity, r.unit) == ("latency", "s")
+             and r.coords.get("part", WHOLE) == WHOLE]
+    found = []
+    for models in (False, True):
+        mine = [record for record in tried if bool(record.model) == models]
+        base = baseline or (mine[0].label if models and mine else BASELINE)
+        settings = {_setting(record): None for record in mine}
+        for setting in settings:
+            here = [record for record in mine if _setting(record) == setting]
+            places = _places(here, base)
+            if any(len(place.ranked) > 1 for place in places):
+                found.append(_answer(machine, here, places, mine, base))
+    return found
+
+
+def _answer(machine: Machine, here: Sequence[Record], places: list[_Place], every: Sequence[Record],
+            base: str) -> Answer:
+    models = bool(here[0].model)
+    differing = [name for name in _ALIKE if len({json.dumps(getattr(r, name), sort_keys=True) for r in every}) > 1]
+    words = [here[0].mode.replace("_", " + "), here[0].dtype, here[0].device]
+    for name in differing:
+        value = getattr(here[0], name)
+        words += [phrase(k, v) for k, v in value.items()] if isinstance(value, dict) else [phrase(name, value)]
+    return Answer(machine.name, ", ".join(map(format.text, words)), _sentence(places, models, base),
+                  _table(places, models, base), {"mode": here[0].mode, "dtype": here[0].dtype})
+
+
+def _without_task(record: Record) -> Record:
+    """The record without the name of the piece of a study that made it, which is no part of its setting."""
+    return replace(record, coords={key: value for key, value in record.coords.items() if key != "task"})
+
+
+def _setting(record: Record) -> str:
+    return json.dumps([*(getattr(record, name) for name in _POINT), record.coords], sort_keys=True)
+
+
+def _places(here: Sequence[Record], base: str) -> list[_Place]:
+    sizes: dict[tuple[int, int, int], list[Record]] = {}
+    for record in here:
+        sizes.setdefault((record.rows * record.cols, record.rows, record.cols), []).append(record)
+    square = len({key[0] for key in sizes}) == len(sizes) and not here[0].model
+    found = []
+    for (tokens, rows, cols), records in sorted(sizes.items()):
+        ranked = sorted((r for r in records if r.value), key=lambda record: (record.value, _name(record)))
+        if not ranked:
+            continue
+        baseline = next((r for r in records if base in (r.label, r.model or r.attention)), None)
+        tied = [ranked[0], *(r for r in ranked[1:] if not _slower(ranked[0], r))]
+        found.append(_Place(format.count(tokens) if square else f"{rows}x{cols}", ranked, tied, baseline))
+    return found
+
+
+def _slower(fastest: Record, other: Record) -> bool:
+    """Whether the other one is slower beyond doubt. Of single rounds, whose noise is unknown, the middle halves of
+    the samples must lie apart, by more than the threshold."""
+    base, head = (Side("", "x", [record], []) for record in (fastest, other))
+    row, = verdicts.compare(base, head, TERMS).rows
+    if row.verdict == verdicts.INCONCLUSIVE and row.low == 0:
+        known = bool(fastest.samples and other.samples)
+        apart = not known or quartiles(fastest.samples)[1] < quartiles(other.samples)[0]
+        return apart and (other.value or 0) > (1 + TERMS.threshold) * (fastest.value or 0)
+    return row.verdict == verdicts.SLOWER
+
+
+def _name(record: Record) -> str:
+    return format.text(record.label)
+
+
+def _sentence(places: Sequence[_Place], models: bool, base: str) -> str:
+    """`softmax up to 256 tokens; soft from 512 tokens on, at 16,384 105x as fast as softmax.`"""
+    unit = "" if models else " tokens"
+    runs = [(names, list(run)) for names, run in groupby(places, key=lambda place: place.names)]
+    parts = []
+    for number, (names, run) in enumerate(runs):
+        first, last = run[0].size, run[-1].size
+        if len(runs) == 1:
+            where = f"from {first} to {last}{unit}" if first != last else f"at {first}{unit}"
+        elif number == 0:
+            where = f"up to {last}{unit}" if len(run) > 1 else f"at {last}{unit}"
+        elif number == len(runs) - 1:
+            where = f"from {first}{unit} on" if len(run) > 1 else f"at {first}{unit}"
+        else:
+            where = f"from {first} to {last}{unit}" if len(run) > 1 else f"at {first}{unit}"
+        parts.append(f"{_listed(names)} {where}" + (", which tie" if len(names) > 1 else ""))
+    end = places[-1]
+    close = ""
+    if end.baseline is not None and not end.baseline.value:
+        close = f" At {end.size}{unit}, {format.text(base)} gives no number: {end.baseline.status}."
+    elif end.baseline is not None and end.baseline not in end.tied:
+        ratio = (end.baseline.value or 0) / (end.fastest.value or 1)
+        close = f" At {end.size}{unit}, {_name(end.fastest)} is {format.ratio(ratio)} as fast as {format.text(base)}."
+    return "; ".join(parts) + "." + close
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _table(places: Sequence[_Place], models: bool, base: str) -> Table:
+    compared = any(place.baseline is not None for place in places)
+    columns = [Column("image" if models else "tokens"), Column("fastest", right=False), Column("time")]
+    columns += [Column(f"vs {format.text(base)}")] if compared else []
+    columns += [Column("next", right=False), Column("takes")]
+    rows = []
+    for place in places:
+        beaten = [record for record in place.ranked if record not in place.tied]
+        fastest = place.fastest.value or 0.0
+        row = [place.size, " = ".join([_name(place.fastest), *(_name(r) for r in place.tied[1:])]),
+               format.quantity(fastest, "s")]
+        if compared:
+            row.append(_against(place.baseline, fastest))
+        row += [_name(beaten[0]), format.ratio((beaten[0].value or 0) / fastest)] if beaten else [format.MISSING] * 2
+        rows.append(row)
+    return Table([], columns, rows)
+
+
+def _against(baseline: Record | None, fastest: float) -> str:
+    """How many times faster than the baseline, or what became of that."""
+    if baseline is None:
+        return format.MISSING
+    return format.ratio(baseline.value / fastest) if baseline.value else baseline.status
+
+
+def errors(records: Iterable[Record], wanted: Iterable[str]) -> Table | None:
+    """How far attentions are from the exact one that each estimates, by kind of inputs; None where nothing says it.
+
+    Where an attention was not measured with the very options that were timed, the nearest are taken, and named.
+
+    Args:
+        wanted: the labels that were timed; empty for all that have errors.
+    """
+    records = list(records)
+    timed = {r.label: r for r in records if r.measure in SOURCES and r.quantity == "latency" and not r.model}
+    known = [r for r in records if (r.measure, r.quantity) == ERROR and r.value is not None and r.status == "ok"]
+    labels = [label for label in dict.fromkeys(wanted) if label in timed]
+    chosen = {label: found for label in labels if (found := _nearest(timed[label], known))}
+    if not chosen:
+        return None
+    kinds = list(dict.fromkeys(str(r.coords.get("inputs", "")) for found in chosen.values() for r in found))
+    lengths = {r.rows * r.cols for found in chosen.values() for r in found}
+    columns = [Column("attention", right=False), Column("estimates", right=False), Column("measured with", right=False)]
+    columns += [Column("tokens")] if len(lengths) > 1 else []
+    columns += [Column(format.text(kind)) for kind in kinds]
+    rows = []
+    for label, found in chosen.items():
+        by_kind = {str(r.coords.get("inputs", "")): r for r in found}
+        against = format.text(str(found[0].coords.get("against", "")).replace("_", " "))
+        against = "itself: it is exact" if against == found[0].attention else against
+        row = [format.text(label), against, _options(timed[label], found[0]) or "the same options"]
+        row += [format.count(found[0].rows * found[0].cols)] if len(lengths) > 1 else []
+        rows.append([*row, *(_error(by_kind.get(kind)) for kind in kinds)])
+    at = f" at {format.count(lengths.pop())} tokens" if len(lengths) == 1 else ""
+    return Table([f"What it costs in accuracy: relative error of the attention matrix{at}, by kind of inputs. 0 is"
+                  " exact; at 1 the error is as large as the matrix."], columns, rows)
+
+
+def _nearest(timed: Record, known: Sequence[Record]) -> list[Record]:
+    """The errors of the options nearest to those timed, at the largest length, one for each kind of inputs."""
+    mine = [(distance, -r.rows * r.cols, r) for r in known if r.attention == timed.attention
+            and (distance := _distance(timed.options, r.options)) is not None]
+    if not mine:
+        return []
+    best = min(item[:2] for item in mine)
+    return list({str(r.coords.get("inputs", "")): r for distance, size, r in mine if (distance, size) == best}.values())
+
+
+def _distance(one: dict[str, Any], other: dict[str, Any]) -> float | None:
+    """0 for equal options; for those that differ in one positive number, by how many powers of e; else None."""
+    differing = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
+    if not differing:
+        return 0.0
+    entries = [side.get(differing[0]) for side in (one, other)]
+    numbers = [n for n in entries if isinstance(n, int | float) and not isinstance(n, bool) and n > 0]
+    if len(differing) > 1 or len(numbers) < 2:
+        return None
+    return abs(math.log(numbers[0]) - math.log(numbers[1]))
+
+
+def _options(timed: Record, measured: Record) -> str:
+    """What differs in the options of the error: `features=144, not 256`."""
+    return ", ".join(f"{format.text(key)}={format.text(value)}, not {format.text(timed.options.get(key))}"
+                     for key, value in measured.options.items() if timed.options.get(key) != value)
+
+
+def _error(record: Record | None) -> str:
+    return format.MISSING if record is None else format.measured(record.value, record.unit)
