@@ -25,7 +25,7 @@ def plugin() -> str:
 
 
 WITHOUT_DRY_RUN = ("list", "show", "plot", "env", "eval-imagenet", "compare", "export", "check", "doctor",
-                   "baseline", "report")
+                   "baseline", "report", "info")
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] in WITHOUT_DRY_RUN])
