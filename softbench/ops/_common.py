@@ -52,7 +52,7 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
     def refusing(ctx: Any, *gradients: Tensor) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError("This operation has no second derivative: call backward without create_graph=True, "
-                               "or use the implementation 'reference'.")
+                               "or use its plainest implementation ('reference', 'math'), where it has one.")
         with outside_autocast(next(g.device.type for g in gradients if g is not None)):
             return backward(ctx, *gradients)
 
