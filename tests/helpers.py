@@ -76,6 +76,8 @@ from torch import nn
 
 from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 
+FAMILY = "feature map"
+COMPLEXITY = "N"
 APPROXIMATES = None
 SHARES_QK = False
 LINEAR_IN_V = True

@@ -21,7 +21,7 @@ def test_parse(arch: str, expected: tuple[str, str]) -> None:
 @pytest.mark.parametrize(("arch", "message"), [
     ("sfot-tiny", "No arch named 'sfot-tiny'. Did you mean 'soft-tiny'?"),
     ("soft-tyni", "Did you mean 'soft-tiny'?"),
-    ("densenet", "An arch is an attention (gaussian, linformer"),
+    ("densenet", "An arch is an attention (agent, bigbird"),
     ("", "No arch named ''. An arch is"),
     ("resnet50", r"and a variant (tiny, small, small-d20, medium, large, huge), as in soft-tiny."),
 ])

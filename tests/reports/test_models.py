@@ -77,7 +77,7 @@ def test_plots_name_images(tmp_path: Path, measure: str, words: str) -> None:
     unit = {"latency": "s", "memory": "B"}[measure]
     plots.plot(to_frame(fake.models(measure, unit=unit)), tmp_path / "x.svg")
     (sheet,) = sheets(to_frame(fake.models(measure, unit=unit)))
-    figure = plots._draw(sheet)
+    figure = plots.draw(sheet)
     labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert labels == ["224x224", "512x384"]
     assert figure.axes[0].get_xlabel() == "image, by its number of pixels"
