@@ -54,7 +54,7 @@ def test_built_in_plugins_are_the_files_without_underscore() -> None:
 
 
 @pytest.mark.parametrize(("name", "message"), [
-    ("sofmax", r"No attention named 'sofmax'. Did you mean 'softmax'\?"), ("qqq", "Valid: gaussian, "),
+    ("sofmax", r"No attention named 'sofmax'. Did you mean 'softmax'\?"), ("qqq", "Valid: agent, "),
     ("", "No attention named ''"), ("_contract", "No attention named '_contract'"),
     ("../softmax", "No attention named"),
     ("soft.py.bak", "No attention named"),
@@ -173,16 +173,16 @@ def test_dataclasses_work_in_a_file(tmp_path: Path) -> None:
 
 
 def test_entry_point_is_listed_without_import_and_loaded_by_name(install: Callable[..., None]) -> None:
-    install("far = third.far", **{"third.__init__": "raise RuntimeError('imported')", "third.far": SOURCE})
-    assert plugins.names("attention")[-1] == "far"
-    assert "far" not in plugins.names("measures")
-    assert plugins.facts("attention", "far")["summary"] == "A plugin."
-    with pytest.raises(PluginError, match="Cannot import attention 'far': RuntimeError: imported"):
-        plugins.load("attention", "far")
-    install("far = third.far", **{"third.__init__": "", "third.far": SOURCE})
-    assert plugins.load("attention", "far", ("IMPLS",)).IMPLS == ("eager",)
-    with pytest.raises(UsageError, match=r"No attention named 'fat'. Did you mean 'far'\?"):
-        plugins.load("attention", "fat")
+    install("foreign = third.foreign", **{"third.__init__": "raise RuntimeError('imported')", "third.foreign": SOURCE})
+    assert plugins.names("attention")[-1] == "foreign"
+    assert "foreign" not in plugins.names("measures")
+    assert plugins.facts("attention", "foreign")["summary"] == "A plugin."
+    with pytest.raises(PluginError, match="Cannot import attention 'foreign': RuntimeError: imported"):
+        plugins.load("attention", "foreign")
+    install("foreign = third.foreign", **{"third.__init__": "", "third.foreign": SOURCE})
+    assert plugins.load("attention", "foreign", ("IMPLS",)).IMPLS == ("eager",)
+    with pytest.raises(UsageError, match=r"No attention named 'foreigm'. Did you mean 'foreign'\?"):
+        plugins.load("attention", "foreigm")
 
 
 def test_entry_point_may_name_a_package(install: Callable[..., None]) -> None:
