@@ -48,7 +48,8 @@ def _forget_output() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print("Error: " + " ".join(message.split()), file=sys.stderr)
+    plain = "".join(c if c.isprintable() else " " for c in message)  # file names may hold what a terminal obeys
+    print("Error: " + " ".join(plain.split()), file=sys.stderr)
     sys.exit(code)
 
 

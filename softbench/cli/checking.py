@@ -12,6 +12,7 @@ from softbench import records
 from softbench.cli import comparing, printing, running
 from softbench.compare.verdicts import Terms
 from softbench.errors import SoftbenchError, UsageError
+from softbench.gate import ending
 
 if TYPE_CHECKING:
     from softbench.gate.check import Check, Outcome
@@ -24,8 +25,9 @@ def scope_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The flags that say which cases a gate is about."""
     for flag in reversed((
         click.option("--attn", metavar="NAMES", help="Attentions as in `softbench latency`. [all]"),
-        click.option("--tokens", metavar="LENGTHS", help="Numbers of tokens. [256,1k]"),
-        click.option("--mode", metavar="MODES", help="What a call is. [forward,forward_backward]"),
+        click.option("--tokens", metavar="LENGTHS", help="Numbers of tokens. [256,1k; times of all: 1k]"),
+        click.option("--mode", metavar="MODES", help="What a call is. [forward,forward_backward;"
+                     " times of all: forward_backward]"),
         click.option("--dtype", metavar="DTYPES", help="Element types. [float32]"),
         click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1; auto takes a GPU if there is one. [auto]"),
         click.option("--threads", type=click.IntRange(min=0), metavar="N", help="CPU threads; 0 takes all. [0]"),
@@ -59,6 +61,7 @@ model_option = click.option("--model", metavar="NAMES", help="Whole models besid
 @click.option("--fail-on-inconclusive", is_flag=True, help="Exit with 4 where a case could not be decided.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also append what was measured here to this file.")
 @printing.format_option
+@ending.in_order()
 def check_command(against: Path | None, base: str | None, only: str | None, no_studies: bool, threshold: float | None,
                   floor_us: float, rounds: int, most_rounds: int, slice_ms: float, fail_on_inconclusive: bool,
                   out: Path | None, form: str, **flags: Any) -> int:
@@ -126,6 +129,7 @@ def baseline_command() -> None:
 @click.option("--no-studies", is_flag=True, help="Leave out the errors of the seeded studies.")
 @scope_options
 @model_option
+@ending.in_order()
 def update_command(folder: Path | None, force: bool, no_studies: bool, **flags: Any) -> None:
     """Measure this checkout and put the result in place of this machine's baseline.
 

@@ -11,6 +11,7 @@ import click
 from softbench.cli import checking, printing, running
 from softbench.compare.verdicts import Terms
 from softbench.errors import SoftbenchError
+from softbench.gate import ending
 
 _THRESHOLD = 0.02
 
@@ -26,6 +27,7 @@ _THRESHOLD = 0.02
               help="Where the noise of this machine is kept. [results/doctor]")
 @click.option("--format", "form", type=click.Choice(("table", "md")), default="table", show_default=True,
               help="How tables are written.")
+@ending.in_order()
 def doctor_command(rounds: int, slice_ms: float, look_only: bool, folder: Path | None, form: str,
                    **flags: Any) -> None:
     """Can this machine's timings be trusted, and down to which change?

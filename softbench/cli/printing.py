@@ -41,5 +41,5 @@ def listing(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 
 def say(message: str) -> None:
-    """A remark for the person at the terminal, on stderr."""
-    click.echo(message, err=True)
+    """A remark for the person at the terminal, on stderr, without what a terminal would obey."""
+    click.echo("".join(c if c.isprintable() or c == "\n" else " " for c in message), err=True)

@@ -28,8 +28,14 @@ FAILURES, REGRESSIONS = (BROKEN, MISSING), (SLOWER, WORSE, CHANGED)
 FINE, ERROR, REGRESSED, UNDECIDED, SOME_FAILED = 0, 1, 3, 4, 5
 
 TIMES = ("s", "image/s")
+_UNDECIDED = "inconclusive"  # status of a study that could not decide
+_LIMITS = ("unsupported", "oom")  # what a version cannot do, which may stay so; not a run that failed
 NOT_THERE = "not_run"  # status of a case that a version does not know
 _TINIEST = 1e-12  # no call takes less, nor as many seconds as its inverse
+# Studies whose answers follow from measured times or from what is free on a machine, and what of theirs is exact.
+_ANSWERS = {"crossover": (), "fit": (), "scaling": ("peak_memory",), "doctor": ()}
+_OVER_TIMES = ("over_softmax",)  # ratios of times in other studies
+_RATES = ("B/s", "flop/s")
 _COUNTS = ("B", "flop")  # less is better, and they are exact
 OF_TORCH = "operators"  # a measure whose counts, less being better, are those of one version of torch
 _KERNELS = ("cpu_capability", "driver", "triton")  # beside environment.COMPARABLE, what decides which code runs
@@ -92,6 +98,11 @@ class Row:
         return found
 
     @property
+    def both_ran(self) -> bool:
+        """Whether each side has a number."""
+        return all(record is not None and record.status == "ok" for record in (self.base, self.head))
+
+    @property
     def cost(self) -> float:
         """How much more the head costs, as a log ratio; 0 where nothing was compared."""
         if not self.ratio or self.ratio < 0:
@@ -114,7 +125,8 @@ class Comparison:
     @property
     def compared(self) -> bool:
         """Whether any case at all was compared; "nothing" is never a success."""
-        return bool(self.counts.keys() - {INCOMPARABLE, NEW, MISSING})
+        return any(row.verdict in (BROKEN, MENDED) or (row.both_ran and row.verdict != INCOMPARABLE)
+                   for row in self.rows)
 
     def mean_ratio(self, measure: str, quantity: str) -> float | None:
         """The geometric mean of the ratios of a time, over the cases that were compared."""
@@ -198,6 +210,8 @@ def _code(record: Record) -> tuple[Any, ...]:
 def _row(base: list[Record], head: list[Record], terms: Terms, *, same_subject: bool) -> Row | _Timed:
     if not base:
         return Row(None, head[-1], NEW, note="only the head has it")
+    if (head or base)[-1].status in ("ok", _UNDECIDED, NOT_THERE) and (note := _inexact(base[-1])):
+        return Row(base[-1], head[-1] if head else None, INCOMPARABLE, note=note)
     if not head:
         return Row(base[-1], None, INCOMPARABLE if terms.allow_missing else MISSING, note="only the base has it")
     one, other = base[-1], head[-1]
@@ -223,15 +237,29 @@ def _unlike(base: Record, head: Record, terms: Terms, same_subject: bool) -> str
     return "; ".join(found)
 
 
+def _inexact(record: Record) -> str:
+    """Why a number is neither a time nor exact, so that no rule here judges it; empty where one does."""
+    if record.unit in TIMES:
+        return ""
+    exact = _ANSWERS.get(record.measure)
+    if (record.quantity in _OVER_TIMES or record.unit in _RATES) if exact is None else record.quantity not in exact:
+        return "it follows from measured times or free memory: compare the latency and memory records instead"
+    return ""
+
+
 def not_both_ran(base: Record, head: Record) -> Row:
     """The row of a case that gave no number on at least one side."""
+    if {base.status, head.status} in ({"ok", _UNDECIDED}, {_UNDECIDED}):
+        sides = "both sides" if base.status == head.status else "the base" if head.status == "ok" else "the head"
+        return Row(base, head, INCONCLUSIVE, note=f"its own run was inconclusive on {sides}")
     if base.status == "ok":
         return Row(base, head, BROKEN, note=f"{head.status}: {head.note}".removesuffix(": "))
     if head.status == "ok":
         return Row(base, head, NEW, note=base.note) if base.status == NOT_THERE else \
             Row(base, head, MENDED, note=f"was {base.status}")
     if base.status == head.status:
-        return Row(base, head, INCOMPARABLE if base.unit in TIMES else SAME, note=f"{base.status} on both sides")
+        as_before = base.unit not in TIMES and base.status in _LIMITS
+        return Row(base, head, SAME if as_before else INCOMPARABLE, note=f"{base.status} on both sides")
     return Row(base, head, INCOMPARABLE, note=f"{base.status} on the base, {head.status} on the head")
 
 

@@ -69,7 +69,7 @@ def against_stored(check: Check, head: Source, folder: Path) -> Outcome:
         rows += _rows(check, _exact_part(stored, found), replace(stored, name="head", records=found))
     if check.times and not _failed(rows):
         timed = [record for record in stored.records if record.measure == "latency"]
-        small = Step("flops", replace(check.scope, tokens="16").flags(head))
+        small = Step("flops", replace(check.scope, tokens="16", modes="forward").flags(head))
         here = (found or programme.run([small], head))[-1].environment
         fitting = [record for record in timed if not environment.differences(record.environment, here)]
         if fitting:
@@ -89,7 +89,8 @@ def against_revision(check: Check, head: Source, base: Source) -> Outcome:
     found: list[Record] = []
     if check.exact:
         found = _run(check, programme.exact(check.scope, head, studies=check.studies), head)
-        there = _run(check, programme.exact(check.scope, base, studies=check.studies), base)
+        scope = programme.known(check.scope, base, head)
+        there = _run(check, programme.exact(scope, base, studies=check.studies), base) if scope else []
         rows += _rows(check, replace(older, records=there), replace(newer, records=_exact_part(
             replace(newer, records=found), there).records))
     if check.times and not _failed(rows):
@@ -102,7 +103,7 @@ def against_revision(check: Check, head: Source, base: Source) -> Outcome:
 
 def plan(check: Check, head: Source) -> Plan:
     """The cases whose times are compared, and how."""
-    scope = check.scope
+    scope = check.scope.timed()
     flags = {"attn": scope.attn or ",".join(programme.attentions(head)), "baseline": "none", "tokens": scope.tokens,
              "mode": scope.modes, "dtype": scope.dtype, "device": scope.device}
     config = configuration.load(None, flags={"sweep": flags, "process": {"threads": scope.threads}})

@@ -6,6 +6,7 @@ as a whole is a failure of the tool, with the command's own last line as the rea
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -17,10 +18,14 @@ from pathlib import Path
 from softbench import records
 from softbench.compare.verdicts import TIMES
 from softbench.errors import ResultsError, SoftbenchError
+from softbench.gate import settings
 from softbench.gate.source import Source
 from softbench.records import Record
 
 _MODELS = "soft-tiny,soft-norm-tiny"
+_TOKENS, _MODES = "256,1k", "forward,forward_backward"
+_TIMED = ("1k", "forward_backward")  # of all attentions
+_FINISHED = (0, 5)  # exit codes of a command that went through all its cases, whether or not each gave a number
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Scope:
-    """The cases of a gate. Empty: all attentions, at two lengths that show both the small and the asymptotic costs, and
-    the exact quantities of the backbone in its two forms."""
+    """The cases of a gate.
+
+    Empty: the exact quantities of all attentions, at two lengths that show both the small and the asymptotic costs, and
+    of the backbone in its two forms. The times of all attentions are of training steps at the larger length alone, as
+    twice as many cases of each kind would take a runner hours; the times of attentions that are named are of all.
+    """
 
     attn: str = ""
-    tokens: str = "256,1k"
-    modes: str = "forward,forward_backward"
+    tokens: str = ""
+    modes: str = ""
     dtype: str = "float32"
     device: str = "auto"
     threads: int = 0
@@ -47,8 +56,13 @@ class Scope:
 
     def flags(self, source: Source) -> tuple[str, ...]:
         """The scope as flags, of what this version has."""
-        return ("--attn", self.attn or ",".join(attentions(source)), "--baseline", "none", "--tokens", self.tokens,
-                *self._call())
+        return ("--attn", self.attn or ",".join(attentions(source)), "--baseline", "none", "--tokens",
+                self.tokens or _TOKENS, *self._call())
+
+    def timed(self) -> Scope:
+        """The scope of the times: every length and mode, but for all attentions only those that say most."""
+        tokens, modes = (_TOKENS, _MODES) if self.attn else _TIMED
+        return replace(self, tokens=self.tokens or tokens, modes=self.modes or modes)
 
     def model_flags(self) -> tuple[str, ...]:
         """The scope of whole models as flags; nothing where there are none, as where attentions are named alone."""
@@ -56,13 +70,23 @@ class Scope:
         return () if models == "none" else ("--model", models, "--baseline", "none", "--image", "64", *self._call())
 
     def _call(self) -> tuple[str, ...]:
-        return ("--mode", self.modes, "--dtype", self.dtype, "--device", self.device, "--threads", str(self.threads))
+        return ("--mode", self.modes or _MODES, "--dtype", self.dtype, "--device", self.device,
+                "--threads", str(self.threads))
 
 
 def attentions(source: Source) -> list[str]:
     """The attentions that this version ships, read from the names of its files."""
     return sorted(path.stem for path in (source.root / "softbench" / "attention").glob("*.py")
                   if not path.stem.startswith("_"))
+
+
+def known(scope: Scope, base: Source, head: Source) -> Scope | None:
+    """The scope without those attentions that the head ships and the base did not have yet; None where none is left."""
+    if not scope.attn:
+        return scope
+    new = set(attentions(head)) - set(attentions(base))
+    left = [item for item in scope.attn.split(",") if item.strip().partition(":")[0] not in new]
+    return replace(scope, attn=",".join(left)) if left else None
 
 
 def exact(scope: Scope, source: Source, *, studies: bool = True) -> list[Step]:
@@ -81,7 +105,7 @@ def exact(scope: Scope, source: Source, *, studies: bool = True) -> list[Step]:
 
 def times(scope: Scope, source: Source, runs: int) -> list[Step]:
     """The commands that record times, once for each run: runs are the units that two recordings are compared by."""
-    return [Step("latency", (*scope.flags(source), "--rep", "200"), timed=True)] * runs
+    return [Step("latency", (*scope.timed().flags(source), "--rep", "200"), timed=True)] * runs
 
 
 def run(steps: list[Step], source: Source, on_step: Callable[[Step], None] = lambda step: None) -> list[Record]:
@@ -92,16 +116,20 @@ def run(steps: list[Step], source: Source, on_step: Callable[[Step], None] = lam
 def _run(step: Step, source: Source, on_step: Callable[[Step], None]) -> Iterator[Record]:
     on_step(step)
     with tempfile.TemporaryDirectory(prefix="softbench-gate-") as folder:
-        out = Path(folder) / "out.jsonl"
+        out, config = Path(folder) / "out.jsonl", Path(folder) / "bench.toml"
+        config.write_text(settings.changed(), encoding="utf-8")
         command = step.measure.replace("_", "-")
-        done = subprocess.run([sys.executable, "-P", "-m", "softbench", command, *step.arguments, "--out", str(out),
-                               "--format", "jsonl"], env=environment(source), capture_output=True, text=True)
-        try:
+        done = subprocess.run([sys.executable, "-P", "-m", "softbench", command, *step.arguments, "--config",
+                               str(config), "--out", str(out), "--format", "jsonl"], env=environment(source),
+                              capture_output=True, text=True)
+        found: list[Record] = []
+        with contextlib.suppress(ResultsError):
             found, _ = records.read(out)
-        except ResultsError:
+        if not found or done.returncode not in _FINISHED:
             last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it said nothing")
-            raise SoftbenchError(f"`softbench {command}` of {source.name} gave no records (exit {done.returncode}):"
-                                 f" {last.removeprefix('Error: ')[:300]}") from None
+            what = "did not finish" if found else "gave no records"
+            raise SoftbenchError(f"`softbench {command}` of {source.name} {what} (exit {done.returncode}):"
+                                 f" {last.removeprefix('Error: ')[:300]}")
     version = {"commit": source.commit, "dirty": source.dirty}  # a revision's files are in no checkout that says so
     yield from (replace(record, environment=record.environment | version) for record in found
                 if record.environment and (step.timed or record.unit not in TIMES))

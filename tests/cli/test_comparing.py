@@ -155,3 +155,16 @@ def test_a_terminal_gets_the_same_words(run: Run, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     _, rich, _ = run("compare", "one.jsonl@softmax", "@soft")
     assert re.sub(r"\x1b\[[0-9;]*m", "", rich).split() == plain.split()
+
+
+def test_a_hostile_file_name_does_not_reach_the_terminal(run: Run) -> None:
+    name = "evil\x1b[31m\n\u202e.jsonl"
+    Path(name).write_text("{}\n")
+    code, out, err = run("compare", name, name)
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: evil [31m .jsonl holds no softbench records")
+    assert err.rstrip("\n").isprintable()
+    runs.write(name, [timed()])
+    with open(name, "a") as file:
+        file.write("{}\n")
+    assert run("compare", name, name)[2].startswith("Warning: evil [31m")

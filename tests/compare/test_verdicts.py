@@ -214,6 +214,53 @@ def test_a_case_that_ran_on_neither_side_is_no_failure_and_no_comparison() -> No
     assert only(fake.failed("oom"), timed()).verdict == "mended"
 
 
+@pytest.mark.parametrize(("status", "verdict"), [("unsupported", "same"), ("oom", "same"), ("failed", "not comparable"),
+                                                 ("timeout", "not comparable"), ("diverged", "not comparable")])
+def test_exact_numbers_that_are_nowhere_are_never_a_success(status: str, verdict: str) -> None:
+    missing = fake.failed(status, measure="flops", unit="flop")
+    found = compare([missing], [missing])
+    assert [row.verdict for row in found.rows] == [verdict]
+    assert found.exit_code() == verdicts.SOME_FAILED
+    assert compare([missing, exact(1.0)], [missing, exact(1.0)]).exit_code() == verdicts.FINE
+
+
+def answer(measure: str = "crossover", value: float | None = 900.0, unit: str = "1", **changed: Any) -> Record:
+    return fake.record(**({"measure": measure, "quantity": measure, "value": value, "unit": unit, "samples": [],
+                           "detail": {}} | changed))
+
+
+@pytest.mark.parametrize("record", [
+    answer(), answer("scaling", 1.9, quantity="exponent"), answer("scaling", 1e9, "B", quantity="memory_limit"),
+    answer("fit", quantity="largest_tokens"), answer("doctor", 0.01, quantity="noise_floor"),
+    answer("reproduce", 2.5, quantity="over_softmax"), answer("roofline", 1e10, "B/s"),
+    answer("roofline", 1e11, "flop/s")])
+def test_what_follows_from_times_is_not_compared_as_if_it_were_exact(record: Record) -> None:
+    other = replace(record, value=1.3 * float(record.value or 0.0))
+    for base, head in ((record, other), (record, replace(record, value=None, status="inconclusive"))):
+        row = only(base, head)
+        assert (row.verdict, row.note) == ("not comparable", "it follows from measured times or free memory: compare "
+                                           "the latency and memory records instead")
+    assert only(record, replace(record, value=None, status="failed")).verdict == "broken"
+    assert [row.verdict for row in compare([record], [exact(1.0)]).rows] == ["not comparable", "new"]
+
+
+def test_costs_that_studies_measure_are_compared_as_any_others() -> None:
+    assert only(timed(measure="scaling"), timed(1.2e-3, seed=1, measure="scaling")).verdict == "slower"
+    held = answer("scaling", 1000.0, "B", quantity="peak_memory")
+    assert only(held, replace(held, value=1050.0)).verdict == "worse"
+
+
+def test_a_study_that_could_not_decide_is_inconclusive_and_not_broken() -> None:
+    base, unclear = exact(1.0, "1"), fake.failed("inconclusive", measure="memory", quantity="x", unit="1")
+    assert (only(base, unclear).verdict, only(base, unclear).note) == (
+        "inconclusive", "its own run was inconclusive on the head")
+    assert only(unclear, base).note == "its own run was inconclusive on the base"
+    assert only(unclear, unclear).note == "its own run was inconclusive on both sides"
+    assert compare([unclear], [unclear]).exit_code() == verdicts.SOME_FAILED
+    assert compare([unclear], [base]).exit_code() == verdicts.SOME_FAILED
+    assert compare([exact(1.0), unclear], [exact(1.0), unclear]).exit_code(True) == verdicts.UNDECIDED
+
+
 def test_cases_in_only_one_file() -> None:
     found = compare([timed(tokens=16), timed(tokens=64)], [timed(tokens=64, seed=1), timed(tokens=1024)])
     assert [(r.verdict, r.record.rows * r.record.cols) for r in found.rows] == [

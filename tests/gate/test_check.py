@@ -13,9 +13,10 @@ from compare.fake_runs import timed
 from gate import stub
 from reports import fake_records as fake
 
+from softbench import plugins
 from softbench.compare.verdicts import Terms
 from softbench.errors import ResultsError
-from softbench.gate import check, programme
+from softbench.gate import check, programme, source
 from softbench.gate.check import Check
 from softbench.gate.programme import Scope, Step
 from softbench.gate.source import Source
@@ -115,3 +116,37 @@ def test_what_only_the_base_measures_is_not_missing(tmp_path: Path, programme_of
     programme_of({("base", "flops"): [count()], ("head", "flops"): [count(), fake.record("operators", unit="1")]})
     asked = Check(SCOPE, Terms(), times=False)
     assert verdicts(check.against_revision(asked, HEAD, Source(Path("/base"), "base"))) == ["same"]
+
+
+def test_times_alone_against_a_stored_baseline_ask_only_for_what_measures_can_do(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small step says which environment this is; it must be one that its measure accepts."""
+    asked: list[Step] = []
+
+    def run(steps: Sequence[Step], source: Source, on_step: Any = None) -> list[Record]:
+        asked.extend(steps)
+        return [count()] if steps[0].measure == "flops" else [timed(seed=i) for i in range(3)]
+
+    monkeypatch.setattr(programme, "run", run)
+    runs.write(tmp_path / "m.jsonl", [timed(seed=5 + i) for i in range(3)])
+    outcome = check.against_stored(Check(Scope("softmax", "16"), Terms(), exact=False), HEAD, tmp_path)
+    assert verdicts(outcome) == ["same"]
+    small = asked[0].arguments
+    assert small[small.index("--mode") + 1] in plugins.load("measures", "flops").MODES
+
+
+def test_an_attention_that_only_the_head_has_is_new(tmp_path: Path, programme_of: Programme,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programme, "attentions", lambda version: ["soft", "mean"] if version is HEAD else ["soft"])
+    ran = programme_of({("head", "flops"): [count("mean")]})
+    outcome = check.against_revision(Check(Scope("mean"), Terms(), times=False), HEAD, Source(Path("/base"), "base"))
+    assert ran == ["head flops"]
+    assert outcome.comparison.exit_code() == 5  # nothing to compare it with
+
+
+def test_the_times_of_all_attentions_are_planned_at_one_length_and_mode() -> None:
+    jobs = check.plan(Check(Scope(device="cpu"), Terms()), source.head()).jobs
+    assert {(job.case.shape.tokens, job.case.mode) for job in jobs} == {(1024, "forward_backward")}
+    assert len(jobs) == len(programme.attentions(source.head()))
+    named = check.plan(Check(Scope("soft", device="cpu"), Terms()), source.head()).jobs
+    assert len(named) == 4

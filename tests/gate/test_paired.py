@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -181,7 +182,7 @@ def test_a_case_is_described_so_that_it_is_planned_again(jobs: list[Job]) -> Non
 
 
 def test_real_workers_on_one_version_agree_and_see_an_injected_slowdown(tmp_path: Path, jobs: list[Job]) -> None:
-    """The whole way: the package itself, and a copy whose every call takes twice as long."""
+    """The whole way: the package itself, and a copy whose every call takes five times as long."""
     shutil.copytree(sources.HERE / "softbench", tmp_path / "softbench", ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "softbench" / "workload.py").open("a") as file:
         file.write('''
@@ -190,7 +191,7 @@ def _slowed(self, _=None, call=Workload._forward):
     import time
     started = time.perf_counter()
     result = call(self)
-    end = 2 * time.perf_counter() - started
+    end = 5 * time.perf_counter() - 4 * started
     while time.perf_counter() < end:
         pass
     return result
@@ -201,6 +202,6 @@ Workload._forward = _slowed
     plan = Plan([replace(jobs[0])], {"threads": 1}, first=2, cap=2, slice_ms=20.0)
     made = Pair(sources.head(), Source(tmp_path.resolve(), "slowed"), plan)
     (differences,) = made.measure([0], 2)
-    assert math.exp(min(differences)) > 1.3
+    assert math.exp(statistics.fmean(differences)) > 1.5
     assert [course.ok for course in made.courses[0]] == [True, True]
     assert made.record(0, 1).value is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from compare.fake_runs import timed
 from reports import fake_records as fake
 
 from softbench import plugins
+from softbench.compare.sides import Side
+from softbench.compare.verdicts import Terms, compare
 from softbench.errors import SoftbenchError
 from softbench.gate import programme, source
 from softbench.gate.programme import Scope, Step
@@ -94,6 +97,74 @@ def test_cases_that_failed_are_records_too(version: Source) -> None:
     line = fake.failed("failed", unit="flop").to_json() + "\n"
     command(version, f"out.write_text({line!r}); sys.exit(5)")
     assert [record.status for record in programme.run([Step("flops", ())], version)] == ["failed"]
+
+
+@pytest.mark.parametrize("code", [1, 2, 137])
+def test_a_command_that_ended_midway_is_a_failure_of_the_tool(version: Source, code: int) -> None:
+    """Its records are not all there, and what lacks must be neither missing nor new."""
+    line = fake.record("flops", unit="flop", value=1.0).to_json() + "\n"
+    command(version, f"out.write_text({line!r}); print('Error: no room', file=sys.stderr); sys.exit({code})")
+    with pytest.raises(SoftbenchError, match=f"did not finish \\(exit {code}\\): no room"):
+        programme.run([Step("flops", ())], version)
+
+
+def test_a_bench_toml_that_repeats_defaults_does_not_reach_an_older_version(version: Source, tmp_path: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(source.HERE / "bench.toml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    line = fake.record("flops", unit="flop", value=1.0).to_json() + "\n"
+    command(version, "config = Path(sys.argv[sys.argv.index('--config') + 1]); assert config.read_text() == ''\n"
+                     f"out.write_text({line!r})")
+    assert len(programme.run([Step("flops", ())], version)) == 1
+
+
+def test_an_attention_that_the_base_does_not_have_yet_is_not_asked_of_it(version: Source) -> None:
+    here = source.head()
+    assert programme.known(Scope("soft,linformer:proj=9,./mine.py"), version, here) == Scope("soft,./mine.py")
+    assert programme.known(Scope("linformer"), version, here) is None
+    assert programme.known(Scope("typo"), version, here) == Scope("typo")  # the version's own words say what is wrong
+    assert programme.known(Scope(), version, here) == Scope()
+
+
+def test_times_of_all_attentions_are_of_fewer_cases_than_those_of_named_ones() -> None:
+    assert Scope().timed() == Scope(tokens="1k", modes="forward_backward")
+    assert Scope("soft").timed() == Scope("soft", "256,1k", "forward,forward_backward")
+    assert Scope("", "64", "forward").timed() == Scope("", "64", "forward")
+    (step,) = programme.times(Scope(), source.head(), 1)
+    assert step.arguments[step.arguments.index("--tokens") + 1] == "1k"
+
+
+_FATTER = '''
+
+def _forward(self, q, k, v, grid, call=Softmax.forward):
+    held = q[:, :, : q.shape[2] // 10] @ k.mT  # a tenth of the scores, which are half of the work
+    return call(self, q, k, v, grid) + 0.0 * held.sum()
+
+
+def _cost(shape, options, call=cost):
+    known = call(shape, options)
+    return Cost(1.05 * known.flops, known.elements)
+
+
+Softmax.forward, cost = _forward, _cost
+'''
+
+
+def test_five_per_cent_more_operations_and_bytes_are_caught(tmp_path: Path) -> None:
+    """The whole way: the package itself, and a copy whose softmax does and holds a little more."""
+    shutil.copytree(source.HERE / "softbench", tmp_path / "softbench", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "softbench" / "attention" / "softmax.py").open("a") as file:
+        file.write(_FATTER)
+    scope = Scope("softmax:impl=math", "400", "forward", device="cpu", threads=1)
+    found = []
+    for version in (source.head(), Source(tmp_path.resolve(), "fatter")):
+        steps = [step for step in programme.exact(scope, version, studies=False) if step.measure != "operators"]
+        found.append(Side(version.name, "", programme.run(steps, version), []))
+    outcome = compare(found[0], found[1], Terms())
+    rows = {row.record.quantity: row for row in outcome.rows if row.record.quantity in ("flops_torch", "peak_memory")}
+    assert {quantity: row.verdict for quantity, row in rows.items()} == {"flops_torch": "worse", "peak_memory": "worse"}
+    assert rows["flops_torch"].ratio == pytest.approx(1.05, abs=1e-3)
+    assert outcome.exit_code() == 3
 
 
 @pytest.mark.parametrize(("code", "words"), [

@@ -1,0 +1,92 @@
+"""SIGTERM in the middle of a gate: its children end, the revision that was laid out goes, and one line says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from gate import stub
+
+from softbench.gate import ending, source
+from softbench.training.stopping import Terminated
+
+_PARENT = '''
+import signal, sys, tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from softbench.__main__ import main
+from softbench.gate import source
+from softbench.gate.source import Source
+
+stub = Source(Path(sys.argv[1]), "stub")
+source.head = lambda: stub
+
+@contextmanager
+def revision(rev):
+    with tempfile.TemporaryDirectory(dir=sys.argv[2]):
+        yield stub
+
+source.revision = revision
+main(["check", "--base", "main", "--attn", "softmax", "--device", "cpu", "--tokens", "16", "--mode", "forward",
+      *sys.argv[3:]])
+'''
+_WAIT = 'open(ROOT + "/pids", "a").write(f"{os.getpid()}\\n"); time.sleep(600)'
+_COMMAND = '''
+import os, time
+from pathlib import Path
+ROOT = str(Path(__file__).resolve().parents[1])
+''' + _WAIT
+
+
+@pytest.mark.parametrize(("half", "number", "code"), [
+    ("exact", signal.SIGTERM, 143), ("times", signal.SIGTERM, 143), ("times", signal.SIGINT, 130)])
+def test_nothing_stays_behind(tmp_path: Path, half: str, number: signal.Signals, code: int) -> None:
+    version = stub.source(tmp_path, "stub", _WAIT)
+    (version.root / "softbench" / "__main__.py").write_text(_COMMAND)
+    (version.root / "softbench" / "measures").mkdir()
+    (version.root / "softbench" / "measures" / "flops.py").write_text("")
+    laid_out = tmp_path / "laid-out"
+    laid_out.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(source.HERE), "TMPDIR": str(laid_out), "OMP_NUM_THREADS": "1"}
+    parent = subprocess.Popen([sys.executable, "-c", _PARENT, str(version.root), str(laid_out), "--only", half],
+                              env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    pids = version.root / "pids"
+    deadline = time.monotonic() + 60
+    expected = 1 if half == "exact" else 2
+    while not (pids.exists() and pids.read_text().count("\n") == expected):
+        assert time.monotonic() < deadline
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.send_signal(number)
+    _, err = parent.communicate(timeout=30)
+    assert parent.returncode == code
+    assert err.splitlines()[-1] == ("Error: Ended by SIGTERM before all was measured." if code == 143 else
+                                    "Error: Interrupted.")
+    assert [pid for pid in pids.read_text().split() if Path(f"/proc/{pid}").exists()] == []
+    assert list(laid_out.iterdir()) == []
+
+
+def test_the_handler_is_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated), ending.in_order():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_other_threads_do_without() -> None:
+    found: list[str] = []
+
+    def body() -> None:
+        with ending.in_order():
+            found.append("ran")
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert found == ["ran"]
