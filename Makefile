@@ -15,7 +15,7 @@ bench: $(STAMP)  ## measure soft and performer beside softmax: table, records, p
 	$(BIN)/softbench latency --attn soft,performer --out $(OUT)/bench.jsonl --plot $(OUT)/bench.png
 
 test: $(STAMP)  ## the whole test suite
-	$(BIN)/python -m pytest --benchmark-skip
+	$(BIN)/python -m pytest --benchmark-skip --durations=15
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

@@ -8,8 +8,9 @@ most.
 
 `conv` adds the paper's depthwise convolution of v over the token grid, whose size there is 3. Ours has one filter a
 head, without bias, where the paper's has one a channel with bias: the output stays linear in v, and v may have any dim.
-The paper's biases of position are left out, as they fix the grid. Scores and sums are float32 for half inputs; `sdpa`
-rounds the agents and what they gathered to the inputs' dtype, `math` writes out the N x m scores and keeps float32.
+The paper's biases of position are left out, as they fix the grid. Scores and sums are float32 for half inputs; `math`
+writes out the N x m scores. `eager` is torch's fused attention, which rounds the agents and what they gathered to the
+inputs' dtype; but where a CPU is asked for gradients it is `math`, as m columns are quicker kept than made again.
 
 Source: Han et al., Agent Attention: On the Integration of Softmax and Linear Attention, ECCV 2024 (arXiv 2312.08874).
 """
@@ -26,6 +27,7 @@ from softbench.attention._landmarks import Landmarks, landmark_count, landmark_n
 from softbench.attention._nystrom import HeadwiseConv
 from softbench.case import Shape
 from softbench.errors import UsageError
+from softbench.ops._common import needs_grad
 from softbench.options import option
 
 FAMILY = "landmark"
@@ -33,7 +35,7 @@ COMPLEXITY = "N"
 APPROXIMATES = None
 SHARES_QK = False
 LINEAR_IN_V = True
-IMPLS = ("sdpa", "math")
+IMPLS = ("eager", "math")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Agent(nn.Module):
         check_inputs(q, k, v, grid)
         acc = accumulation_dtype(q.dtype)
         agents = self.agents(q, grid, acc)  # [B, H, m, D]
-        if self.impl == "sdpa":
+        if self.impl == "eager" and not (q.device.type == "cpu" and needs_grad(q, k, v)):
             agents = agents.to(q.dtype)
             y = F.scaled_dot_product_attention(q, agents, F.scaled_dot_product_attention(agents, k, v))
         else:
