@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import helpers
 import pytest
 
 from softbench.__main__ import main
@@ -43,11 +43,8 @@ def process() -> Callable[..., subprocess.Popen[str]]:
     def process(*arguments: str, paths: tuple[Path, ...] = (), **keys: Any) -> subprocess.Popen[str]:
         found = os.pathsep.join(map(str, (ROOT, *paths)))
         environment = {**os.environ, "PYTHONPATH": found, "OMP_NUM_THREADS": "1"}
-        heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background passes on deafness
-        try:
+        with helpers.hearing_ctrl_c():
             return subprocess.Popen([sys.executable, "-m", "softbench", *arguments], env=environment, text=True,
                                     stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keys)
-        finally:
-            signal.signal(signal.SIGINT, heard)
 
     return process

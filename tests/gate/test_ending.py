@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import helpers
 import pytest
 from gate import stub
 
@@ -54,8 +55,9 @@ def test_nothing_stays_behind(tmp_path: Path, half: str, number: signal.Signals,
     laid_out = tmp_path / "laid-out"
     laid_out.mkdir()
     environment = os.environ | {"PYTHONPATH": str(source.HERE), "TMPDIR": str(laid_out), "OMP_NUM_THREADS": "1"}
-    parent = subprocess.Popen([sys.executable, "-c", _PARENT, str(version.root), str(laid_out), "--only", half],
-                              env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    with helpers.hearing_ctrl_c():
+        parent = subprocess.Popen([sys.executable, "-c", _PARENT, str(version.root), str(laid_out), "--only", half],
+                                  env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     pids = version.root / "pids"
     deadline = time.monotonic() + 60
     expected = 1 if half == "exact" else 2
