@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import statistics
 import subprocess
 import sys
-import statistics
 import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
