@@ -29,7 +29,7 @@ class View:
             should say which these are.
         words: what columns and quantities are called in headers, axes and panels; others lose their underscores.
         forms: how a quantity is written where its unit does not say it, by a name of `softbench.reports.format.FORMS`:
-            "gmac" for multiply-adds, "percent", "count", "bytes" for decimal units.
+            "gmac" for multiply-adds, "percent", "count", "about" for two digits, "bytes" for decimal units.
         note: what a reader must know to read it, below the table or figure.
     """
 
@@ -81,7 +81,7 @@ class Lines(View):
         level: where to draw a horizontal line, such as a tolerance.
         limits: of the axis of values; lines that diverge leave the panel there.
         span: a quantity whose values are places on the axis of `x`, told apart as the lines are: each is drawn as an
-            upright line with its interval shaded; "" for none.
+            upright line with its interval shaded, more than three below each other; "" for none.
     """
 
     quantities: tuple[str, ...]

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from softbench.attention._contract import accumulation_dtype
-from softbench.ops._common import needs_grad, once
+from softbench.ops._common import is_traced, needs_grad, once
 
 IMPLS = ("sdpa", "math")
 
@@ -153,7 +153,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part], impl: str) ->
         parts: together, they take every query once and in order.
         impl: one of `IMPLS`.
     """
-    if impl == "sdpa" and q.device.type == "cpu" and needs_grad(q, k, v) and not _is_traced():
+    if impl == "sdpa" and q.device.type == "cpu" and needs_grad(q, k, v) and not is_traced():
         y: Tensor = _Blocks.apply(q, k, v, parts)
         return y
     return _forward(q, k, v, parts, impl)
@@ -217,7 +217,3 @@ def _places(groups: int, blocks: int, group_step: int, step: int) -> Iterator[At
     for group in range(0, groups, group_step):
         for low in range(0, blocks, step):
             yield At(group, min(groups, group + group_step), low, min(blocks, low + step))
-
-
-def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from softbench.attention import _adaptive
 from softbench.errors import UsageError
-from softbench.ops._common import needs_grad, once
+from softbench.ops._common import is_traced, needs_grad, once
 from softbench.ops.average_pool import add_gradient
 from softbench.ops.average_pool import avg_pool as avg_pool
 
@@ -60,10 +60,6 @@ class _PoolBeside(torch.autograd.Function):
     def backward(ctx: Any, dx: Tensor, dpool: Tensor) -> tuple[Tensor, None, None, None, None]:
         add_gradient(dx, dpool, ctx.grid, ctx.to, ctx.impl)
         return dx, None, None, None, None
-
-
-def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def segment_means(x: Tensor, count: int) -> Tensor:
@@ -149,7 +145,7 @@ class Landmarks(nn.Module):
         The gradient of the tokens returned is written to, so they may be used once only.
         """
         to = landmark_grid(grid, self.count)
-        if self.sampling != "avg" or to == grid or _is_traced():
+        if self.sampling != "avg" or to == grid or is_traced():
             return x, self(x, grid, dtype)
         if not needs_grad(x):
             return x, avg_pool(x, grid, to, dtype, impl)

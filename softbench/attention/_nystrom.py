@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from softbench.attention import _landmarks
 from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
+from softbench.attention._feature_maps import check_odd
 from softbench.attention._landmarks import CONVOLVED, LINEAR, Landmarks
 from softbench.case import Shape
-from softbench.errors import UsageError
 from softbench.ops import dispatch, pseudo_inverse
 from softbench.ops._common import uncast
 from softbench.ops.gaussian_attention import gaussian_kernel, landmark_attention
@@ -40,8 +40,7 @@ class Options:
 
     def __post_init__(self) -> None:
         pseudo_inverse.check(self.inverse, self.ridge)
-        if self.conv and self.conv % 2 == 0:
-            raise UsageError(f"conv must be odd, or 0 for none, not {self.conv}.")
+        check_odd(self.conv)
 
 
 class Nystrom(nn.Module):

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
+from softbench.attention._feature_maps import check_odd
 from softbench.attention._landmarks import Landmarks, landmark_count, landmark_note
 from softbench.attention._nystrom import HeadwiseConv
 from softbench.case import Shape
-from softbench.errors import UsageError
 from softbench.ops._common import needs_grad
 from softbench.options import option
 
@@ -45,8 +45,7 @@ class Options:
                        low=0, high=99)
 
     def __post_init__(self) -> None:
-        if self.conv and self.conv % 2 == 0:
-            raise UsageError(f"conv must be odd, or 0 for none, not {self.conv}.")
+        check_odd(self.conv)
 
 
 class Agent(nn.Module):

@@ -11,7 +11,7 @@ a head, memory N D.
 paper's formula for one head reads. eps is added to the mean over the keys, as in the authors' code. 1e-6 stands for
 entries that are not positive, so that no token has length 0 (their code adds it to all). Their learnt scale of each
 channel is left out: before training it is one number, which cancels up to eps; so are learnt positions added to k.
-Powers are taken of u / |u|, which keeps them in range. Everything is float32 for half inputs.
+Powers are taken of u over its largest entry, which keeps them in range at any p. All is float32 for half inputs.
 
 Source: Han et al., FLatten Transformer: Vision Transformer using Focused Linear Attention, ICCV 2023 (arXiv
 2308.00442), the focused function and the rank restoration; p = 3 and conv = 5 are its defaults.
@@ -70,11 +70,15 @@ class Flatten(nn.Module):
         return added(y, values, self.conv, grid).to(kind)
 
     def _focused(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(u / |u|)^p [B, H, N, D], and what it must be multiplied by, |u| / |(u / |u|)^p| [B, 1 or H, N, 1]."""
+        """w^p [B, H, N, D], w = u / max(u), and what it must be multiplied by, |u| / |w^p| [B, 1 or H, N, 1].
+
+        The product is the same whatever u is divided by, so that no gradient goes through the maximum.
+        """
         axes = (1, 3) if self.options.norm == "token" else (3,)
         u = x.clamp_min(_FLOOR)
         length = u.norm(dim=axes, keepdim=True)
-        focused = (u / length if needs_grad(u) else u.div_(length)).pow(self.options.power)
+        largest = u.detach().amax(axes, keepdim=True)
+        focused = (u / largest if needs_grad(u) else u.div_(largest)).pow(self.options.power)
         return focused, length / focused.norm(dim=axes, keepdim=True)
 
 

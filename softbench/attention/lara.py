@@ -11,7 +11,7 @@ the authors evaluate: each w_c is its mean mu_c,
     b_c = N_c(mu_c) / sum_c' N_c'(mu_c), the balance heuristic, with N_c the density of proposal c
 
 It estimates softmax attention, with a bias: no draw is random, and where every token is a proposal it is still not
-exact. Rows sum to 1. Work 4 N m (2 D + E) operations, memory m N.
+exact. Rows sum to 1. Work 2 N m (3 D + 2 E) operations, memory m N.
 
 m = 49 and beta = 1 are the authors' defaults; beta = 0 leaves the balance heuristic alone. Their usual proposals go
 through a linear layer and a norm after the pooling; these are their variant without parameters, in which an attention
@@ -69,7 +69,8 @@ class LARA(nn.Module):
         proposal = own.diagonal(dim1=2, dim2=3).unsqueeze(-1)  # log N_c(mu_c), as rounded as its rivals
         balance = proposal - own.logsumexp(-1, keepdim=True)  # log b [B, H, m, 1]
         shift = from_k.logsumexp(-1, keepdim=True) - proposal  # [B, H, m, 1]
-        weights = q @ means.mT + (shift + self._log_alpha(q, pooled_q, balance)).mT  # [B, H, N, m]
+        del from_k  # no more than three of this size are held at once
+        weights = (shift + self._log_alpha(q, pooled_q, balance)).mT + q @ means.mT  # [B, H, N, m]
         return (weights.softmax(-1) @ drawn).to(v.dtype)
 
     def _log_alpha(self, q: Tensor, pooled_q: Tensor, balance: Tensor) -> Tensor:

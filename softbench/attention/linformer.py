@@ -2,7 +2,7 @@
 
 E and F [N, r] are two parameters shared by all heads; the paper's k, the projected length, is called r here. They fit
 one N, and a call with another raises. r stays as asked even for N < r, where the projection saves nothing. Work
-4 N r (D + E) multiply-adds over both steps. E and F start as the random projections of the paper's Theorem 1,
+4 N r (D + E) operations over both steps. E and F start as the random projections of the paper's Theorem 1,
 independent normal numbers of variance 1 / r. They are applied in float32; attention then runs in the inputs' dtype
 (`sdpa`), or in float32 with the N x r scores written out (`math`).
 

@@ -90,3 +90,9 @@ def cost(shape: Shape, options: Options) -> Cost:
     pairs = sum(part.blocks * part.length * part.seen for part in parts)
     copied = sum(2.0 * part.blocks * part.seen for part in parts if part.copies) / 8  # an eighth of the blocks at once
     return Cost(flops=4.0 * groups * pairs * d, elements=groups * d * (shape.tokens + copied))
+
+
+def note(shape: Shape, options: Options) -> str:
+    if shape.tokens > max(options.window + 1, options.globals):
+        return ""
+    return f"exact softmax: each of the {shape.tokens} tokens sees all"

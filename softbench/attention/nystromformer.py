@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
+from softbench.attention._feature_maps import check_odd
 from softbench.attention._landmarks import avg_pool, landmark_grid, landmark_note, segment_means
 from softbench.case import Shape
-from softbench.errors import UsageError
 from softbench.ops import pseudo_inverse
 from softbench.options import option
 
@@ -43,8 +43,7 @@ class Options:
     conv: int = option(0, "length of the depthwise convolution of v that is added (odd, 0: none)", low=0, high=255)
 
     def __post_init__(self) -> None:
-        if self.conv and self.conv % 2 == 0:
-            raise UsageError(f"conv must be odd, or 0 for none, not {self.conv}.")
+        check_odd(self.conv)
 
 
 class Nystromformer(nn.Module):

@@ -186,4 +186,4 @@ def cost(shape: Shape, options: Options) -> Cost:
     count, size = _chunks(n, options)
     hashing = 2.0 * n * d * -(-count // 2)
     seen = 2.0 * count * size * 2 * size * (2 * d + 1)
-    return Cost(flops=groups * rounds * (hashing + seen), elements=groups * rounds * count * size * (5.0 * d))
+    return Cost(flops=groups * rounds * (hashing + seen), elements=groups * rounds * count * size * (7.5 * d))

@@ -7,7 +7,7 @@ it and its layer norm (`_reduction`): v must have the D channels of k. R = 8 as 
 stages have 4, 2 and 1, where R = 1 is exact softmax attention without convolution or norm. PVT leaves out a border that
 no window fills; here it is filled with its last row or column, so that every token is seen and any grid will do. It
 defines its own kernel. Work 4 N^2 D / R^2 a head for the attention, and 4 N (H D)^2 for the convolution of a sample,
-which outweighs it up to N = H^2 D R^2.
+which outweighs that of all heads up to N = H D R^2.
 
 The convolution and its norm are float32 for half inputs; attention then runs in the inputs' dtype (`sdpa`), or in
 float32 with the N x M scores written out (`math`).
@@ -73,3 +73,7 @@ def cost(shape: Shape, options: Options) -> Cost:
         return Cost(flops=4.0 * groups * n**2 * d, elements=groups * n)
     return Cost(flops=4.0 * groups * n * m * d + shape.batch * reduction_flops(shape.grid, window, shape.heads * d),
                 elements=2.0 * groups * m * d * (window**2 + 1))  # windows of k and v, and what they become
+
+
+def note(shape: Shape, options: Options) -> str:
+    return "exact softmax: nothing is reduced" if options.reduction == 1 else ""

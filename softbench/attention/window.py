@@ -5,7 +5,7 @@ divided by `size`, round down to the same whole numbers. Exact softmax among the
 token sees beyond its window in one layer. Work 2 N s^2 (D + E) operations for windows of s x s tokens, whose scores are
 the only memory beyond copies of q, k and v in the order of windows.
 
-Along an axis shorter than `size` the window is as long as the axis and is not shifted. A grid that windows do not
+Along an axis no longer than `size` the window is as long as the axis and is not shifted. A grid that windows do not
 divide is filled up at its bottom and right with tokens that none of its own sees. Swin alternates layers of `shift` 0
 and 3 and adds a learnt bias by relative position to the scores; here `shift` is an option of the whole attention, and
 there is no bias, which belongs to a model.
@@ -119,3 +119,7 @@ def cost(shape: Shape, options: Options) -> Cost:
     places = rows.count * cols.count * size
     return Cost(flops=4.0 * groups * places * size * shape.head_dim,
                 elements=4.0 * groups * places * shape.head_dim + places * size)
+
+
+def note(shape: Shape, options: Options) -> str:
+    return f"exact softmax: one window holds all {shape.tokens} tokens" if max(shape.grid) <= options.size else ""

@@ -4,8 +4,9 @@ q'_c = q_c / |q_c| is a channel c of a head over all tokens, t a temperature for
 softmax over d of t q'_c . k'_d mixes channels: y_nc = sum_d A_cd v_nd. No token sees another one but through A, and v
 must have the D channels of q and k. It defines its own map. Work 4 N D^2 operations, memory D^2 beyond the output.
 
-t is a parameter that starts at 1, as in the paper. The columns are never normalised themselves: A comes from q^T k and
-the lengths, each at least 1e-12. Products, lengths and A are float32 for half inputs.
+t is a parameter that starts at 1, as in the authors' code (the paper divides by a temperature). The columns are never
+normalised themselves: A comes from q^T k and the lengths, each at least 1e-12. Products, lengths and A are float32 for
+half inputs.
 
 Source: El-Nouby et al., XCiT: Cross-Covariance Image Transformers, NeurIPS 2021 (arXiv 2106.09681), section 3.2.
 """

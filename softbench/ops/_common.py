@@ -42,6 +42,11 @@ def needs_grad(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
+def is_traced() -> bool:
+    """Whether torch.compile or torch.jit.trace is looking on, which see through no hand-written backward."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
+
 def once(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Make the backward of an autograd.Function refuse to be differentiated, and compute as if without autocast.
 

@@ -49,9 +49,13 @@ class Style:
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """A look for each name; eight differ in all three, then they repeat."""
-    return {name: Style(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)])
-            for i, name in enumerate(names)}
+    """A look for each name: eight colours and markers; where a colour comes again, marker and dash differ."""
+    looks = {}
+    for i, name in enumerate(names):
+        again = i // len(COLOURS)
+        looks[name] = Style(COLOURS[i % len(COLOURS)], MARKERS[(i + 3 * again) % len(MARKERS)],
+                            DASHES[(i + again) % len(DASHES)])
+    return looks
 
 
 @contextmanager

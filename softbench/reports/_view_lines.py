@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKERS = 8  # about as many on the course of an iteration
+_ABREAST = 3  # spans that can be told apart over the whole height of a panel
 _REFERENCES: tuple[Any, ...] = ((0, (4, 2)), (0, (1, 2)), (0, (8, 2, 1, 2)))  # dashes
 
 
@@ -168,13 +169,19 @@ def _draw_references(axes: Axes, view: Lines, references: dict[str, list[Seen]],
 
 
 def _draw_spans(axes: Axes, view: Lines, layout: Plan, spans: Sequence[Seen], group: str) -> None:
-    """An upright line at each value that has an interval, which is shaded, in the colour of its series."""
-    for number, (name, found) in enumerate(named(layout, view.series, spans).items()):
+    """An upright line at each value that has an interval, which is shaded, in the colour of its series.
+
+    Many would hide each other: then each has a lane of its own, the first series at the top.
+    """
+    groups = named(layout, view.series, [s for s in spans if not math.isnan(s.low)])
+    lanes = len(groups) if len(groups) > _ABREAST else 1
+    for number, (name, found) in enumerate(groups.items()):
+        top = 1 - number % lanes / lanes
+        lane: dict[str, Any] = {"ymin": top - 1 / lanes, "ymax": top, "color": layout.looks[name].colour}
         for seen in found:
-            if seen.value is not None and not math.isnan(seen.low):
-                colour = layout.looks[name].colour
-                axes.axvspan(seen.low, seen.high, color=colour, alpha=0.25, linewidth=0, gid=f"{group}-span{number}")
-                axes.axvline(seen.value, color=colour, linewidth=0.8)
+            axes.axvspan(seen.low, seen.high, alpha=0.25, linewidth=0, gid=f"{group}-span{number}", **lane)
+            if seen.value is not None:
+                axes.axvline(seen.value, linewidth=0.8, **lane)
 
 
 def _look(number: int) -> dict[str, Any]:

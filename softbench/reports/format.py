@@ -201,9 +201,14 @@ def split(cell: str) -> tuple[str, str, float | None]:
     return (cell, "", value * _SIZES[unit]) if rest else (found["number"], unit, value * _SIZES[unit])
 
 
+def about(value: float) -> str:
+    """`about 5,200,000`: two digits that count, for what is not known better."""
+    return f"about {count(float(f'{value:.1e}'))}"
+
+
 # How a quantity is written where a view says more than its unit does; the header names the unit.
 FORMS: dict[str, Callable[[float], str]] = {"gmac": gmac_digits, "percent": percent, "count": count,
-                                             "bytes": decimal_bytes}
+                                             "bytes": decimal_bytes, "about": about}
 
 
 def wrap(cell: str, width: int) -> list[str]:

@@ -9,7 +9,7 @@ from softbench.studies._growth import Growth
 NEAR = 0.1  # an exponent this near to a claim agrees with it for all purposes
 _TELLING = 0.6  # width of an interval that no longer tells N from N^1.5
 _FLOOR = 0.25  # an exponent below it is an overhead that hardly grows
-HOLDS, NEARLY, FASTER, SLOWER, UNDECIDED = "holds", f"holds within {NEAR}", "grows faster", "grows slower so far", (
+HOLDS, NEARLY, FASTER, SLOWER, UNDECIDED = "holds", "nearly holds", "grows faster", "grows slower so far", (
     "undecided")
 NO_FASTER = "no faster"
 
@@ -65,7 +65,7 @@ def course(growth: Growth) -> str:
 
 
 def sentence(claim: str, growth: Growth, cost: str) -> str:
-    """`claims O(N), measured N^1.04 [1.01, 1.07] above 4,096: holds within 0.1`."""
+    """`claims O(N), measured N^1.04 [1.01, 1.07] above 4,096: nearly holds`."""
     said = verdict(claim, growth, cost)
     return f"claims O({claim}), measured {measured(growth)}: {said}" if said else f"measured {measured(growth)}"
 

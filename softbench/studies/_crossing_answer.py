@@ -12,7 +12,7 @@ from softbench import sweep
 from softbench.records import UNFINISHED
 from softbench.studies._contract import Observation
 from softbench.studies._cost import disturbance
-from softbench.studies._crossing import AHEAD, ATTENTION, BEHIND, Probe, Search
+from softbench.studies._crossing import AHEAD, ATTENTION, BEHIND, Bracket, Probe, Search
 from softbench.studies._crossing_fit import Crossing, locate
 from softbench.studies._crossing_grids import Grid
 from softbench.studies._crossing_meters import Pair
@@ -59,7 +59,7 @@ def conclude(search: Search, baseline: str) -> Answer:
         last = crossings[-1]
         return Answer("several", last.tokens, words, (last.low, last.high), crossings, note=note)
     if crossings:
-        only = crossings[0]
+        only, note = crossings[0], "; ".join(filter(None, [note, _against(measured[0], ran, crossings[0])]))
         kind, words = ("until", f"only up to {_written(only)}") if only.rising else ("crossing", _written(only))
         return Answer(kind, only.tokens, words, (only.low, only.high), crossings, note=note)
     gone = next((p for p in probes if p.gone), None)
@@ -164,7 +164,20 @@ def _ends(search: Search, probes: Sequence[Probe], baseline: str) -> str:
             who = baseline if probe.gone else "it"
             notes.append(f"{who} {_failure(probe)} at {probe.tokens:,} ({probe.stopped.note})")
             break
+    equal = [p.tokens for p in probes if search.meter.exact and p.estimate and p.estimate.mean == 0]
+    if equal:
+        notes.append(f"exactly as much at {', '.join(f'{tokens:,}' for tokens in equal)}")
     return "; ".join(notes)
+
+
+def _against(bracket: Bracket, ran: Sequence[Probe], found: Crossing) -> str:
+    """The lengths at which a probe outside the bracket says the opposite of a single crossing."""
+    below, above = (AHEAD, BEHIND) if found.rising else (BEHIND, AHEAD)
+    others = [p for p in ran if (p.tokens < (bracket.low or 0) and p.sign == -below)
+              or (p.tokens > (bracket.high or math.inf) and p.sign == -above)]
+    return "; ".join(f"costs {'less' if sign == AHEAD else 'more'} at"
+                     f" {', '.join(f'{p.tokens:,}' for p in others if p.sign == sign)} all the same"
+                     for sign in dict.fromkeys(p.sign for p in others))
 
 
 def _failure(probe: Probe) -> str:

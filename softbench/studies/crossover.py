@@ -30,7 +30,7 @@ from softbench.case import AttentionSpec, Shape
 from softbench.errors import UsageError
 from softbench.options import option
 from softbench.studies._contract import Observation, Task
-from softbench.views import Lines, Rows, View
+from softbench.views import Dots, Lines, Rows, View
 
 if TYPE_CHECKING:
     from softbench.studies._crossing_meters import Pair
@@ -76,6 +76,10 @@ _READ = ("N* [lo, hi]: from N* tokens on the attention costs less than the basel
 VIEWS: tuple[View, ...] = (
     Rows(name="crossover", title="The length from which on an attention costs less than the baseline", by=_BY,
          quantities=("crossover",), always=("label", "compared"), plain=("crossover",), words=_WORDS, note=_READ),
+    Dots(name="lengths", title="N* with its 95 % interval, of those that overtake the baseline at one length",
+         quantity="crossover", y="label", panels="compared", log_x=True, where={"detail.answer": "crossing"},
+         forms={"crossover": "count"}, words=_WORDS,
+         note="From N* tokens on the attention costs less. What the others do, the table says."),
     Lines(name="ratios", title="Cost of the attention against the baseline; shaded: N* with its 95 % interval",
           x="tokens", quantities=("ratio",), series="label", panels="compared", log_x=True, level=1.0, span="crossover",
           words=_WORDS, note="Below 1 the attention costs less. A band around a line is the interval of each probe."),
@@ -150,7 +154,7 @@ def _run(settings: Settings, quantity: str, pair: Pair, lengths: tuple[int, int]
     baseline, ends = pair.baseline.spec.label, budget.begin(number)
     if ends <= time.perf_counter():
         return answers.not_begun(pair, quantity, baseline, settings.budget)
-    terms = Terms(settings.scan, settings.rounds, max(settings.rounds, settings.max_rounds),
+    terms = Terms(settings.scan, settings.rounds, settings.max_rounds,
                   math.log1p(settings.margin), 0.0 if quantity == "flops" else settings.resolution)
     search = Search(meter(quantity, pair), Grids(*lengths, pair.misfit), terms, lambda: ends - time.perf_counter())
     with _collected():
@@ -175,6 +179,9 @@ def _range(settings: Settings) -> tuple[int, int]:
     if low == high:
         raise UsageError(f"crossover: --min-tokens and --max-tokens are both {low:,}, and one length has no crossing."
                          " Compare at one length with `softbench latency`.")
+    if settings.rounds > settings.max_rounds:
+        raise UsageError(f"crossover: --rounds {settings.rounds} is above --max-rounds {settings.max_rounds}. Raise"
+                         " --max-rounds.")
     if low > high:
         raise UsageError(f"crossover: --min-tokens {low:,} is above --max-tokens {high:,}. Swap them.")
     return low, high
@@ -210,4 +217,4 @@ def _sides(settings: Settings) -> tuple[OneAttention, list[OneAttention]]:
 
 
 def _identity(subject: OneAttention) -> str:
-    return f"{subject.attention} {subject.options} {subject.spec.impl}"
+    return f"{subject.attention} {subject.options} {subject.spec.impl or 'auto'}"

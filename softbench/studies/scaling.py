@@ -4,10 +4,10 @@ Latency (interleaved over the attentions at each length) and peak memory are mea
 `max_tokens`. For each attention, mode and dtype a curve is fitted to each cost in log-log: one to three straight
 pieces, or an overhead below a power (`_growth`). Its last exponent stands beside the claim, with a 95 % interval:
 
-    claims O(N), measured N^1.04 [1.01, 1.07] above 4,096: holds within 0.1
+    claims O(N), measured N^1.04 [1.01, 1.07] above 4,096: nearly holds
 
-"holds": the interval contains the claimed exponent (of N log N, 1 + 1 / ln N in the middle of the piece); "holds within
-0.1": it is no further away; "undecided": it is wider than 0.6. The exponent is that of the lengths measured: a regime
+"holds": the interval contains the claimed exponent (of N log N, 1 + 1 / ln N in the middle of the piece); "nearly
+holds": its nearer end is at most 0.1 away; "undecided": it is wider than 0.6. The exponent is that of the lengths measured: a regime
 that begins beyond them is not seen, and a claim is about work, so that memory is only asked whether it grows faster.
 
 From the memory follows the length at which it runs out, which `verify` checks in child processes. `extrapolate` gives
@@ -72,6 +72,8 @@ def tasks(settings: Settings) -> list[Task]:
 
     low = parse_count(settings.min_tokens, "--min-tokens")
     high = parse_count(settings.max_tokens, "--max-tokens")
+    if low > high:
+        raise UsageError(f"--min-tokens {low:,} is above --max-tokens {high:,}. Swap them.")
     lengths = grid(low, high, settings.per_doubling)
     if len(lengths) < FEWEST:
         shown = ", ".join(f"{n:,}" for n in lengths) or "none"
@@ -102,7 +104,8 @@ def tasks(settings: Settings) -> list[Task]:
 
 
 _WORDS = {
-    "label": "attention", "detail.limited_by": "limit", "oom_tokens": "memory ends at N", "peak_memory": "memory",
+    "label": "attention", "detail.limited_by": "limit", "oom_tokens": "memory ends at N (predicted)",
+    "peak_memory": "memory",
     "latency_extrapolated": "latency (extrapolated)", "memory_extrapolated": "memory (extrapolated)",
     "exponent": "measured",
 }
@@ -118,8 +121,10 @@ VIEWS: tuple[View, ...] = (
     Rows(name="limits", title="Where memory runs out: predicted from the fit to inputs, parameters and peak",
          by=("mode", "dtype", "label", "detail.limited_by", "detail.verified"), headings=("mode", "dtype"),
          always=("label", "detail.limited_by", "detail.verified"),
-         quantities=("memory_limit", "oom_tokens"), forms={"oom_tokens": "count"}, words=_WORDS,
-         note="verified: one call a tenth below and one a tenth above, in child processes with that limit."),
+         quantities=("memory_limit", "oom_tokens"), forms={"oom_tokens": "about"}, words=_WORDS,
+         note="The end is no measurement: it supposes that growth goes on as up to the longest length measured, and the"
+              " notes say how far beyond it lies. verified: one call a tenth below and one a tenth above, in child"
+              " processes with that limit."),
     Rows(name="beyond", title="Extrapolated, not measured: costs if growth goes on as at the longest lengths",
          by=("mode", "dtype", "tokens", "label"), headings=("mode", "dtype"), always=("tokens", "label"), words=_WORDS,
          quantities=("latency_extrapolated", "memory_extrapolated")),

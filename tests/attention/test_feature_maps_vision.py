@@ -189,6 +189,21 @@ def test_long_vectors_are_in_range(name: str, rows: int) -> None:
     assert helpers.relative(y, truth) < 1e-3
 
 
+@pytest.mark.parametrize("power", [32.0, 64.0])
+@pytest.mark.parametrize("norm", ["token", "head"])
+def test_flatten_keeps_high_powers_of_many_channels_in_range(power: float, norm: str) -> None:
+    """Where all entries of 8 x 64 are alike, those of length 1 have 32nd powers of about 1e-43."""
+    shape = Shape(1, 8, 4, 4, 64)
+    q, k, v = (x.requires_grad_() for x in helpers.inputs(shape, dtype=torch.float32))
+    q = (1 + q / 16).abs()
+    module = helpers.load("flatten", power=power, norm=norm).build(shape, "eager")
+    y = module(q, k, v, grid=shape.grid)
+    gradients = torch.autograd.grad(y.square().sum(), (q, k, v))
+    assert all(x.isfinite().all() for x in (y, *gradients))
+    truth = module.double()(q.double(), k.double(), v.double(), grid=shape.grid)
+    assert helpers.relative(y, truth) < 1e-4
+
+
 @pytest.mark.parametrize("options", [
     {"name": "flatten", "conv": 0, "norm": "head", "power": 2.5}, {"name": "polaformer", "conv": 3, "alpha": 1.0},
     {"name": "mlla", "rotation": "head", "conv": 5}, {"name": "mlla", "rotation": "none", "conv": 0}], ids=str)

@@ -101,7 +101,10 @@ def test_linear_sra_pools_to_no_more_than_the_grid(grid: tuple[int, int], pool: 
 def test_no_reduction_is_softmax_attention() -> None:
     shape = Shape(1, 2, 4, 5, 6)
     q, k, v = helpers.inputs(shape, scale=3.0)
-    module = helpers.build(helpers.load("spatial_reduction", reduction=1), shape)
+    attention = helpers.load("spatial_reduction", reduction=1)
+    assert attention.note(shape) == "exact softmax: nothing is reduced"
+    assert helpers.load("spatial_reduction").note(shape) == ""
+    module = helpers.build(attention, shape)
     assert not list(module.parameters())
     exact = helpers.build(helpers.load("softmax"), shape)(q, k, v, grid=shape.grid)
     assert helpers.relative(module(q, k, v, grid=shape.grid), exact) < 1e-12

@@ -222,9 +222,16 @@ def test_wide_enough_is_exact_softmax(name: str, options: dict[str, object]) -> 
     assert_is(name, shape, torch.ones(196, 196, dtype=torch.bool), "sdpa", INPUTS[0], **options)
 
 
-def test_note_of_bigbird_says_when_it_is_exact() -> None:
-    assert helpers.load("bigbird").note(Shape(1, 1, 16, 32, 8)) == "exact softmax: 8 blocks, 8 seen"
-    assert helpers.load("bigbird").note(Shape(1, 1, 18, 32, 8)) == ""
+@pytest.mark.parametrize(("name", "options", "exact", "longer", "note"), [
+    ("bigbird", {}, (16, 32), (18, 32), "exact softmax: 8 blocks, 8 seen"),
+    ("longformer", {"window": 20}, (3, 7), (2, 11), "exact softmax: each of the 21 tokens sees all"),
+    ("longformer", {"window": 0, "globals": 6}, (2, 3), (7, 1), "exact softmax: each of the 6 tokens sees all"),
+    ("window", {}, (7, 5), (7, 8), "exact softmax: one window holds all 35 tokens")])
+def test_note_says_when_it_is_exact(name: str, options: dict[str, object], exact: tuple[int, int],
+                                    longer: tuple[int, int], note: str) -> None:
+    attention = helpers.load(name, **options)
+    assert attention.note(Shape(1, 1, *exact, 8)) == note
+    assert attention.note(Shape(1, 1, *longer, 8)) == ""
 
 
 @pytest.mark.parametrize(("name", "options"), [

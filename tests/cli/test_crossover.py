@@ -204,6 +204,7 @@ def test_an_attention_that_fails_does_not_stop_the_others(run: Run, fake: Callab
     (["--dtype", "float31"], "Did you mean 'float32'?"),
     (["--head-dim", "0"], "--head-dim must be at least 1"),
     (["--device", "tpu"], "No device named 'tpu'"),
+    (["--rounds", "20"], "--rounds 20 is above --max-rounds 16. Raise --max-rounds."),
     (["--scan", "1"], "scan must be at least 2"),
     (["--max-round", "3"], "No such option"),
 ], ids=lambda value: "_".join(value) if isinstance(value, list) else "")

@@ -160,6 +160,8 @@ def test_the_end_of_memory_is_predicted_and_verified_once(
     assert {limit for _, limit in asked} == {1 << 20}
     assert max(n for n, _ in asked) == pytest.approx(1.1 * (1 << 20) / 100, rel=0.03)
     assert out.count("confirmed:") == 3
+    assert "memory ends at N (predicted)" in out
+    assert out.count("about 10,000") == 3
     found = [r for r in records.read("s.jsonl")[0] if r.quantity == "oom_tokens"]
     assert [r.value for r in found] == [10485.0] * 3
     assert {r.status for r in records.read("s.jsonl")[0] if r.quantity == "trial_memory"} == {"ok", "oom"}
@@ -223,7 +225,7 @@ def test_everything_failing_is_said_and_fails(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (("--max-tokens", "16"), "A slope needs at least 3 lengths, and from 16 to 16 there are 1 (16)"),
-    (("--max-tokens", "8"), "there are 0 (none): lower --min-tokens or raise --max-tokens"),
+    (("--max-tokens", "8"), "--min-tokens 16 is above --max-tokens 8. Swap them."),
     (("--max-tokens", "many"), "'many' is not a positive whole number"),
     (("--per-doubling", "3"), "per_doubling must be one of 1, 2, 4, not '3'"),
     (("--costs", "latency,size"), "No cost named 'size'"), (("--mode", "sideways"), "No mode named 'sideways'"),

@@ -131,6 +131,8 @@ def test_where_each_overtakes_the_baseline_belongs_to_the_answer() -> None:
     views = {"crossover": [replace(study.SUMMARY, name="n", title="From which length on.", by=("label",), where={},
                                    quantities=("crossover",), pareto=(), among=())]}
     shown = Page(page(overtaking, views, {})).section("The answer")
+    once = '<table class="sheet" aria-label="From which length on'
+    assert page(overtaking, views, {}).count(once) == 1
     assert cells(shown.one("table")) == [["crossover"], ["512"]]
     assert "nothing here says" not in shown.text
 

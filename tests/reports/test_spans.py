@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from reports import fake_records as fake
 
 from softbench.records import Record, to_frame
-from softbench.reports import views
+from softbench.reports import _drawing, views
 from softbench.views import Lines
 
 VIEW = Lines(name="ratios", title="Ratios", x="tokens", quantities=("ratio",), series="label", panels="compared",
@@ -48,6 +48,22 @@ def test_each_span_is_shaded_in_its_panel() -> None:
     assert patches(figure, 1) == {}  # no interval: an answer in words, which is no place
     colours = {str(p.get_gid()): p.get_facecolor()[:3] for p in figure.axes[0].patches}
     assert colours["panel0-span0"] != colours["panel0-span1"]
+
+
+def test_many_spans_lie_below_each_other() -> None:
+    frame = to_frame([r for i in range(4) for r in line(f"a{i}", "latency", ci95=[200.0, 400.0])])
+    figure = views.draw(VIEW, frame)
+    assert isinstance(figure, Figure)
+    boxes = [patch.get_window_extent().transformed(figure.axes[0].transAxes.inverted())
+             for patch in figure.axes[0].patches]
+    assert [box.y1 for box in boxes] == pytest.approx([1.0, 0.75, 0.5, 0.25])
+    assert [box.height for box in boxes] == pytest.approx([0.25] * 4)
+
+
+def test_a_dozen_lines_look_different() -> None:
+    looks = _drawing.styles(f"a{i}" for i in range(24))
+    assert len({(look.colour, look.marker) for look in looks.values()}) == 24
+    assert len({(look.colour, str(look.dash)) for look in looks.values()}) == 24
 
 
 def test_the_figure_is_written(tmp_path: Path) -> None:

@@ -114,6 +114,25 @@ def test_several_crossings_are_all_told() -> None:
     assert all(c.fitted >= 7 for c in found.crossings)
 
 
+def test_a_length_that_says_the_opposite_of_a_single_crossing_is_told() -> None:
+    """A window whose side divides a length may win there long before it wins elsewhere."""
+    plain = answer(Fake(LINEAR, SQUARE, 0.01))
+    assert plain.kind == "crossing"
+    assert plain.note == ""
+    meter = Fake(LINEAR, SQUARE, 0.01)
+    search(meter)
+    lucky = min(tokens for tokens in meter.asked if 600 < tokens < 900)
+    found = answer(Fake(lambda n: LINEAR(n) / (2 if n == lucky else 1), SQUARE, 0.01))
+    assert (found.kind, found.note) == ("crossing", f"costs less at {lucky:,} all the same")
+
+
+def test_exactly_equal_costs_are_told() -> None:
+    found = answer(Fake(lambda n: max(LINEAR(n), SQUARE(n)), SQUARE, exact=True))
+    assert found.kind == "at_least"
+    assert "exactly as much at " in found.note
+    assert "16,384" in found.note
+
+
 def test_equal_costs_are_inconclusive() -> None:
     found = answer(Fake(SQUARE, SQUARE, 0.02))
     assert (found.kind, found.status, found.tokens) == ("inconclusive", "inconclusive", None)

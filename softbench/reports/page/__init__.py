@@ -10,6 +10,7 @@ import base64
 import gzip
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -49,17 +50,23 @@ def page(records: Sequence[Record], views: Mapping[str, Sequence[View]], about: 
     answers = [answer for machine in found for answer in _answers.answers(machine, baseline)]
     sections = _sections.sections(found, views, about, baseline)
     grids = [grid for section in sections for grid in (*section.merged, *(g for p in section.parts for g in p.grids))]
+    overtaking = [(part.machine, part.grids[0]) for section in sections if section.measure == _OVERTAKING
+                  for part in section.parts if part.grids]
+    sections = [_without_first(section) if section.measure == _OVERTAKING else section for section in sections]
     return _template().render(
         style=style, script=script, policy=_policy(style, script), version=softbench.__version__,
         answers=[(answer, _grids.grid(answer.table, answer.facets)) for answer in answers],
-        overtaking=[(part.machine, part.grids[0]) for section in sections if section.measure == _OVERTAKING
-                    for part in section.parts if part.grids],
-        errors=_accuracy(found), sections=sections, choices=_choices(grids),
+        overtaking=overtaking, errors=_accuracy(found), sections=sections, choices=_choices(grids),
         machines=[machine.name for machine in found if machine.environment] or [_machines.PUBLISHED],
         environment=_grids.grid(_environment(found), {}) if any(m.environment for m in found) else None,
         commands=_grids.grid(_commands(found), {}), records=_packed(records), count=len(records),
         failures=sum(record.value is None for record in records), problems=[format.text(p) for p in problems],
         dates=_dates(records), margin=format.share(_answers.TERMS.threshold))
+
+
+def _without_first(section: _sections.Section) -> _sections.Section:
+    """The section without the table that stands in the answer."""
+    return replace(section, parts=[replace(part, grids=part.grids[1:]) for part in section.parts])
 
 
 def _template() -> Any:
