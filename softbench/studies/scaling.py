@@ -7,8 +7,9 @@ pieces, or an overhead below a power (`_growth`). Its last exponent stands besid
     claims O(N), measured N^1.04 [1.01, 1.07] above 4,096: nearly holds
 
 "holds": the interval contains the claimed exponent (of N log N, 1 + 1 / ln N in the middle of the piece); "nearly
-holds": its nearer end is at most 0.1 away; "undecided": it is wider than 0.6. The exponent is that of the lengths measured: a regime
-that begins beyond them is not seen, and a claim is about work, so that memory is only asked whether it grows faster.
+holds": its nearer end is at most 0.1 away; "undecided": it is wider than 0.6. The exponent is that of the lengths
+measured: a regime that begins beyond them is not seen, and a claim is about work, so that memory is only asked whether
+it grows faster.
 
 From the memory follows the length at which it runs out, which `verify` checks in child processes. `extrapolate` gives
 costs beyond the lengths measured; they are marked wherever they appear.
