@@ -15,6 +15,7 @@ from softbench.errors import UsageError, unknown
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 MODES = ("forward", "backward", "forward_backward")
+TRAINING = {"training": "forward_backward"}  # what some studies call it
 MAX_TOKENS = 1 << 26
 WHOLE = "whole"  # the part of a model that is all of it
 TIMM = "timm"

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from softbench.attention._contract import accumulation_dtype
+from softbench.attention._softmax import softmax_attention
 from softbench.ops._common import is_traced, needs_grad, once
 
 IMPLS = ("sdpa", "math")
@@ -167,19 +167,8 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part], impl: str) 
         step = max(1 + _COPIED_AT_ONCE // (len(q) * part.seen), part.blocks // 8) if bounded else part.blocks
         for at in _places(len(q), part.blocks, len(q), step):
             keys, values = part.select(k, at), part.select(v, at)
-            ys.append(_softmax(at.queries(q, part), keys, values, at.mask(part.mask), impl).flatten(1, 2))
+            ys.append(softmax_attention(at.queries(q, part), keys, values, impl, at.mask(part.mask)).flatten(1, 2))
     return ys[0] if len(ys) == 1 else torch.cat(ys, 1)
-
-
-def _softmax(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, impl: str) -> Tensor:
-    """q [G, n, b, D], k [G, n, s, D], v [G, n, s, E] -> [G, n, b, E]."""
-    if impl == "sdpa":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    acc = accumulation_dtype(q.dtype)
-    scores = (q.to(acc) * q.shape[-1] ** -0.5) @ k.to(acc).mT  # [G, n, b, s]
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
-    return (scores.softmax(-1) @ v.to(acc)).to(v.dtype)
 
 
 class _Blocks(torch.autograd.Function):

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.attention._landmarks import avg_pool
 from softbench.attention._reduction import Grid, Reduction, reduction_flops
+from softbench.attention._softmax import softmax_attention
 from softbench.case import Shape
 from softbench.options import option
 
@@ -51,10 +52,7 @@ class LinearSRA(nn.Module):
         check_inputs(q, k, v, grid, same_dim=True)
         acc, to = accumulation_dtype(q.dtype), _pooled(grid, self.options)
         keys, values = (F.gelu(t) for t in self.reduce(avg_pool(k, grid, to, acc), avg_pool(v, grid, to, acc), to))
-        if self.impl == "sdpa":
-            return F.scaled_dot_product_attention(q, keys.to(q.dtype), values.to(v.dtype))
-        scores = (q.to(acc) * q.shape[-1] ** -0.5) @ keys.mT  # [B, H, N, m]
-        return (scores.softmax(-1) @ values).to(v.dtype)
+        return softmax_attention(q, keys, values, self.impl, dtype=v.dtype)
 
 
 def _pooled(grid: Grid, options: Options) -> Grid:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
+from softbench.attention._softmax import softmax_attention
 from softbench.case import Shape
 from softbench.errors import UsageError
 from softbench.options import option
@@ -50,10 +50,7 @@ class Linformer(nn.Module):
         acc = accumulation_dtype(q.dtype)
         keys = self.project_k.to(acc).mT @ k.to(acc)  # [B, H, r, D]
         values = self.project_v.to(acc).mT @ v.to(acc)  # [B, H, r, E]
-        if self.impl == "sdpa":
-            return F.scaled_dot_product_attention(q, keys.to(q.dtype), values.to(v.dtype))
-        scores = (q.to(acc) * q.shape[-1] ** -0.5) @ keys.mT  # [B, H, N, r]
-        return (scores.softmax(-1) @ values).to(v.dtype)
+        return softmax_attention(q, keys, values, self.impl, dtype=v.dtype)
 
 
 def build(shape: Shape, options: Options, impl: str) -> nn.Module:

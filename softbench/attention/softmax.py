@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
+from softbench.attention._contract import Cost, check_inputs
+from softbench.attention._softmax import softmax_attention
 from softbench.case import Shape
 
 FAMILY = "exact"
@@ -36,11 +36,7 @@ class Softmax(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
         check_inputs(q, k, v, grid)
-        if self.impl == "sdpa":
-            return F.scaled_dot_product_attention(q, k, v)
-        acc = accumulation_dtype(q.dtype)
-        scores = (q.to(acc) * q.shape[-1] ** -0.5) @ k.to(acc).mT  # [B, H, N, N]
-        return (scores.softmax(-1) @ v.to(acc)).to(v.dtype)
+        return softmax_attention(q, k, v, self.impl)
 
 
 def build(shape: Shape, options: Options, impl: str) -> nn.Module:

@@ -21,10 +21,10 @@ import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
+from softbench.attention._contract import Cost, check_inputs
 from softbench.attention._reduction import Reduction, reduced_grid, reduction_flops
+from softbench.attention._softmax import softmax_attention
 from softbench.case import Shape
 from softbench.options import option
 
@@ -52,13 +52,8 @@ class SpatialReduction(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
         check_inputs(q, k, v, grid, same_dim=True)
-        acc, dtype = accumulation_dtype(q.dtype), v.dtype
-        if self.reduce is not None:
-            k, v = self.reduce(k, v, grid)  # [B, H, M, D]
-        if self.impl == "sdpa":
-            return F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(dtype))
-        scores = (q.to(acc) * q.shape[-1] ** -0.5) @ k.to(acc).mT  # [B, H, N, M]
-        return (scores.softmax(-1) @ v.to(acc)).to(dtype)
+        keys, values = (k, v) if self.reduce is None else self.reduce(k, v, grid)  # [B, H, M, D]
+        return softmax_attention(q, keys, values, self.impl, dtype=v.dtype)
 
 
 def build(shape: Shape, options: Options, impl: str) -> nn.Module:

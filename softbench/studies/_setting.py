@@ -9,7 +9,7 @@ from typing import Protocol
 
 from softbench import session
 from softbench.attention import _contract as attentions
-from softbench.case import DTYPES, MODES, AttentionSpec, Case, Shape, check_choices
+from softbench.case import DTYPES, MODES, TRAINING, AttentionSpec, Case, Shape, check_choices
 from softbench.errors import UsageError
 from softbench.records import Record
 from softbench.studies import _subjects
@@ -17,7 +17,6 @@ from softbench.studies._contract import Observation
 from softbench.subjects import OneAttention
 
 INPUTS = "normal"
-_TRAINING = {"training": "forward_backward"}
 
 
 class Settings(Protocol):
@@ -78,7 +77,7 @@ def check(settings: Settings) -> Setting:
         same = seen.setdefault(f"{subject.attention} {subject.options} {impl}", subject.spec.label)
         if same != subject.spec.label:
             raise UsageError(f"--attn: '{same}' and '{subject.spec.label}' are the same attention. Name it once.")
-    modes = (_TRAINING.get(mode.strip(), mode) for mode in settings.mode.split(","))
+    modes = (TRAINING.get(mode.strip(), mode) for mode in settings.mode.split(","))
     points = itertools.product(check_choices(modes, MODES, "mode"),
                                check_choices(settings.dtype.split(","), DTYPES, "dtype"))
     return Setting(subjects, list(points), session.device(settings.device), settings)

@@ -41,7 +41,6 @@ DETERMINISTIC = False
 QUICK: Mapping[str, Any] = {"max_tokens": "2k", "scan": 4, "rounds": 3, "max_rounds": 6, "budget": 60.0}
 QUANTITIES = ("latency", "memory", "flops")
 _WEIGHTS = {"latency": 8.0, "memory": 2.0, "flops": 0.5}  # parts of the budget
-_TRAINING = {"training": "forward_backward"}
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,8 @@ def tasks(settings: Settings) -> list[Task]:
     low, high = _range(settings)
     baseline, chosen = _sides(settings)
     quantities = cases.check_choices(settings.quantities.split(","), QUANTITIES, "quantity")
-    named = cases.check_choices(settings.mode.split(","), (*MODES, *_TRAINING), "mode")
-    modes = list(dict.fromkeys(_TRAINING.get(mode, mode) for mode in named))
+    named = cases.check_choices(settings.mode.split(","), (*MODES, *cases.TRAINING), "mode")
+    modes = list(dict.fromkeys(cases.TRAINING.get(mode, mode) for mode in named))
     dtypes = cases.check_choices(settings.dtype.split(","), DTYPES, "dtype")
     dims = cases.parse_counts(settings.head_dim, "--head-dim")
     device = session.device(settings.device)
