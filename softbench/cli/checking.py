@@ -58,13 +58,14 @@ model_option = click.option("--model", metavar="NAMES", help="Whole models besid
               help="With --base: rounds that an undecided case may have.")
 @click.option("--slice-ms", type=click.FloatRange(min=1, max=60_000), default=100.0, show_default=True, metavar="MS",
               help="With --base: how long each of the four places of a round lasts.")
+@click.option("--allow-missing", is_flag=True, help="A case that only the base has is no failure.")
 @click.option("--fail-on-inconclusive", is_flag=True, help="Exit with 4 where a case could not be decided.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also append what was measured here to this file.")
 @printing.format_option
 @ending.in_order()
 def check_command(against: Path | None, base: str | None, only: str | None, no_studies: bool, threshold: float | None,
-                  floor_us: float, rounds: int, most_rounds: int, slice_ms: float, fail_on_inconclusive: bool,
-                  out: Path | None, form: str, **flags: Any) -> int:
+                  floor_us: float, rounds: int, most_rounds: int, slice_ms: float, allow_missing: bool,
+                  fail_on_inconclusive: bool, out: Path | None, form: str, **flags: Any) -> int:
     """Has this checkout become slower, larger or wrong?
 
     Exact quantities come first: operations, operators, peak bytes, errors of seeded studies. Then times: with --base
@@ -86,7 +87,7 @@ def check_command(against: Path | None, base: str | None, only: str | None, no_s
 
     noise, run_noise = store.noise()
     percent = threshold if threshold is not None else _PAIRED if base is not None else _STORED
-    terms = Terms(percent / 100, floor_us / 1e6, noise=noise, run_noise=run_noise)
+    terms = Terms(percent / 100, floor_us / 1e6, noise=noise, run_noise=run_noise, allow_missing=allow_missing)
     narrowed = any(value is not None for value in flags.values()) or no_studies
     asked = gate.Check(scope_of(flags), terms, narrowed, only != "times", only != "exact", not no_studies, rounds,
                        most_rounds, slice_ms, printing.say)

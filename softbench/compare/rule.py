@@ -150,6 +150,8 @@ def settle(measure: Callable[[list[int], int], Sequence[Sequence[float]]], margi
            cases: int, first: int = 6, cap: int = 24) -> list[Settled]:
     """Measure rounds until every case is decided or has had `cap` of them, doubling those that are inconclusive.
 
+    A verdict once given stays, though it would not stand Benjamini-Hochberg beside what later looks find of others.
+
     Args:
         measure: `measure(cases, rounds)` runs further rounds of these cases and gives the differences of each. A case
             that gives fewer than asked for is not asked again.
@@ -158,6 +160,7 @@ def settle(measure: Callable[[list[int], int], Sequence[Sequence[float]]], margi
         first, cap: rounds before the first look, and the most rounds.
     """
     found: list[list[float]] = [[] for _ in range(cases)]
+    verdicts: dict[int, str] = {}
     still, rounds = list(range(cases)), min(first, cap)
     while True:
         wanted = rounds - max((len(found[i]) for i in still), default=rounds)
@@ -165,7 +168,8 @@ def settle(measure: Callable[[list[int], int], Sequence[Sequence[float]]], margi
             found[i] += new
         known = [i for i in range(cases) if found[i]]
         estimates, margins = [paired(found[i]) for i in known], [margin_of(i) for i in known]
-        verdicts = dict(zip(known, judge(estimates, margins, looks(first, cap)), strict=True))
+        judged = dict(zip(known, judge(estimates, margins, looks(first, cap)), strict=True))
+        verdicts |= {i: verdict for i, verdict in judged.items() if verdicts.get(i, INCONCLUSIVE) == INCONCLUSIVE}
         still = [i for i in still if verdicts.get(i) == INCONCLUSIVE and len(found[i]) == rounds]
         if not still or rounds >= cap:
             break

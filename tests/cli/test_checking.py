@@ -67,6 +67,16 @@ def test_check_against_a_stored_baseline(run: Run, measured: dict[str, list[Reco
     assert run("check", "--only", "exact")[0] == 5
 
 
+def test_a_case_may_be_removed_on_purpose(run: Run, measured: dict[str, list[Record]]) -> None:
+    Path("results/baseline").mkdir(parents=True)
+    runs.write("results/baseline/m.jsonl", [count(), count(label="soft")])
+    measured["flops"] = [count()]
+    assert run("check", "--only", "exact")[0] == 5
+    code, out, _ = run("check", "--only", "exact", "--allow-missing")
+    assert code == 0
+    assert "only the base has it" in out
+
+
 def test_check_uses_the_noise_that_the_doctor_found(run: Run, measured: dict[str, list[Record]]) -> None:
     from softbench.gate import noise, store
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import stdtrit
 
 from softbench.compare import rule
 from softbench.compare.rule import FASTER, INCONCLUSIVE, SAME, SLOWER, Estimate
@@ -132,6 +133,23 @@ def test_settle_measures_the_undecided_again_and_doubles() -> None:
     assert [rounds for _, rounds in bench.asked] == [6, 6, 12]
     assert bench.asked[-1][0] == [2]
     assert [len(case.differences) for case in found][1:] == [6, 24]
+
+
+def test_a_verdict_once_given_stays() -> None:
+    """Of three cases at two looks, the first needs rank 2 of Benjamini-Hochberg, which the second lends it at first."""
+    first = [0.048, 0.072] * 3
+    rounds = {0: [first], 1: [first, [-0.9, -0.7] * 3], 2: [[0.0, 0.001] * 3]}
+    estimate = rule.paired(first)
+    margins = [estimate.mean - float(stdtrit(5, 1 - p)) * estimate.error for p in (0.011, 0.014)] + [0.03]
+    wanted: list[list[int]] = []
+
+    def measure(cases: list[int], count: int) -> list[list[float]]:
+        wanted.append(cases)
+        return [rounds[case].pop(0) for case in cases]
+
+    found = rule.settle(measure, margins.__getitem__, 3, first=6, cap=12)
+    assert wanted == [[0, 1, 2], [1]]
+    assert [case.verdict for case in found] == [SLOWER, INCONCLUSIVE, SAME]
 
 
 def test_settle_stops_when_all_is_decided() -> None:
