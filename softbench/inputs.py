@@ -125,6 +125,8 @@ def _read(file: Path) -> Tensor:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise UsageError("--inputs image needs Pillow to read photographs: pip install 'softbench[images]'.") from None
+    if os.path.exists(file) and not os.path.isfile(file):  # a pipe would keep Pillow waiting
+        raise UsageError(f"--inputs image: '{file}' is no file.")
     try:
         with Image.open(file) as image:
             return _to_tensor(np.asarray(image.convert("RGB")))

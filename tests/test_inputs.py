@@ -158,7 +158,7 @@ def test_photograph_with_a_colon_in_its_path(tmp_path: Path) -> None:
     ("image:empty", r"no photographs in 'empty' \(looked for .bmp, "), ("image:folder", "folder.png'"),
     ("image:text.png", "'text.png' is not a picture"), ("image:zero.png", "'zero.png' is not a picture"),
     ("image:torn.png", "cannot read 'torn.png': image file is truncated"), ("image:torn.jpg", "cannot read 'torn.jpg'"),
-    ("image:bomb.bmp", "cannot read 'bomb.bmp'"),
+    ("image:bomb.bmp", "cannot read 'bomb.bmp'"), ("image:pipe.png", "'pipe.png' is no file"),
 ])
 def test_bad_families_and_paths_are_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str,
                                                      message: str) -> None:
@@ -168,6 +168,7 @@ def test_bad_families_and_paths_are_told_in_one_line(tmp_path: Path, monkeypatch
     Path("file").touch()
     Path("text.png").write_text("this is not a picture")
     Path("zero.png").touch()
+    os.mkfifo("pipe.png")
     for name in ("torn.png", "torn.jpg"):
         whole = save(Path(name)).read_bytes()
         Path(name).write_bytes(whole[: len(whole) // 2])

@@ -48,15 +48,15 @@ model_option = click.option("--model", metavar="NAMES", help="Whole models besid
 @model_option
 @click.option("--only", type=click.Choice(("exact", "times")), help="Only exact quantities, or only times.")
 @click.option("--no-studies", is_flag=True, help="Leave out the errors of the seeded studies.")
-@click.option("--threshold", type=click.FloatRange(min=0, max=1000), metavar="PERCENT",
+@click.option("--threshold", type=running.Number(min=0, max=1000), metavar="PERCENT",
               help="Changes of a time up to this are the same. [2 with --base, 5 without]")
-@click.option("--floor-us", type=click.FloatRange(min=0), default=1.0, metavar="US", show_default=True,
+@click.option("--floor-us", type=running.Number(min=0), default=1.0, metavar="US", show_default=True,
               help="Changes of a time up to so many microseconds are the same.")
 @click.option("--rounds", type=click.IntRange(min=2, max=1000), default=6, show_default=True,
               help="With --base: rounds before the first look.")
 @click.option("--most-rounds", type=click.IntRange(min=2, max=1000), default=24, show_default=True,
               help="With --base: rounds that an undecided case may have.")
-@click.option("--slice-ms", type=click.FloatRange(min=1, max=60_000), default=100.0, show_default=True, metavar="MS",
+@click.option("--slice-ms", type=running.Number(min=1, max=60_000), default=100.0, show_default=True, metavar="MS",
               help="With --base: how long each of the four places of a round lasts.")
 @click.option("--allow-missing", is_flag=True, help="A case that only the base has is no failure.")
 @click.option("--fail-on-inconclusive", is_flag=True, help="Exit with 4 where a case could not be decided.")

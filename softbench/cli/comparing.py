@@ -17,11 +17,11 @@ from softbench.errors import SoftbenchError, unknown
 @click.command("compare", context_settings=running.CONTEXT)
 @click.argument("base")
 @click.argument("head")
-@click.option("--threshold", type=click.FloatRange(min=0, max=1000), default=5.0, show_default=True, metavar="PERCENT",
+@click.option("--threshold", type=running.Number(min=0, max=1000), default=5.0, show_default=True, metavar="PERCENT",
               help="Changes of a time up to this are the same.")
-@click.option("--floor-us", type=click.FloatRange(min=0), default=1.0, show_default=True, metavar="US",
+@click.option("--floor-us", type=running.Number(min=0), default=1.0, show_default=True, metavar="US",
               help="Changes of a time up to so many microseconds are the same.")
-@click.option("--tolerance", type=click.FloatRange(min=0, max=100), default=1.0, show_default=True, metavar="PERCENT",
+@click.option("--tolerance", type=running.Number(min=0, max=100), default=1.0, show_default=True, metavar="PERCENT",
               help="Changes of a seeded result up to this are the same. Bytes, FLOPs and counts must be equal.")
 @click.option("--measure", metavar="NAMES", help="Only the records of these measures, comma-separated.")
 @click.option("--across", metavar="KEYS", default="", help="Compare times although these differ, as in torch,threads.")

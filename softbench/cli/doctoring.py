@@ -20,7 +20,7 @@ _THRESHOLD = 0.02
 @checking.scope_options
 @click.option("--rounds", type=click.IntRange(min=2, max=1000), default=12, show_default=True,
               help="A/A rounds that the noise is taken from; 0.5 to 5 s each.")
-@click.option("--slice-ms", type=click.FloatRange(min=1, max=60_000), default=100.0, show_default=True, metavar="MS",
+@click.option("--slice-ms", type=running.Number(min=1, max=60_000), default=100.0, show_default=True, metavar="MS",
               help="How long each of the four places of a round lasts.")
 @click.option("--look-only", is_flag=True, help="Look at the machine; measure nothing.")
 @click.option("--out", "folder", type=click.Path(path_type=Path), metavar="FOLDER",

@@ -45,7 +45,7 @@ def _isolation_options() -> list[click.Option]:
         click.Option(["--isolate"], is_flag=True, help="One child process a case; cases are then not interleaved."),
         click.Option(["--memory-limit"], metavar="BYTES",
                      help="With --isolate: the memory a case may use, as 2GiB; beyond it, its row says oom."),
-        click.Option(["--timeout"], type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+        click.Option(["--timeout"], type=running.Number(min=0, min_open=True), metavar="SECONDS",
                      help="Time a case may take; beyond it, its row says timeout."),
         click.Option(["--check-convergence"], is_flag=True,
                      help="Mark a case as diverged where a small inverse within it has not converged."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 
 ERROR, SOME_FAILED = 1, 5
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class Number(click.FloatRange):
+    """A finite number within bounds. `nan` is within any bounds, as nothing compares with it, and decides nothing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def run_options(items: str) -> list[click.Option]:

@@ -72,7 +72,7 @@ def _shared(command: Callable[..., int]) -> Callable[..., int]:
 @click.option("--compile", is_flag=True, help="Compile the model with torch.compile.")
 @click.option("--sync-bn", is_flag=True, help="Batch norm over all GPUs.")
 @click.option("--fsdp", is_flag=True, help="Shard the model over the processes instead of copying it.")
-@click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=10.0, show_default=True, metavar="X",
+@click.option("--checkpoint-minutes", type=running.Number(min=0), default=10.0, show_default=True, metavar="X",
               help="Time between checkpoints, besides the one after each epoch.")
 @click.option("--on-nan", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
               help="What to do about a step whose loss or gradient is not finite.")

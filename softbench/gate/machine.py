@@ -15,6 +15,7 @@ from pathlib import Path
 from softbench import process
 
 GOOD, BAD, UNKNOWN = "ok", "attend", "unknown"
+_HARMLESS = 0x1 | 0x2  # of NVML's reasons for a lower clock: nothing to do, and clocks that somebody has set
 _BUSY, _PRESSED = 0.05, 1.0  # share of the CPU; per cent of the time
 
 
@@ -133,7 +134,8 @@ def _gpu() -> list[Finding]:
     found = [Finding("GPU processes", GOOD, "none") if not others else Finding(
         "GPU processes", BAD, "; ".join(others)[:200], "stop them, or choose another GPU with CUDA_VISIBLE_DEVICES")]
     reasons = _smi("--query-gpu=clocks_throttle_reasons.active") or []
-    active = [r for r in reasons if int(r, 16) & ~1] if all(re.fullmatch(r"0x[0-9a-fA-F]+", r) for r in reasons) else []
+    told = all(re.fullmatch(r"0x[0-9a-fA-F]+", reason) for reason in reasons)
+    active = [reason for reason in reasons if told and int(reason, 16) & ~_HARMLESS]
     found.append(Finding("GPU throttling", GOOD, "none") if not active else Finding(
         "GPU throttling", BAD, ", ".join(active), "nvidia-smi -q -d PERFORMANCE says why; lock the clocks with -lgc"))
     return found

@@ -40,17 +40,17 @@ def parse(memory: str, latency: str) -> Budget:
                   latency)
 
 
-def parse_memory(text: str) -> int:
+def parse_memory(text: str, flag: str = "--memory") -> int:
     """`16GiB`, `512MiB`, or decimal: `2GB`. Raises UsageError for anything else, a number without a unit included."""
     found = re.fullmatch(r"([\d.]+)\s*([kmgt]b)", text.strip().lower())
     try:
-        count = int(float(found[1]) * _DECIMAL[found[2]]) if found else parse_bytes(text, "--memory")
+        count = int(float(found[1]) * _DECIMAL[found[2]]) if found else parse_bytes(text, flag)
     except (ValueError, OverflowError):
-        raise UsageError(f"--memory: '{text}' is not an amount of memory. Write it as 16GiB, 512MiB or 2GB.") from None
+        raise UsageError(f"{flag}: '{text}' is not an amount of memory. Write it as 16GiB, 512MiB or 2GB.") from None
     if re.fullmatch(r"[\d.]+", text.strip()):
-        raise UsageError(f"--memory: '{text}' has no unit. Write it as {text}GiB or {text}MiB.")
+        raise UsageError(f"{flag}: '{text}' has no unit. Write it as {text}GiB or {text}MiB.")
     if count < _LEAST:
-        raise UsageError(f"--memory must be at least 1MiB, not {text}.")
+        raise UsageError(f"{flag} must be at least 1MiB, not {text}.")
     return count
 
 

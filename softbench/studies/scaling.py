@@ -25,7 +25,7 @@ from typing import Any, Literal
 from softbench.case import check_choices, parse_count, parse_counts
 from softbench.errors import UsageError
 from softbench.options import option
-from softbench.process import parse_bytes
+from softbench.studies import _budget
 from softbench.studies._contract import Task
 from softbench.views import Fitted, Rows, View
 
@@ -85,7 +85,7 @@ def tasks(settings: Settings) -> list[Task]:
     if near := [n for n in beyond if n <= lengths[-1]]:
         raise UsageError(f"--extrapolate: {near[0]:,} is within the lengths that are measured (up to"
                          f" {lengths[-1]:,}). Give longer ones, or none.")
-    limit = parse_bytes(settings.memory_limit, "--memory-limit") if settings.memory_limit else None
+    limit = _budget.parse_memory(settings.memory_limit, "--memory-limit") if settings.memory_limit else None
     if "memory" not in costs and (settings.verify or limit):
         raise UsageError(f"{'--verify' if settings.verify else '--memory-limit'} needs memory among --costs.")
     setting = _setting.check(settings)

@@ -96,6 +96,8 @@ def test_check_uses_the_noise_that_the_doctor_found(run: Run, measured: dict[str
     (("check", "--base", "HEAD", "--against", "x"), 2, "Give one of them"),
     (("check", "--only", "rubbish"), 2, "'rubbish' is not one of"),
     (("check", "--rounds", "1"), 2, "1 is not in the range"),
+    (("check", "--threshold", "nan"), 2, "nan is not a finite number"),
+    (("check", "--floor-us", "inf"), 2, "inf is not a finite number"),
     (("check", "--base", "no-such-revision"), 2, "Error: --base"),
     (("doctor", "--rounds", "1"), 2, "1 is not in the range"),
     (("baseline", "updaet"), 2, "No such command 'updaet'"),

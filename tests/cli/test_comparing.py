@@ -78,6 +78,7 @@ def test_nothing_that_can_be_compared_is_not_a_success(run: Run) -> None:
     (("one.jsonl",), "Missing argument 'HEAD'"),
     (("one.jsonl", "one.jsonl", "--threshold", "x"), "'x' is not a valid float"),
     (("one.jsonl", "one.jsonl", "--threshold", "-1"), "-1.0 is not in the range"),
+    (("one.jsonl", "one.jsonl", "--tolerance", "nan"), "nan is not a finite number"),
     (("one.jsonl", "one.jsonl", "--across", "torhc"), "Did you mean 'torch'?"),
     (("one.jsonl", "one.jsonl", "--measure", "latncy"), "Did you mean 'latency'?"),
     (("one.jsonl", "one.jsonl", "--plot", "x.pdf"), "the name must end in .png or .svg"),

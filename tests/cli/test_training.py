@@ -64,6 +64,7 @@ def test_a_run_and_its_score(run):
     (["--data", "digits", "--total-batch", "48", "--batch", "32"], "not a multiple of 32"),
     (["--data", "digits", "--total-batch", "5000"], "1,437 training images, fewer"),
     (["--data", "digits", "--epochs", "0"], "x>=1"),
+    (["--data", "digits", "--checkpoint-minutes", "nan"], "nan is not a finite number"),
     (["--data", "digits", "--splits", "train"], "two names"),
     (["--data", "digits", "--epochs", "2", "--set", "epochs=3"], "--epochs and --set epochs are both given"),
     (["--data", "digits", "--set", "augment=rnad-m9"], "augment='rnad-m9'"),

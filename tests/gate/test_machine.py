@@ -79,6 +79,7 @@ esac
 
 @pytest.mark.parametrize(("apps", "reason", "processes", "throttling"), [
     ("", "0x0000000000000000", "ok", "ok"), ("", "0x0000000000000001", "ok", "ok"),
+    ("", "0x0000000000000002", "ok", "ok"), ("", "0x0000000000000020", "ok", "attend"),
     ("4242, python\\n", "0x0000000000000004", "attend", "attend"), ("", "[Not Supported]", "ok", "ok")])
 def test_a_gpu_by_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apps: str, reason: str,
                                        processes: str, throttling: str) -> None:
