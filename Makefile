@@ -50,7 +50,7 @@ FIELD_AT ?= --mode forward --heads 4 --max-tokens 8k
 SOME_FAILED = || [ $$? -eq 5 ]  # a case that fails is a row of the page
 bench-field: $(STAMP)  ## from which N on a dozen attentions win and how they grow, on one page; under 15 minutes on two cores
 	@mkdir -p $(OUT)
-	$(BIN)/softbench crossover --attn $(FIELD) $(FIELD_AT) --budget 420 --resume --out $(OUT)/field-crossover.jsonl \
+	$(BIN)/softbench crossover --attn $(FIELD) $(FIELD_AT) --budget 600 --resume --out $(OUT)/field-crossover.jsonl \
 	  --plot $(OUT)/field-crossover.svg $(SOME_FAILED)
 	$(BIN)/softbench scaling --attn softmax,$(FIELD) $(FIELD_AT) --min-tokens 128 --rep 60 --timeout 20 --resume \
 	  --out $(OUT)/field-scaling.jsonl $(SOME_FAILED)

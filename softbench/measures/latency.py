@@ -16,7 +16,7 @@ import itertools
 import math
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,8 @@ def measure_group(workloads: Sequence[Workload], settings: Settings) -> list[lis
     return [[_reading(run, group)] for run in runs]
 
 
-def paired(base: Workload, head: Workload, settings: Settings) -> Iterator[tuple[list[float], list[float], float]]:
+def paired(base: Workload, head: Workload,
+           settings: Settings) -> Generator[tuple[list[float], list[float], float], None, None]:
     """Rounds of two workloads, without end: the samples of each, and the share of the CPU that others had meanwhile.
 
     A round is ABBA: one side takes samples, the other for twice as long, the first again, so that a steady drift hits

@@ -4,6 +4,10 @@ The difference at N is d = ln(cost of the attention / cost of the baseline); bel
 gives rounds of d at a grid of tokens, and here it is decided what is measured next and when to stop. Nothing in this
 file knows what a cost is or how it is taken.
 
+What a process keeps for its life, such as where its memory lies, is the same in all probes of one process and would
+move the crossing unseen. So the probes around it are measured again in further processes, and its interval is over
+processes (`_crossing_fit`).
+
 A probe takes rounds, first `Terms.first` and then twice as many up to `Terms.cap`, until the t interval of their mean
 excludes 0 or lies within the margin. With K looks each has 1/K of the 5 % (`compare.rule`), so that the sign of a
 probe is wrong less than once in forty, whenever it stops. A probe that is undecided has the sign 0 and takes no part
@@ -13,7 +17,7 @@ in the bracket; the search then narrows the gaps on both sides of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -49,6 +53,10 @@ class Meter(Protocol):
         """Differences d, one a round, without end. Raises Stopped where a side does not run in so many seconds."""
         ...
 
+    def again(self, grids: Sequence[Grid], rounds: int, seconds: float) -> list[list[float]]:
+        """So many rounds at each grid, in a new process. Raises Stopped where it is not done in so many seconds."""
+        ...
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -59,6 +67,7 @@ class Terms:
         first, cap: rounds before the first look at a probe, and the most rounds.
         margin: a difference that is too small to matter, in logarithms.
         resolution: ratio of a bracket's ends, less one, that is narrow enough; 0 goes on to neighbouring grids.
+        processes: how many the probes around a crossing are measured in, where costs are not exact.
     """
 
     points: int = 5
@@ -66,6 +75,7 @@ class Terms:
     cap: int = 16
     margin: float = math.log(1.02)
     resolution: float = 0.1
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -99,13 +109,28 @@ class Probe:
 class Bracket:
     """A change of sign: it lies between `low` and `high`, tokens of decided probes; None where no probe is decided.
 
-    `course` holds the ends after each probe; `rising` means that the attention falls behind with N.
+    `course` holds the ends after each probe; `rising` means that the attention falls behind with N. `again` holds the
+    differences that each further process gave, by tokens, and `missed` why there are not as many as there should be.
     """
 
     low: int | None
     high: int | None
     rising: bool = False
     course: list[tuple[int, int]] = field(default_factory=list)
+    again: list[dict[int, list[float]]] = field(default_factory=list)
+    missed: str = ""
+
+    @property
+    def middle(self) -> float:
+        """The length in the middle of a closed bracket, by ratio."""
+        return math.sqrt((self.low or math.nan) * (self.high or math.nan))
+
+
+def around(bracket: Bracket, probes: Sequence[Probe]) -> list[Probe]:
+    """The probes that a closed bracket's line is fitted to."""
+    reach = math.log(WINDOW) + 1e-9
+    return [p for p in probes if p.estimate and (p.tokens in (bracket.low, bracket.high)
+                                                 or abs(math.log(p.tokens / bracket.middle)) <= reach)]
 
 
 @dataclass
@@ -131,7 +156,10 @@ class Search:
         self.brackets = self._changes()
         for bracket in reversed(self.brackets):
             self._narrow(bracket)
-            self._surround(bracket)
+            if not (self.meter.exact or bracket.low is None or bracket.high is None or self.probes[bracket.high].gone):
+                self._surround(bracket)
+                if not self.ended:
+                    self._repeat(bracket)
         return self
 
     @property
@@ -178,10 +206,7 @@ class Search:
 
     def _surround(self, bracket: Bracket) -> None:
         """Measure around a closed bracket, in the widest gap each time, until there are enough probes for a line."""
-        if self.meter.exact or bracket.low is None or bracket.high is None or self.probes[bracket.high].gone:
-            return
-        middle = math.sqrt(bracket.low * bracket.high)
-        start, end = max(self.grids.low, middle / WINDOW), min(self.grids.high, middle * WINDOW)
+        start, end = max(self.grids.low, bracket.middle / WINDOW), min(self.grids.high, bracket.middle * WINDOW)
         while len(known := [p.tokens for p in self.ordered if p.estimate and start <= p.tokens <= end]) < AROUND:
             gaps = sorted(pairwise(sorted({start, *known, end})), key=lambda gap: gap[0] / gap[1])
             grids = (self.grids.nearest(math.sqrt(a * b), above=a, below=b) for a, b in gaps)
@@ -189,6 +214,20 @@ class Search:
             probe = self._probe(grid) if grid else None
             if probe is None or probe.stopped:
                 return
+
+    def _repeat(self, bracket: Bracket) -> None:
+        """Measure the probes of a closed bracket's line again, in further processes."""
+        grids = [probe.grid for probe in around(bracket, self.ordered)]
+        while len(bracket.again) < self.terms.processes - 1:
+            try:
+                if (left := self.left()) <= 0:
+                    raise Stopped(ATTENTION, "timeout", "")
+                found = self.meter.again(grids, self.terms.first, left)
+            except Stopped as stopped:
+                self.ended = stopped.status == "timeout"
+                bracket.missed = "the budget was over" if self.ended else f"{stopped.status}, {stopped.note}"
+                return
+            bracket.again.append({rows * cols: new for (rows, cols), new in zip(grids, found, strict=True)})
 
     def _next(self, bracket: Bracket) -> Grid | None:
         """The grid in the middle of the widest gap: of all, or beside what is undecided. None: narrow enough."""

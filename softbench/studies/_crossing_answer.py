@@ -90,13 +90,14 @@ def observations(search: Search, pair: Pair, quantity: str, baseline: str) -> li
     if len(answer.crossings) > 1:
         detail["crossings"] = [[c.tokens, c.low, c.high, "up to" if c.rising else "from"] for c in answer.crossings]
     if answer.crossings:
-        detail["fitted"] = answer.crossings[-1].fitted
+        detail |= {"fitted": answer.crossings[-1].fitted, "processes": answer.crossings[-1].processes}
     if search.ended:
         detail[UNFINISHED] = True
     disturbed = disturbance({"foreign_cpu": max(pair.foreign.values(), default=0.0)}) if quantity == "latency" else ""
     found = [_seen(pair, ANSWER, answer.tokens, coords, detail=detail, status=answer.status,
                    note="; ".join(filter(None, [answer.note, disturbed])))]
-    found += [_probe(pair, probe, coords) for probe in search.ordered]
+    found += [_probe(pair, probe, coords, [line[probe.tokens] for bracket in search.brackets for line in bracket.again
+                                           if probe.tokens in line]) for probe in search.ordered]
     course = search.brackets[-1].course if search.brackets else []
     return found + [_seen(pair, BRACKET, math.sqrt(low * high), coords | {"step": step}, detail={"ci95": [low, high]})
                     for step, (low, high) in enumerate(course)]
@@ -109,7 +110,7 @@ def not_begun(pair: Pair, quantity: str, baseline: str, budget: float) -> list[O
                   note=f"the budget of {budget:g} s was over; --resume with --out goes on")]
 
 
-def _probe(pair: Pair, probe: Probe, coords: dict[str, Any]) -> Observation:
+def _probe(pair: Pair, probe: Probe, coords: dict[str, Any], again: Sequence[Sequence[float]]) -> Observation:
     detail: dict[str, Any] = {"rounds": len(probe.differences), "sign": probe.sign}
     if probe.estimate is None:
         assert probe.stopped is not None
@@ -118,6 +119,8 @@ def _probe(pair: Pair, probe: Probe, coords: dict[str, Any]) -> Observation:
                      note=who + probe.stopped.note, detail=detail)
     if len(probe.differences) > 1:
         detail["ci95"] = [math.exp(min(bound, 700.0)) for bound in probe.interval]
+    if again:
+        detail["again"] = [[math.exp(d) for d in differences] for differences in again]
     if (share := pair.foreign.get(probe.tokens)) is not None:
         detail["foreign_cpu"] = share
     return _seen(pair, RATIO, math.exp(probe.estimate.mean), coords, probe.grid, detail=detail,
@@ -155,8 +158,9 @@ def _undecided(ran: Sequence[Probe], ends: str) -> Answer:
 
 def _ends(search: Search, probes: Sequence[Probe], baseline: str) -> str:
     """What the reader must know of where the search stopped."""
-    notes = []
-    if search.ended:
+    notes = [f"in {1 + len(b.again)} of {search.terms.processes} processes: {b.missed}"
+             for b in search.brackets if b.missed]
+    if search.ended and not notes:
         notes.append(f"the budget ended the search at {max(p.tokens for p in probes):,} tokens"
                      if not search.brackets else "the budget ended the search before the bracket was narrow")
     for probe in probes:

@@ -15,6 +15,13 @@ does not reject d = 0 (Fieller, 1954):
     (a + b u)^2 <= t^2 s^2 (1 / sum n_i + u^2 / sum n_i (x_i - m)^2),        u = x - m.
 
 Where b is not significant that set has no ends, and the interval is from the shortest to the longest of these probes.
+With P processes that all measured these probes, d_i is the mean over processes and n_i = P. Besides, each process p has
+a line of its own with the level L_p and the slope b_p; what they differ by is what a process keeps for its life. The
+interval also holds all x at which a t test over processes, with P - 1 degrees of freedom, does not reject that the mean
+of L_p + b_p u is 0:
+
+    (L + b u)^2 <= t^2 (v_L + 2 u v_Lb + u^2 v_b) / P,        v the variances and covariance over processes.
+
 As the line may be too straight, the interval is extended to the one of the same width around the zero of a parabola
 through the same probes; and it is never narrower than from the nearest feasible length below the estimate to the one
 above.
@@ -25,47 +32,76 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from softbench.compare import rule
-from softbench.studies._crossing import WINDOW, Bracket, Probe
+from softbench.studies._crossing import Bracket, Probe, around
 from softbench.studies._crossing_grids import Grids
 
 _FEWEST = 5  # probes of a parabola
 
+Zero = tuple[float, float, float]  # where a line is 0, and the ends of its interval
+
 
 @dataclass(frozen=True)
 class Crossing:
-    """N* and its interval. `fitted` is the number of probes in the fit, 0 where the bracket is all that is known."""
+    """N* and its interval. `fitted` is the number of probes in the fit, 0 where the bracket is all that is known;
+    `processes` how many measured them."""
 
     tokens: float
     low: float
     high: float
     rising: bool
     fitted: int
+    processes: int = 1
 
 
 def locate(bracket: Bracket, probes: Sequence[Probe], grids: Grids, *, exact: bool) -> Crossing:
     """Where within a closed bracket the sign changes."""
     assert bracket.low is not None
     assert bracket.high is not None
-    middle = (math.log(bracket.low) + math.log(bracket.high)) / 2
     ends = [p for p in probes if p.tokens in (bracket.low, bracket.high)]
-    reach = math.log(WINDOW) + 1e-9
-    used = [p for p in probes if p.estimate and (p in ends or abs(math.log(p.tokens) - middle) <= reach)]
+    used, processes = around(bracket, probes), 1 + len(bracket.again)
     if exact:
         return Crossing(math.exp(_between(ends)), bracket.low, bracket.high, bracket.rising, 0)
-    found = fieller([math.log(p.tokens) for p in used], [p.differences for p in used])
+    xs = [math.log(p.tokens) for p in used]
+    if bracket.again:
+        found = over_processes(xs, [[fmean(line[p.tokens]) for p in used]
+                                    for line in ({p.tokens: p.differences for p in used}, *bracket.again)])
+    else:
+        found = fieller(xs, [p.differences for p in used])
     if found is None:
-        return Crossing(math.exp(_between(ends)), used[0].tokens, used[-1].tokens, bracket.rising, 0)
+        return Crossing(math.exp(_between(ends)), used[0].tokens, used[-1].tokens, bracket.rising, 0, processes)
     estimate, low, high = (min(max(math.exp(x), grids.low), grids.high) for x in found)
     below = grids.nearest(estimate, below=math.floor(estimate) + 1)
     above = grids.nearest(estimate, above=math.ceil(estimate) - 1)
     low = min([low, *([below[0] * below[1]] if below else [])])
     high = max([high, *([above[0] * above[1]] if above else [])])
-    return Crossing(estimate, low, high, bracket.rising, len(used))
+    return Crossing(estimate, low, high, bracket.rising, len(used), processes)
 
 
-def fieller(xs: Sequence[float], rounds: Sequence[Sequence[float]]) -> tuple[float, float, float] | None:
+def over_processes(xs: Sequence[float], means: Sequence[Sequence[float]]) -> Zero | None:
+    """As `fieller`, from the mean difference of each of several processes at each probe: `means[process][probe]`."""
+    import numpy as np
+    from scipy.special import stdtrit
+
+    pooled = fieller(xs, list(zip(*means, strict=True)))
+    if pooled is None:
+        return None
+    count, centre = len(means), fmean(xs)
+    lines = np.polynomial.polynomial.polyfit(np.asarray(xs) - centre, np.asarray(means).T, 1)  # [2, P]
+    bound = float(stdtrit(count - 1, 1 - rule.LEVEL / 2)) ** 2 / count
+    (constant, middle), (_, square) = np.outer(*2 * [lines.mean(1)]) - bound * np.cov(lines)
+    if square <= 0:
+        return None
+    root = math.sqrt(max(0.0, middle**2 - square * constant))
+    zero, low, high = pooled
+    bent = _bent(xs, [count] * len(xs), [fmean(at) for at in zip(*means, strict=True)], zero) - zero
+    ends = [centre + (-middle + side * root) / square + shift for side in (-1, 1) for shift in (0.0, bent)]
+    return zero, min(low, *ends), max(high, *ends)
+
+
+def fieller(xs: Sequence[float], rounds: Sequence[Sequence[float]]) -> Zero | None:
     """The zero of the line through these probes and its interval; None where the slope may be 0."""
     from scipy.special import stdtrit
 

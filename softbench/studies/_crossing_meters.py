@@ -1,6 +1,6 @@
 """What the search compares two attentions by: latency in paired rounds, peak memory, and FLOPs in closed form.
 
-    latency   rounds of both workloads in this process (`latency.paired`), d = ln of the ratio of their median times
+    latency   rounds of both workloads in one process (`latency.paired`), d = ln of the ratio of their median times
     memory    ln of the ratio of the peaks of one call each, `softbench memory`'s own
     flops     ln of the ratio of the closed forms. A training step counts as three forwards (`measures/_work.py`), so
               its crossing is that of the forward. An attention without a matrix product counts as 1 FLOP.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from softbench import sweep
 from softbench.case import Case, Shape
 from softbench.measures import latency, memory
 from softbench.records import median
+from softbench.studies import _crossing_again
 from softbench.studies._crossing import ATTENTION, BASELINE, Meter, Stopped
 from softbench.studies._crossing_grids import Grid
 from softbench.subjects import OneAttention
@@ -92,12 +93,29 @@ class _Latency(_Sides):
         rounds = latency.paired(base, head, self.pair.timing)
         while True:
             ours = self._attempt(ATTENTION, next, rounds)
-            self.pair.foreign[head.case.shape.tokens] = max(ours[2], self.pair.foreign.get(head.case.shape.tokens, 0.0))
+            self._disturbed(grid, ours[2])
             yield math.log(median(ours[1]) / median(ours[0]))
 
+    def again(self, grids: Sequence[Grid], rounds: int, seconds: float) -> list[list[float]]:
+        jobs = [(self.pair.job(ATTENTION, grid), self.pair.job(BASELINE, grid)) for grid in grids]
+        found = _crossing_again.measure(jobs, self.pair.timing, rounds, seconds)
+        for grid, (_, foreign) in zip(grids, found, strict=True):
+            self._disturbed(grid, foreign)
+        return [differences for differences, _ in found]
 
-class _Memory(_Sides):
+    def _disturbed(self, grid: Grid, foreign: float) -> None:
+        tokens = grid[0] * grid[1]
+        self.pair.foreign[tokens] = max(foreign, self.pair.foreign.get(tokens, 0.0))
+
+
+class _Exact(_Sides):
     exact = True
+
+    def again(self, grids: Sequence[Grid], rounds: int, seconds: float) -> list[list[float]]:
+        raise AssertionError("what is exact need not be measured again")
+
+
+class _Memory(_Exact):
 
     def rounds(self, grid: Grid, seconds: float) -> Generator[float, None, None]:
         until = time.perf_counter() + seconds
@@ -114,8 +132,7 @@ class _Memory(_Sides):
         return self.pair.known[key]
 
 
-class _Flops(_Sides):
-    exact = True
+class _Flops(_Exact):
 
     def rounds(self, grid: Grid, seconds: float) -> Generator[float, None, None]:
         ours, theirs = (self._attempt(side, self._count, self.pair.job(side, grid)) for side in (ATTENTION, BASELINE))

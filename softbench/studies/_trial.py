@@ -67,18 +67,28 @@ def free(device: str) -> int | None:
 
 def _ask(case: Case, subject: Subject, timeout: float, wanted: Process, limit: int | None = None,
          **more: Any) -> Trial:
-    asked = {"case": asdict(case), "options": subject.options, "process": opts.to_dict(wanted), "limit": limit, **more}
+    asked = {**packed(case, subject), "process": opts.to_dict(wanted), "limit": limit, **more}
     answer = isolate.ask("softbench.studies._trial", asked, timeout, limit)
     if isinstance(answer, list):
         return Trial(**json.loads(answer[-1]))
     return Trial(*answer)
 
 
-def _answer(asked: dict[str, Any]) -> Trial:
-    """The child's part."""
+def packed(case: Case, subject: Subject) -> dict[str, Any]:
+    """A case as plain JSON values, for a child process."""
+    return {"case": asdict(case), "options": subject.options}
+
+
+def unpacked(asked: dict[str, Any]) -> tuple[Case, Subject]:
+    """What `packed` packed."""
     data = asked["case"]
     case = Case(spec=AttentionSpec(**data.pop("spec")), shape=Shape(**data.pop("shape")), **data)
-    subject = subjects.load(replace(case.spec, options=asked["options"]))
+    return case, subjects.load(replace(case.spec, options=asked["options"]))
+
+
+def _answer(asked: dict[str, Any]) -> Trial:
+    """The child's part."""
+    case, subject = unpacked(asked)
     try:
         safe = free(case.device)
         if safe is not None and not case.device.startswith("cuda"):

@@ -7,8 +7,9 @@ the sign of ln(cost of the attention / cost of the baseline) changes, and bisect
 - A comparison of latency is paired and interleaved: both are built and warmed in this process, rounds run in ABBA
   order, and rounds are added, doubling, until the t interval of their mean excludes a ratio of 1 or lies within
   `margin`.
-- N* of latency is where the line that is fitted to the probes around the change is 0; its interval is Fieller's
-  (`_crossing_fit`). Memory and FLOPs are exact at a length: their interval is the bracket.
+- N* of latency is where the line that is fitted to the probes around the change is 0. They are measured again in
+  further processes, `processes` in all, and its interval is Fieller's over these (`_crossing_fit`). Memory and FLOPs
+  are exact at a length: their interval is the bracket.
 - Where there is no such length the answer says so: always, never up to the longest length, the baseline out of memory
   first, several crossings, or inconclusive.
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 QUANTITY, UNIT = "crossover", "1"
 DETERMINISTIC = False
-QUICK: Mapping[str, Any] = {"max_tokens": "2k", "scan": 4, "rounds": 3, "max_rounds": 6, "budget": 60.0}
+QUICK: Mapping[str, Any] = {"max_tokens": "2k", "scan": 4, "rounds": 3, "max_rounds": 6, "processes": 1, "budget": 60.0}
 QUANTITIES = ("latency", "memory", "flops")
 _WEIGHTS = {"latency": 8.0, "memory": 2.0, "flops": 0.5}  # parts of the budget
 
@@ -59,6 +60,7 @@ class Settings:
     scan: int = option(5, "lengths of the scan before bisection", low=2, high=64)
     rounds: int = option(4, "rounds before the first look at a comparison of latency", low=2, high=1000)
     max_rounds: int = option(16, "the most rounds", low=2, high=10_000)
+    processes: int = option(5, "processes that N* of latency is taken from", low=1, high=100)
     rep: float = option(20.0, "ms of timed work of each side in a round", low=0.1, high=60_000)
     margin: float = option(0.02, "difference that is too small to go on for, in parts of one", low=0, high=1)
     resolution: float = option(0.1, "width of a bracket that is narrow enough, in parts of one", low=0.001, high=1)
@@ -135,7 +137,8 @@ def tasks(settings: Settings) -> list[Task]:
                     known)
         name = (f"{quantity} {attention.spec.label} against {baseline.spec.label} {mode} {dtype} D={dim}"
                 f" H={settings.heads} B={settings.batch} N={low}..{high} scan={settings.scan}"
-                f" rounds={settings.rounds}..{settings.max_rounds} rep={settings.rep:g} margin={settings.margin:g}"
+                f" rounds={settings.rounds}..{settings.max_rounds} processes={settings.processes}"
+                f" rep={settings.rep:g} margin={settings.margin:g}"
                 f" resolution={settings.resolution:g} seed={settings.seed}")
         found.append(Task(name, functools.partial(_run, settings, quantity, pair, (low, high), budget, number)))
     return found
@@ -154,7 +157,7 @@ def _run(settings: Settings, quantity: str, pair: Pair, lengths: tuple[int, int]
     if ends <= time.perf_counter():
         return answers.not_begun(pair, quantity, baseline, settings.budget)
     terms = Terms(settings.scan, settings.rounds, settings.max_rounds,
-                  math.log1p(settings.margin), 0.0 if quantity == "flops" else settings.resolution)
+                  math.log1p(settings.margin), 0.0 if quantity == "flops" else settings.resolution, settings.processes)
     search = Search(meter(quantity, pair), Grids(*lengths, pair.misfit), terms, lambda: ends - time.perf_counter())
     with _collected():
         search.run()

@@ -17,7 +17,8 @@ from softbench.studies._crossing_meters import Pair
 Run = Callable[..., tuple[int, str, str]]
 
 TINY = ("--heads", "1", "--head-dim", "8", "--min-tokens", "16", "--max-tokens", "64", "--rep", "0.5", "--scan", "3",
-        "--rounds", "2", "--max-rounds", "2", "--resolution", "0.5", "--mode", "forward", "--threads", "1")
+        "--rounds", "2", "--max-rounds", "2", "--resolution", "0.5", "--processes", "2", "--mode", "forward",
+        "--threads", "1")
 
 
 @pytest.fixture
@@ -205,6 +206,7 @@ def test_an_attention_that_fails_does_not_stop_the_others(run: Run, fake: Callab
     (["--head-dim", "0"], "--head-dim must be at least 1"),
     (["--device", "tpu"], "No device named 'tpu'"),
     (["--rounds", "20"], "--rounds 20 is above --max-rounds 16. Raise --max-rounds."),
+    (["--processes", "0"], "processes must be at least 1"),
     (["--scan", "1"], "scan must be at least 2"),
     (["--max-round", "3"], "No such option"),
 ], ids=lambda value: "_".join(value) if isinstance(value, list) else "")

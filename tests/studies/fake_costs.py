@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from softbench.studies._crossing import ATTENTION, BASELINE, Search, Stopped, Terms
@@ -20,7 +21,7 @@ def power(constant: float, exponent: float, overhead: float = 0.0) -> Cost:
 
 @dataclass
 class Fake:
-    """Rounds of ln(attention / baseline), each with normal noise, and each probe with luck of its own.
+    """Rounds of ln(attention / baseline) with normal noise; each probe, and each process, has luck of its own.
 
     `fails` says of a length whether a side does not run there, as (side, status).
     """
@@ -29,6 +30,7 @@ class Fake:
     baseline: Cost
     noise: float = 0.0
     luck: float = 0.0
+    process: float = 0.0
     seed: int = 0
     exact: bool = False
     fails: Callable[[int], tuple[str, str] | None] = lambda tokens: None
@@ -36,6 +38,12 @@ class Fake:
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
+        self.processes = 0
+        self._start()
+
+    def _start(self) -> None:
+        self.processes += 1
+        self.own = self.random.gauss(0, self.process)
 
     def rounds(self, grid: Grid, seconds: float) -> Generator[float, None, None]:
         tokens = grid[0] * grid[1]
@@ -45,7 +53,11 @@ class Fake:
         luck = self.random.gauss(0, self.luck)
         while True:
             difference = math.log(self.attention(tokens) / self.baseline(tokens))
-            yield difference + luck + self.random.gauss(0, self.noise)
+            yield difference + self.own + luck + self.random.gauss(0, self.noise)
+
+    def again(self, grids: Sequence[Grid], rounds: int, seconds: float) -> list[list[float]]:
+        self._start()
+        return [list(itertools.islice(self.rounds(grid, seconds), rounds)) for grid in grids]
 
 
 def search(meter: Fake, low: int = 64, high: int = 16384, left: Callable[[], float] = lambda: 1e9,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from scipy import stats
 from studies.fake_costs import Cost, Fake, crossing, out_of_memory, power, search
 
-from softbench.studies._crossing import AHEAD, ATTENTION, BASELINE, BEHIND, UNDECIDED
+from softbench.studies._crossing import AHEAD, ATTENTION, BASELINE, BEHIND, UNDECIDED, Stopped, around
 from softbench.studies._crossing_answer import Answer, conclude
-from softbench.studies._crossing_fit import fieller
+from softbench.studies._crossing_fit import fieller, over_processes
 from softbench.studies._crossing_grids import Grids
 
 LINEAR, SQUARE = power(1e-6, 1), power(1e-9, 2)  # they cross at 1,000
@@ -45,13 +48,74 @@ def test_the_interval_holds_the_crossing_about_95_times_in_100(attention: Cost, 
                                                                luck: float) -> None:
     """`luck` is what all rounds of a probe share: rounds alone would promise too much."""
     truth, trials = crossing(attention, baseline), 250
-    found = [answer(Fake(attention, baseline, noise, luck, seed)) for seed in range(trials)]
+    found = [answer(Fake(attention, baseline, noise, luck, seed=seed)) for seed in range(trials)]
     intervals = [one.interval for one in found if one.interval]
     assert len(intervals) == trials
     inside = sum(low <= truth <= high for low, high in intervals) / trials
     assert inside >= 0.93
     widths = sorted(math.log(high / low) for low, high in intervals)
     assert 0.01 < widths[trials // 2] < 0.2  # an interval of everything would hold it too
+
+
+@pytest.mark.parametrize(("attention", "baseline"), [
+    (LINEAR, SQUARE), (power(1e-6, 1, 1e-3), power(1e-9, 2, 5e-5))], ids=["powers", "curved"])
+@pytest.mark.parametrize(("noise", "luck"), [(0.05, 0.0), (0.02, 0.02)])
+def test_what_a_process_keeps_for_its_life_is_in_the_interval(attention: Cost, baseline: Cost, noise: float,
+                                                              luck: float) -> None:
+    """Luck of 3 % that all probes of a process share: one process knows nothing of it, five hold the truth."""
+    truth, trials, held = crossing(attention, baseline), 120, {}
+    for processes in (1, 3, 5):
+        found = [answer(Fake(attention, baseline, noise, luck, 0.03, seed), processes=processes)
+                 for seed in range(trials)]
+        intervals = [one.interval for one in found if one.interval]
+        assert len(intervals) == trials
+        held[processes] = sum(low <= truth <= high for low, high in intervals) / trials
+    assert held[1] < 0.7
+    assert held[3] >= 0.92
+    assert held[5] >= 0.92
+    widths = sorted(math.log(high / low) for low, high in intervals)
+    assert widths[trials // 2] < 0.1  # of five processes
+
+
+def test_the_probes_of_the_line_are_measured_in_every_process() -> None:
+    meter = Fake(LINEAR, SQUARE, 0.02)
+    found = search(meter, processes=3)
+    (bracket,) = found.brackets
+    lengths = {p.tokens for p in around(bracket, found.ordered)}
+    assert len(lengths) >= 7
+    assert all(set(line) == lengths for line in bracket.again)
+    assert {len(rounds) for line in bracket.again for rounds in line.values()} == {4}
+    assert meter.processes == 3
+    assert [c.processes for c in conclude(found, "softmax").crossings] == [3]
+    assert answer(Fake(LINEAR, SQUARE, exact=True), processes=3).crossings[0].processes == 1
+
+
+@pytest.mark.parametrize(("status", "ended", "said"), [
+    ("oom", False, "in 2 of 4 processes: oom, no memory"),
+    ("timeout", True, "in 2 of 4 processes: the budget was over")])
+def test_a_process_that_gives_nothing_is_told(monkeypatch: pytest.MonkeyPatch, status: str, ended: bool,
+                                              said: str) -> None:
+    meter, real = Fake(LINEAR, SQUARE, 0.02), Fake.again
+
+    def again(self: Fake, *arguments: Any) -> list[list[float]]:
+        if self.processes == 2:
+            raise Stopped(ATTENTION, status, "no memory")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Fake, "again", again)
+    found = search(meter, processes=4)
+    assert found.ended is ended
+    told = conclude(found, "softmax")
+    assert (told.kind, told.note, told.crossings[0].processes) == ("crossing", said, 2)
+
+
+def test_the_budget_ends_before_the_next_process() -> None:
+    full = Fake(LINEAR, SQUARE, 0.02)
+    search(full)
+    meter = Fake(LINEAR, SQUARE, 0.02)
+    found = search(meter, left=lambda: 1e9 if len(meter.asked) < len(full.asked) + 1 else 0.0, processes=4)
+    assert found.ended
+    assert conclude(found, "softmax").note == "in 2 of 4 processes: the budget was over"
 
 
 def test_an_exact_cost_gives_neighbouring_grids() -> None:
@@ -228,6 +292,19 @@ def test_fieller_s_interval_is_the_textbook_one() -> None:
     assert (low, high) == (pytest.approx(1 - half, rel=1e-5), pytest.approx(1 + half, rel=1e-5))
     assert fieller([0.0, 1.0], [[1.0, -1.0], [0.5, -0.6]]) is None  # the slope may be 0
     assert fieller([0.0], [[1.0, 2.0]]) is None
+
+
+def test_the_interval_over_processes_is_a_t_test_of_their_lines() -> None:
+    """At each end of the interval, a t test of what the lines of the processes say there is just significant."""
+    xs = [0.0, 1.0, 2.0, 3.0]
+    lines = [(1.5, -1.0), (1.2, -0.9), (1.7, -1.05), (1.4, -1.1)]
+    found = over_processes(xs, [[level + slope * x for x in xs] for level, slope in lines])
+    assert found is not None
+    zero, *ends = found
+    assert zero == pytest.approx(statistics.fmean(a for a, _ in lines) / -statistics.fmean(b for _, b in lines))
+    for end in ends:
+        assert stats.ttest_1samp([a + b * end for a, b in lines], 0.0).pvalue == pytest.approx(0.05)
+    assert over_processes(xs, [[1 - x for x in xs], [x - 1 for x in xs], [0.5 - x for x in xs]]) is None
 
 
 def test_lack_of_fit_widens_the_interval() -> None:

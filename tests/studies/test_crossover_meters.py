@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 from contextlib import closing
 from dataclasses import replace
 
 import pytest
+import torch
 
+from softbench import isolate, workload
 from softbench.attention import _contract as attentions
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.measures import latency, memory
+from softbench.studies import _crossing_again
 from softbench.studies import _crossing_answer as answers
 from softbench.studies._crossing import ATTENTION, BASELINE, Search, Stopped, Terms
 from softbench.studies._crossing_grids import Grids
 from softbench.studies._crossing_meters import Pair, meter
+from softbench.studies._trial import packed
 from softbench.subjects import OneAttention
 from softbench.sweep import Sweep
 
@@ -45,6 +50,60 @@ def test_latency_is_that_of_the_attention_over_that_of_the_baseline(monkeypatch:
     both = pair()
     assert difference("latency", both) == pytest.approx(math.log(3))
     assert both.foreign == {16: 0.25}
+
+
+def test_a_further_process_measures_the_same_grids_and_its_disturbance(monkeypatch: pytest.MonkeyPatch) -> None:
+    both, asked = pair(), []
+    real = isolate.ask
+
+    def ask(module, request, *more):  # type: ignore[no-untyped-def]
+        asked.append(request)
+        return real(module, request, *more)
+
+    monkeypatch.setattr(isolate, "ask", ask)
+    found = meter("latency", both).again([(4, 4), (6, 8)], 3, 60.0)
+    assert [len(differences) for differences in found] == [3, 3]
+    assert all(math.isfinite(d) for differences in found for d in differences)
+    assert sorted(both.foreign) == [16, 48]
+    (request,) = asked
+    assert [[one["case"]["spec"]["name"] for one in two] for two in request["pairs"]] == [["performer", "softmax"]] * 2
+    assert request["pairs"][0][0]["options"]["features"] == 4
+    assert request["process"]["threads"] == torch.get_num_threads()
+
+
+def test_a_further_process_compares_the_attention_with_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"softmax": 1.0, "performer": 3.0}
+
+    def rounds(base, head, settings):  # type: ignore[no-untyped-def]
+        while True:
+            yield [seconds[base.subject.attention]], [seconds[head.subject.attention]], 0.25
+
+    monkeypatch.setattr(latency, "paired", rounds)
+    jobs = [pair().job(side, (4, 4)) for side in (ATTENTION, BASELINE)]
+    asked = {"timing": {"rep": 1.0}, "rounds": 2, "pairs": [[packed(job.case, job.subject) for job in jobs]]}
+    (answer,) = _crossing_again._answers(json.loads(json.dumps(asked)))
+    assert answer == {"differences": [pytest.approx(math.log(3))] * 2, "foreign": 0.25}
+
+
+@pytest.mark.parametrize(("answer", "expected"), [
+    ([json.dumps({"side": BASELINE, "status": "oom", "note": "none left"})], (BASELINE, "oom", "none left")),
+    (("timeout", "no result within 2 s"), (ATTENTION, "timeout", "no result within 2 s"))])
+def test_a_further_process_that_gives_nothing(monkeypatch: pytest.MonkeyPatch, answer: object,
+                                              expected: tuple[str, str, str]) -> None:
+    monkeypatch.setattr(isolate, "ask", lambda *request: answer)
+    with pytest.raises(Stopped) as stopped:
+        meter("latency", pair()).again([(4, 4)], 2, 60.0)
+    assert (stopped.value.side, stopped.value.status, stopped.value.note) == expected
+
+
+def test_what_fails_in_a_further_process_says_on_which_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(case, subject):  # type: ignore[no-untyped-def]
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(workload, "build", build)
+    jobs = [pair().job(side, (4, 4)) for side in (ATTENTION, BASELINE)]
+    asked = {"timing": {}, "rounds": 2, "pairs": 2 * [[packed(job.case, job.subject) for job in jobs]]}
+    assert list(_crossing_again._answers(asked)) == [{"side": ATTENTION, "status": "oom", "note": "none left"}]
 
 
 def test_flops_are_the_closed_forms(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,78 @@
+"""The probes around a crossing, measured again in a process of their own.
+
+The child answers with a line of JSON for each grid: its differences and the share of the CPU that others had.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+from softbench import isolate, process, workload
+from softbench import options as opts
+from softbench.measures import latency
+from softbench.process import Process
+from softbench.records import median
+from softbench.studies._crossing import ATTENTION, BASELINE, Stopped
+from softbench.studies._trial import packed, unpacked
+from softbench.sweep import Job, verdict
+
+
+def measure(jobs: Sequence[tuple[Job, Job]], timing: latency.Settings, rounds: int,
+            seconds: float) -> list[tuple[list[float], float]]:
+    """For each pair of an attention and its baseline, the differences of so many rounds and the share of others.
+
+    Raises:
+        Stopped: the child was not done in so many seconds, or gave nothing.
+    """
+    asked = {"process": opts.to_dict(replace(process.current(), malloc="fixed")), "timing": opts.to_dict(timing),
+             "rounds": rounds, "pairs": [[packed(job.case, job.subject) for job in pair] for pair in jobs]}
+    answer = isolate.ask("softbench.studies._crossing_again", asked, seconds, None)
+    if not isinstance(answer, list):
+        raise Stopped(ATTENTION, *answer)
+    found = [json.loads(line) for line in answer]
+    for line in found:
+        if "status" in line:
+            raise Stopped(line["side"], line["status"], line["note"])
+    return [(line["differences"], line["foreign"]) for line in found]
+
+
+def _answers(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The child's part."""
+    timing = latency.Settings(**asked["timing"])
+    for pair in asked["pairs"]:
+        built = []
+        for side, one in zip((ATTENTION, BASELINE), pair, strict=True):
+            try:
+                built.append(workload.build(*unpacked(one)))
+                built[-1].check()
+            except (Exception, SystemExit) as error:  # a plugin may call sys.exit
+                status, note = verdict(error)
+                yield {"side": side, "status": status, "note": note}
+                return
+        head, base = built
+        with closing(latency.paired(base, head, timing)) as endless:
+            rounds = list(itertools.islice(endless, asked["rounds"]))
+        yield {"differences": [math.log(median(ours) / median(theirs)) for theirs, ours, _ in rounds],
+               "foreign": max(foreign for *_, foreign in rounds)}
+
+
+def main() -> None:
+    """Entry of the child process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this process
+    asked = json.load(sys.stdin)
+    process.apply(opts.parse(Process, asked["process"], "process"))
+    print("ready", flush=True)
+    for answer in _answers(asked):
+        print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
