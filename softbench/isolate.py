@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from softbench import options as opts
 from softbench import process
@@ -148,6 +148,14 @@ def limit_memory(limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
 
 
+def answers() -> TextIO:
+    """In the child: say `ready`, and return where its answers go. What a plugin prints goes to standard error."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    print("ready", file=out, flush=True)
+    return out
+
+
 def _child(request: dict[str, Any], state: dict[str, Any]) -> list[Record]:
     from softbench import subjects
     from softbench.measures import _contract as measures
@@ -171,9 +179,9 @@ def main() -> None:
     state = process.apply(opts.parse(Process, request["process"], "process"))
     if request["memory_limit"]:
         limit_memory(request["memory_limit"])
-    print("ready", flush=True)
+    out = answers()
     for record in _child(request, state):
-        print(record.to_json())
+        print(record.to_json(), file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from softbench.options import option
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _TOP_PAD_BYTES = 64 << 20
 _MOST_BYTES = 1 << 60
+_malloc: Literal["fixed", "default"] = "default"  # what `apply` was asked for: glibc does not tell
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ def apply(process: Process) -> dict[str, Any]:
 
     Call it before the first parallel operation: worker threads inherit the subnormal flag when they are created.
     """
+    global _malloc
+    _malloc = process.malloc
     malloc = _fix_malloc() if process.malloc == "fixed" else _default_malloc()
     import torch
 
@@ -52,10 +55,10 @@ def apply(process: Process) -> dict[str, Any]:
 
 
 def current() -> Process:
-    """How this process is set up now, for a child that should be set up alike; malloc is then as glibc has it."""
+    """How this process is set up now, for a child that should be set up alike."""
     import torch
 
-    return Process(threads=torch.get_num_threads(), malloc="default",
+    return Process(threads=torch.get_num_threads(), malloc=_malloc,
                    denormals="keep" if _denormals() == "keep" else "flush",
                    tf32=torch.get_float32_matmul_precision() != "highest")
 

@@ -51,6 +51,7 @@ _BODIES = {
     "out_of_memory": "torch.empty(1 << 60)",
     "slow": f"__import__('time').sleep(1.5 * (q.shape[2] > 1024)) or {_RIGHT}",
     "half_wrong": f"({_RIGHT}) * (1.5 if v.dtype == torch.float32 else 1.0)",
+    "loud": f"print('no answer') or {_RIGHT}",
     "killed": "__import__('os').kill(__import__('os').getpid(), 9)",
     "aborted": "__import__('os').abort()",
     "hungry": f"torch.ones(1 << 27).sum() * 0 + {_RIGHT}",  # 512 MiB of float32

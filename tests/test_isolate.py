@@ -29,6 +29,11 @@ def test_what_kills_a_child_becomes_a_row(tmp_path):
     assert rows["soft"].value > 0
 
 
+def test_what_a_plugin_prints_is_no_answer(tmp_path):
+    row = rows_of(plugin_files.write(tmp_path, "loud"))["loud"]
+    assert (row.status, row.note) == ("ok", "")
+
+
 def test_memory_limit(tmp_path):
     hungry = plugin_files.write(tmp_path, "hungry")  # 512 MiB in one call
     assert rows_of(hungry, limit=500 << 20)["hungry"].status == "oom"

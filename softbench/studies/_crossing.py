@@ -109,28 +109,18 @@ class Probe:
 class Bracket:
     """A change of sign: it lies between `low` and `high`, tokens of decided probes; None where no probe is decided.
 
-    `course` holds the ends after each probe; `rising` means that the attention falls behind with N. `again` holds the
-    differences that each further process gave, by tokens, and `missed` why there are not as many as there should be.
+    `course` holds the ends after each probe; `rising` means that the attention falls behind with N.
     """
 
     low: int | None
     high: int | None
     rising: bool = False
     course: list[tuple[int, int]] = field(default_factory=list)
-    again: list[dict[int, list[float]]] = field(default_factory=list)
-    missed: str = ""
 
     @property
     def middle(self) -> float:
         """The length in the middle of a closed bracket, by ratio."""
         return math.sqrt((self.low or math.nan) * (self.high or math.nan))
-
-
-def around(bracket: Bracket, probes: Sequence[Probe]) -> list[Probe]:
-    """The probes that a closed bracket's line is fitted to."""
-    reach = math.log(WINDOW) + 1e-9
-    return [p for p in probes if p.estimate and (p.tokens in (bracket.low, bracket.high)
-                                                 or abs(math.log(p.tokens / bracket.middle)) <= reach)]
 
 
 @dataclass
@@ -140,6 +130,9 @@ class Search:
     Attributes:
         left: seconds that it may still take.
         probes: by their tokens. brackets: in ascending order. ended: the budget ended it before it was through.
+        narrowed: all brackets are as narrow as they should be.
+        again: the differences that each further process gave around the brackets, by tokens.
+        missed: why there are not as many processes as there should be.
     """
 
     meter: Meter
@@ -149,6 +142,9 @@ class Search:
     probes: dict[int, Probe] = field(default_factory=dict)
     brackets: list[Bracket] = field(default_factory=list)
     ended: bool = False
+    narrowed: bool = False
+    again: list[dict[int, list[float]]] = field(default_factory=list)
+    missed: str = ""
 
     def run(self) -> Search:
         """Scan, then narrow every bracket, the last one first as the longest lengths matter most."""
@@ -156,11 +152,31 @@ class Search:
         self.brackets = self._changes()
         for bracket in reversed(self.brackets):
             self._narrow(bracket)
-            if not (self.meter.exact or bracket.low is None or bracket.high is None or self.probes[bracket.high].gone):
-                self._surround(bracket)
-                if not self.ended:
-                    self._repeat(bracket)
+        fitted = [] if self.meter.exact else [b for b in self.brackets if b.low and b.high
+                                              and not self.probes[b.high].gone]
+        for bracket in reversed(fitted):
+            self._surround(bracket)
+        self.narrowed = not self.ended
+        self._repeat(fitted)
         return self
+
+    def around(self, bracket: Bracket) -> list[Probe]:
+        """The probes that a closed bracket's line is fitted to."""
+        start, end = self._window(bracket)
+        return [p for p in self.ordered if p.estimate and (p.tokens in (bracket.low, bracket.high)
+                                                           or start * (1 - 1e-9) <= p.tokens <= end * (1 + 1e-9))]
+
+    def _window(self, bracket: Bracket) -> tuple[float, float]:
+        """From half to twice the length in the middle of a bracket, but no nearer to another bracket than to this."""
+        middle = bracket.middle
+        start, end = max(self.grids.low, middle / WINDOW), min(self.grids.high, middle * WINDOW)
+        for other in self.brackets:
+            between = math.sqrt(middle * other.middle)
+            if other.middle < middle:
+                start = max(start, between)
+            elif other.middle > middle:
+                end = min(end, between)
+        return start, end
 
     @property
     def ordered(self) -> list[Probe]:
@@ -206,7 +222,7 @@ class Search:
 
     def _surround(self, bracket: Bracket) -> None:
         """Measure around a closed bracket, in the widest gap each time, until there are enough probes for a line."""
-        start, end = max(self.grids.low, bracket.middle / WINDOW), min(self.grids.high, bracket.middle * WINDOW)
+        start, end = self._window(bracket)
         while len(known := [p.tokens for p in self.ordered if p.estimate and start <= p.tokens <= end]) < AROUND:
             gaps = sorted(pairwise(sorted({start, *known, end})), key=lambda gap: gap[0] / gap[1])
             grids = (self.grids.nearest(math.sqrt(a * b), above=a, below=b) for a, b in gaps)
@@ -215,19 +231,20 @@ class Search:
             if probe is None or probe.stopped:
                 return
 
-    def _repeat(self, bracket: Bracket) -> None:
-        """Measure the probes of a closed bracket's line again, in further processes."""
-        grids = [probe.grid for probe in around(bracket, self.ordered)]
-        while len(bracket.again) < self.terms.processes - 1:
+    def _repeat(self, brackets: Sequence[Bracket]) -> None:
+        """Measure the probes of all lines again, in further processes."""
+        grids = {probe.tokens: probe.grid for bracket in brackets for probe in self.around(bracket)}
+        while grids and len(self.again) < self.terms.processes - 1:
             try:
                 if (left := self.left()) <= 0:
                     raise Stopped(ATTENTION, "timeout", "")
-                found = self.meter.again(grids, self.terms.first, left)
+                found = self.meter.again(list(grids.values()), self.terms.first, left)
             except Stopped as stopped:
-                self.ended = stopped.status == "timeout"
-                bracket.missed = "the budget was over" if self.ended else f"{stopped.status}, {stopped.note}"
+                late = stopped.status == "timeout" and self.left() <= 0
+                self.ended |= late
+                self.missed = "the budget was over" if late else f"{stopped.status}, {stopped.note}"
                 return
-            bracket.again.append({rows * cols: new for (rows, cols), new in zip(grids, found, strict=True)})
+            self.again.append(dict(zip(grids, found, strict=True)))
 
     def _next(self, bracket: Bracket) -> Grid | None:
         """The grid in the middle of the widest gap: of all, or beside what is undecided. None: narrow enough."""

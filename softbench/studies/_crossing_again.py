@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 from softbench import isolate, process, workload
@@ -21,8 +20,9 @@ from softbench.measures import latency
 from softbench.process import Process
 from softbench.records import median
 from softbench.studies._crossing import ATTENTION, BASELINE, Stopped
-from softbench.studies._trial import packed, unpacked
+from softbench.studies._trial import free, packed, unpacked
 from softbench.sweep import Job, verdict
+from softbench.workload import Workload
 
 
 def measure(jobs: Sequence[tuple[Job, Job]], timing: latency.Settings, rounds: int,
@@ -32,7 +32,7 @@ def measure(jobs: Sequence[tuple[Job, Job]], timing: latency.Settings, rounds: i
     Raises:
         Stopped: the child was not done in so many seconds, or gave nothing.
     """
-    asked = {"process": opts.to_dict(replace(process.current(), malloc="fixed")), "timing": opts.to_dict(timing),
+    asked = {"process": opts.to_dict(process.current()), "timing": opts.to_dict(timing),
              "rounds": rounds, "pairs": [[packed(job.case, job.subject) for job in pair] for pair in jobs]}
     answer = isolate.ask("softbench.studies._crossing_again", asked, seconds, None)
     if not isinstance(answer, list):
@@ -41,6 +41,8 @@ def measure(jobs: Sequence[tuple[Job, Job]], timing: latency.Settings, rounds: i
     for line in found:
         if "status" in line:
             raise Stopped(line["side"], line["status"], line["note"])
+    if len(found) < len(jobs):  # a plugin may end its process
+        raise Stopped(ATTENTION, "failed", f"the child process ended after {len(found)} of {len(jobs)} lengths")
     return [(line["differences"], line["foreign"]) for line in found]
 
 
@@ -48,20 +50,28 @@ def _answers(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The child's part."""
     timing = latency.Settings(**asked["timing"])
     for pair in asked["pairs"]:
-        built = []
-        for side, one in zip((ATTENTION, BASELINE), pair, strict=True):
-            try:
-                built.append(workload.build(*unpacked(one)))
-                built[-1].check()
-            except (Exception, SystemExit) as error:  # a plugin may call sys.exit
-                status, note = verdict(error)
-                yield {"side": side, "status": status, "note": note}
-                return
-        head, base = built
-        with closing(latency.paired(base, head, timing)) as endless:
-            rounds = list(itertools.islice(endless, asked["rounds"]))
+        side = ATTENTION
+        try:
+            head = _built(pair[0])
+            side = BASELINE
+            base = _built(pair[1])
+            side = ATTENTION
+            with closing(latency.paired(base, head, timing)) as endless:
+                rounds = list(itertools.islice(endless, asked["rounds"]))
+        except (Exception, SystemExit) as error:  # a plugin may call sys.exit
+            status, note = verdict(error)
+            yield {"side": side, "status": status, "note": note}
+            return
+        del head, base  # before the next are built
         yield {"differences": [math.log(median(ours) / median(theirs)) for theirs, ours, _ in rounds],
                "foreign": max(foreign for *_, foreign in rounds)}
+
+
+def _built(one: dict[str, Any]) -> Workload:
+    case, subject = unpacked(one)
+    built = workload.build(case, subject)
+    built.check()
+    return built
 
 
 def main() -> None:
@@ -69,9 +79,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this process
     asked = json.load(sys.stdin)
     process.apply(opts.parse(Process, asked["process"], "process"))
-    print("ready", flush=True)
+    answers = isolate.answers()
+    device = asked["pairs"][0][0]["case"]["device"]
+    if not device.startswith("cuda") and (spare := free(device)) is not None:
+        isolate.limit_memory(spare)  # so that this process is the one that ends where memory does
     for answer in _answers(asked):
-        print(json.dumps(answer))
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

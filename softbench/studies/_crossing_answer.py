@@ -52,7 +52,8 @@ def conclude(search: Search, baseline: str) -> Answer:
         return _undecided(ran, _ends(search, probes, baseline))
     closed = [b for b in search.brackets if b.low and b.high]
     measured = [b for b in closed if b.high and not search.probes[b.high].gone]
-    crossings = tuple(locate(b, probes, search.grids, exact=search.meter.exact) for b in measured)
+    crossings = tuple(locate(b, search.around(b), search.grids, exact=search.meter.exact, again=search.again)
+                      for b in measured)
     note = _ends(search, probes, baseline)
     if len(crossings) > 1:
         words = "several: " + ", ".join(f"{'up to' if c.rising else 'from'} {_written(c)}" for c in crossings)
@@ -91,13 +92,13 @@ def observations(search: Search, pair: Pair, quantity: str, baseline: str) -> li
         detail["crossings"] = [[c.tokens, c.low, c.high, "up to" if c.rising else "from"] for c in answer.crossings]
     if answer.crossings:
         detail |= {"fitted": answer.crossings[-1].fitted, "processes": answer.crossings[-1].processes}
-    if search.ended:
+    if search.ended or search.missed:
         detail[UNFINISHED] = True
     disturbed = disturbance({"foreign_cpu": max(pair.foreign.values(), default=0.0)}) if quantity == "latency" else ""
     found = [_seen(pair, ANSWER, answer.tokens, coords, detail=detail, status=answer.status,
                    note="; ".join(filter(None, [answer.note, disturbed])))]
-    found += [_probe(pair, probe, coords, [line[probe.tokens] for bracket in search.brackets for line in bracket.again
-                                           if probe.tokens in line]) for probe in search.ordered]
+    found += [_probe(pair, probe, coords, [line[probe.tokens] for line in search.again if probe.tokens in line])
+              for probe in search.ordered]
     course = search.brackets[-1].course if search.brackets else []
     return found + [_seen(pair, BRACKET, math.sqrt(low * high), coords | {"step": step}, detail={"ci95": [low, high]})
                     for step, (low, high) in enumerate(course)]
@@ -158,9 +159,10 @@ def _undecided(ran: Sequence[Probe], ends: str) -> Answer:
 
 def _ends(search: Search, probes: Sequence[Probe], baseline: str) -> str:
     """What the reader must know of where the search stopped."""
-    notes = [f"in {1 + len(b.again)} of {search.terms.processes} processes: {b.missed}"
-             for b in search.brackets if b.missed]
-    if search.ended and not notes:
+    notes = []
+    if search.missed:
+        notes.append(f"in {1 + len(search.again)} of {search.terms.processes} processes: {search.missed}")
+    if search.ended and not search.narrowed:
         notes.append(f"the budget ended the search at {max(p.tokens for p in probes):,} tokens"
                      if not search.brackets else "the budget ended the search before the bracket was narrow")
     for probe in probes:

@@ -30,12 +30,12 @@ above.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from softbench.compare import rule
-from softbench.studies._crossing import Bracket, Probe, around
+from softbench.studies._crossing import Bracket, Probe
 from softbench.studies._crossing_grids import Grids
 
 _FEWEST = 5  # probes of a parabola
@@ -56,23 +56,30 @@ class Crossing:
     processes: int = 1
 
 
-def locate(bracket: Bracket, probes: Sequence[Probe], grids: Grids, *, exact: bool) -> Crossing:
-    """Where within a closed bracket the sign changes."""
+def locate(bracket: Bracket, used: Sequence[Probe], grids: Grids, *, exact: bool,
+           again: Sequence[Mapping[int, Sequence[float]]] = ()) -> Crossing:
+    """Where within a closed bracket the sign changes.
+
+    Args:
+        used: the probes that the line is fitted to, those at the ends of the bracket among them.
+        again: the differences that further processes gave, by tokens.
+    """
     assert bracket.low is not None
     assert bracket.high is not None
-    ends = [p for p in probes if p.tokens in (bracket.low, bracket.high)]
-    used, processes = around(bracket, probes), 1 + len(bracket.again)
+    ends = [p for p in used if p.tokens in (bracket.low, bracket.high)]
+    processes = 1 + len(again)
     if exact:
         return Crossing(math.exp(_between(ends)), bracket.low, bracket.high, bracket.rising, 0)
     xs = [math.log(p.tokens) for p in used]
-    if bracket.again:
+    if again:
         found = over_processes(xs, [[fmean(line[p.tokens]) for p in used]
-                                    for line in ({p.tokens: p.differences for p in used}, *bracket.again)])
+                                    for line in ({p.tokens: p.differences for p in used}, *again)])
     else:
         found = fieller(xs, [p.differences for p in used])
     if found is None:
         return Crossing(math.exp(_between(ends)), used[0].tokens, used[-1].tokens, bracket.rising, 0, processes)
-    estimate, low, high = (min(max(math.exp(x), grids.low), grids.high) for x in found)
+    first, last = math.log(grids.low), math.log(grids.high)
+    estimate, low, high = (math.exp(min(max(x, first), last)) for x in found)
     below = grids.nearest(estimate, below=math.floor(estimate) + 1)
     above = grids.nearest(estimate, above=math.ceil(estimate) - 1)
     low = min([low, *([below[0] * below[1]] if below else [])])

@@ -10,11 +10,14 @@ Each side is built and checked as every measured case is: against float64 on a s
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import torch
 
 from softbench import sweep
 from softbench.case import Case, Shape
@@ -97,6 +100,9 @@ class _Latency(_Sides):
             yield math.log(median(ours[1]) / median(ours[0]))
 
     def again(self, grids: Sequence[Grid], rounds: int, seconds: float) -> list[list[float]]:
+        gc.collect()
+        if self.pair.case.device.startswith("cuda"):
+            torch.cuda.empty_cache()  # what the scan has held would be missing in the child
         jobs = [(self.pair.job(ATTENTION, grid), self.pair.job(BASELINE, grid)) for grid in grids]
         found = _crossing_again.measure(jobs, self.pair.timing, rounds, seconds)
         for grid, (_, foreign) in zip(grids, found, strict=True):

@@ -48,13 +48,12 @@ class Trial:
 
 def memory(case: Case, subject: Subject, limit: int, timeout: float) -> Trial:
     """One call under a limit of memory in bytes; `oom` where it does not fit."""
-    return _ask(case, subject, timeout, process.current(), limit=limit)
+    return _ask(case, subject, timeout, replace(process.current(), malloc="default"), limit=limit)
 
 
 def seconds(case: Case, subject: Subject, settings: latency.Settings, budget: float, timeout: float) -> Trial:
     """The time of a call as `softbench latency` takes it, with one call alone where that is far beyond the budget."""
-    return _ask(case, subject, timeout, replace(process.current(), malloc="fixed"), settings=opts.to_dict(settings),
-                budget=budget)
+    return _ask(case, subject, timeout, process.current(), settings=opts.to_dict(settings), budget=budget)
 
 
 def free(device: str) -> int | None:
@@ -168,8 +167,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this process
     asked = json.load(sys.stdin)
     process.apply(opts.parse(Process, asked["process"], "process"))
-    print("ready", flush=True)
-    print(json.dumps(asdict(_answer(asked))))
+    answers = isolate.answers()
+    print(json.dumps(asdict(_answer(asked))), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,8 @@ VIEWS: tuple[View, ...] = (
           words=_WORDS, note="Below 1 the attention costs less. A band around a line is the interval of each probe."),
     Lines(name="closing", title="The bracket around N* as it closes", x="step", quantities=("bracket",),
           series="label", panels="compared", words=_WORDS,
-          note="Between which lengths N* lies after each probe of the bisection; the line is their middle."),
+          note="Between which lengths N* lies in the first process, after each probe of the bisection; the line is "
+               "their middle."),
 )
 
 

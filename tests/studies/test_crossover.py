@@ -12,9 +12,19 @@ import pytest
 from scipy import stats
 from studies.fake_costs import Cost, Fake, crossing, out_of_memory, power, search
 
-from softbench.studies._crossing import AHEAD, ATTENTION, BASELINE, BEHIND, UNDECIDED, Stopped, around
+from softbench.compare import rule
+from softbench.studies._crossing import (
+    AHEAD,
+    ATTENTION,
+    BASELINE,
+    BEHIND,
+    UNDECIDED,
+    Bracket,
+    Probe,
+    Stopped,
+)
 from softbench.studies._crossing_answer import Answer, conclude
-from softbench.studies._crossing_fit import fieller, over_processes
+from softbench.studies._crossing_fit import fieller, locate, over_processes
 from softbench.studies._crossing_grids import Grids
 
 LINEAR, SQUARE = power(1e-6, 1), power(1e-9, 2)  # they cross at 1,000
@@ -81,10 +91,10 @@ def test_the_probes_of_the_line_are_measured_in_every_process() -> None:
     meter = Fake(LINEAR, SQUARE, 0.02)
     found = search(meter, processes=3)
     (bracket,) = found.brackets
-    lengths = {p.tokens for p in around(bracket, found.ordered)}
+    lengths = {p.tokens for p in found.around(bracket)}
     assert len(lengths) >= 7
-    assert all(set(line) == lengths for line in bracket.again)
-    assert {len(rounds) for line in bracket.again for rounds in line.values()} == {4}
+    assert [set(line) for line in found.again] == [lengths, lengths]
+    assert {len(rounds) for line in found.again for rounds in line.values()} == {4}
     assert meter.processes == 3
     assert [c.processes for c in conclude(found, "softmax").crossings] == [3]
     assert answer(Fake(LINEAR, SQUARE, exact=True), processes=3).crossings[0].processes == 1
@@ -92,21 +102,57 @@ def test_the_probes_of_the_line_are_measured_in_every_process() -> None:
 
 @pytest.mark.parametrize(("status", "ended", "said"), [
     ("oom", False, "in 2 of 4 processes: oom, no memory"),
-    ("timeout", True, "in 2 of 4 processes: the budget was over")])
+    ("timeout", True, "in 2 of 4 processes: the budget was over"),
+    ("timeout", False, "in 2 of 4 processes: timeout, no memory")])
 def test_a_process_that_gives_nothing_is_told(monkeypatch: pytest.MonkeyPatch, status: str, ended: bool,
                                               said: str) -> None:
-    meter, real = Fake(LINEAR, SQUARE, 0.02), Fake.again
+    meter, real, left = Fake(LINEAR, SQUARE, 0.02), Fake.again, [9.0]
 
     def again(self: Fake, *arguments: Any) -> list[list[float]]:
         if self.processes == 2:
+            left[0] = 0.0 if ended else 9.0
             raise Stopped(ATTENTION, status, "no memory")
         return real(self, *arguments)
 
     monkeypatch.setattr(Fake, "again", again)
-    found = search(meter, processes=4)
+    found = search(meter, left=lambda: left[0], processes=4)
     assert found.ended is ended
     told = conclude(found, "softmax")
     assert (told.kind, told.note, told.crossings[0].processes) == ("crossing", said, 2)
+
+
+def test_crossings_near_each_other_share_the_further_processes() -> None:
+    """Narrowing the first puts probes around the second, which all processes must have measured too."""
+    ours: Cost = lambda n: math.exp(0.8 * math.log(n / 200) * math.log(n / 330))  # noqa: E731
+    found = search(Fake(ours, lambda n: 1.0, 0.02), processes=5)
+    assert len(found.brackets) == 2
+    told = conclude(found, "softmax")
+    assert told.kind == "several"
+    assert [(c.rising, c.processes) for c in told.crossings] == [(False, 5), (True, 5)]
+    assert [c.tokens for c in told.crossings] == [pytest.approx(200, rel=0.05), pytest.approx(330, rel=0.05)]
+
+
+def test_a_budget_that_is_over_before_any_further_process_says_so() -> None:
+    full = Fake(LINEAR, SQUARE, 0.02)
+    search(full)
+    meter = Fake(LINEAR, SQUARE, 0.02)
+    told = conclude(search(meter, left=lambda: 9.0 if len(meter.asked) < len(full.asked) - 2 else 0.0, processes=4),
+                    "softmax")
+    assert "in 1 of 4 processes: the budget was over" in told.note
+    assert told.crossings[0].processes == 1
+
+
+def test_an_interval_that_reaches_beyond_all_numbers_ends_with_the_lengths() -> None:
+    """Two processes whose mean slope is just significant."""
+    tokens = (600, 800, 900, 1100, 1400)
+    xs = [math.log(n) for n in tokens]
+    centre, apart = statistics.fmean(xs), math.sqrt((1 - 1e-5) / float(stats.t.ppf(0.975, 1)) ** 2)
+    lines = [{n: [0.1 - slope * (x - centre)] for n, x in zip(tokens, xs, strict=True)}
+             for slope in (1 - apart, 1 + apart)]
+    probes = [Probe((1, n), AHEAD, lines[0][n], rule.paired(lines[0][n])) for n in tokens]
+    found = locate(Bracket(900, 1100), probes, Grids(64, 16384), exact=False, again=lines[1:])
+    assert found.fitted == 5
+    assert 64 < found.low < found.tokens < found.high == pytest.approx(16384)
 
 
 def test_the_budget_ends_before_the_next_process() -> None:

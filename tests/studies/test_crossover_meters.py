@@ -6,7 +6,9 @@ import json
 import math
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
+import plugin_files
 import pytest
 import torch
 
@@ -69,6 +71,24 @@ def test_a_further_process_measures_the_same_grids_and_its_disturbance(monkeypat
     assert [[one["case"]["spec"]["name"] for one in two] for two in request["pairs"]] == [["performer", "softmax"]] * 2
     assert request["pairs"][0][0]["options"]["features"] == 4
     assert request["process"]["threads"] == torch.get_num_threads()
+
+
+@pytest.mark.parametrize(("plugin", "said"), [("loud", ""), ("killed", "SIGKILL"), ("exits", "3")])
+def test_a_further_process_with_a_file_of_one_s_own(tmp_path: Path, plugin: str, said: str) -> None:
+    """What it prints is no answer, and what ends its process does not end the comparison."""
+    latencies = meter("latency", pair(subject(plugin_files.write(tmp_path, plugin))))
+    if not said:
+        assert [len(found) for found in latencies.again([(4, 4), (4, 8)], 2, 60.0)] == [2, 2]
+        return
+    with pytest.raises(Stopped) as stopped:
+        latencies.again([(4, 4), (4, 8)], 2, 60.0)
+    assert said in stopped.value.note
+
+
+def test_a_child_that_ends_early_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolate, "ask", lambda *request: [json.dumps({"differences": [0.1], "foreign": 0.0})])
+    with pytest.raises(Stopped, match="ended after 1 of 2 lengths"):
+        meter("latency", pair()).again([(4, 4), (4, 8)], 1, 60.0)
 
 
 def test_a_further_process_compares_the_attention_with_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
