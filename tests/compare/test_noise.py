@@ -6,7 +6,9 @@ the difference of the log medians, as the real gate takes it. Seeds are fixed, s
 
 from __future__ import annotations
 
+import csv
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +101,29 @@ def test_the_share_of_wrong_alarms_keeps_to_q_even_at_the_margin() -> None:
         wrong += sum(i % 3 == 0 for i in alarms)
         all_alarms += len(alarms)
     assert wrong / all_alarms <= rule.FALSE_DISCOVERIES
+
+
+def test_the_page_shows_the_trials_of_a_real_machine() -> None:
+    """The other table of docs/regression.md and what is said below it, from the rows of every comparison."""
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "regression.md").read_text()
+    lines = (root / "results" / "gate-trials.csv").read_text().splitlines()
+    found = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    shown = re.findall(r"^\| ((?:identical|\d+ % slower)[^|]*?) \| (\d+) \|(.*)\|$", page, re.M)
+    assert sorted(trial for trial, *_ in shown) == sorted({row["trial"] for row in found})
+    for trial, count, cells in shown:
+        rows = [row for row in found if row["trial"] == trial]
+        counts = Counter(row["verdict"] for row in rows)
+        assert len(rows) == int(count)
+        assert [cell.strip() for cell in cells.split("|")] == [
+            *(f"{counts[verdict] / len(rows):.1%}".replace("%", " %") for verdict in (
+                rule.SLOWER, rule.FASTER, rule.SAME, rule.INCONCLUSIVE)),
+            f"{max(float(row['seconds_a_case']) for row in rows):.1f}"]
+    quiet = [row for row in found if row["trial"] == "identical"]
+    short, others = ([row["verdict"] for row in quiet if (float(row["seconds"]) < 1e-3) == below]
+                     for below in (True, False))
+    assert (f"{short.count(rule.INCONCLUSIVE)} of the {len(short)} comparisons of calls below 1 ms, and"
+            f" {others.count(rule.INCONCLUSIVE)} of the {len(others)} others") in " ".join(page.split())
 
 
 def test_the_page_shows_these_rates() -> None:
