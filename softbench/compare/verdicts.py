@@ -29,7 +29,7 @@ FINE, ERROR, REGRESSED, UNDECIDED, SOME_FAILED = 0, 1, 3, 4, 5
 
 TIMES = ("s", "image/s")
 _UNDECIDED = "inconclusive"  # status of a study that could not decide
-_LIMITS = ("unsupported", "oom")  # what a version cannot do, which may stay so; not a run that failed
+_LIMITS = ("unsupported", "oom", "diverged")  # what a version cannot do, which may stay so; not a run that failed
 NOT_THERE = "not_run"  # status of a case that a version does not know
 _TINIEST = 1e-12  # no call takes less, nor as many seconds as its inverse
 # Studies whose answers follow from measured times or from what is free on a machine, and what of theirs is exact.

@@ -215,7 +215,7 @@ def test_a_case_that_ran_on_neither_side_is_no_failure_and_no_comparison() -> No
 
 
 @pytest.mark.parametrize(("status", "verdict"), [("unsupported", "same"), ("oom", "same"), ("failed", "not comparable"),
-                                                 ("timeout", "not comparable"), ("diverged", "not comparable")])
+                                                 ("timeout", "not comparable"), ("diverged", "same")])
 def test_exact_numbers_that_are_nowhere_are_never_a_success(status: str, verdict: str) -> None:
     missing = fake.failed(status, measure="flops", unit="flop")
     found = compare([missing], [missing])
