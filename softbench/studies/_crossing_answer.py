@@ -18,6 +18,7 @@ from softbench.studies._crossing_grids import Grid
 from softbench.studies._crossing_meters import Pair
 
 ANSWER, RATIO, BRACKET = "crossover", "ratio", "bracket"
+_ALONE = "of one process: others may differ by more than the interval"
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,9 @@ def observations(search: Search, pair: Pair, quantity: str, baseline: str) -> li
     if search.ended or search.missed:
         detail[UNFINISHED] = True
     disturbed = disturbance({"foreign_cpu": max(pair.foreign.values(), default=0.0)}) if quantity == "latency" else ""
+    alone = _ALONE if answer.crossings and quantity == "latency" and search.terms.processes == 1 else ""
     found = [_seen(pair, ANSWER, answer.tokens, coords, detail=detail, status=answer.status,
-                   note="; ".join(filter(None, [answer.note, disturbed])))]
+                   note="; ".join(filter(None, [answer.note, alone, disturbed])))]
     found += [_probe(pair, probe, coords, [line[probe.tokens] for line in search.again if probe.tokens in line])
               for probe in search.ordered]
     course = search.brackets[-1].course if search.brackets else []

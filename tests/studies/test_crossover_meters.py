@@ -11,6 +11,7 @@ from pathlib import Path
 import plugin_files
 import pytest
 import torch
+from studies.fake_costs import Fake, power
 
 from softbench import isolate, workload
 from softbench.attention import _contract as attentions
@@ -165,6 +166,15 @@ def test_who_runs_out_of_memory_is_known(monkeypatch: pytest.MonkeyPatch, side: 
         difference(quantity, pair())
     assert (stopped.value.side, stopped.value.status) == (side, "oom")
     assert "9 GiB" in stopped.value.note
+
+
+@pytest.mark.parametrize(("processes", "quantity", "told"), [(1, "latency", True), (2, "latency", False),
+                                                             (1, "flops", False)])
+def test_an_interval_of_one_process_is_told(processes: int, quantity: str, told: bool) -> None:
+    fake = Fake(power(1e-6, 1), power(1e-9, 2), 0.02)
+    found = Search(fake, Grids(64, 16384), Terms(processes=processes), lambda: 9.0).run()
+    answer = answers.observations(found, pair(), quantity, "softmax")[0]
+    assert ("of one process" in answer.note) is told
 
 
 def test_an_attention_that_no_shape_suits_is_unsupported_with_its_reason() -> None:
