@@ -148,10 +148,16 @@ def limit_memory(limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
 
 
+def asked() -> tuple[dict[str, Any], dict[str, Any]]:
+    """In the child: what the parent wrote, and the state of this process, which is set up as that says."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this process
+    request: dict[str, Any] = json.load(sys.stdin)
+    return request, process.apply(opts.parse(Process, request["process"], "process"))
+
+
 def answers() -> TextIO:
-    """In the child: say `ready`, and return where its answers go. What a plugin prints goes to standard error."""
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    """In the child: say `ready`, and return where its answers go."""
+    out = process.private_stdout()
     print("ready", file=out, flush=True)
     return out
 
@@ -174,9 +180,7 @@ def _child(request: dict[str, Any], state: dict[str, Any]) -> list[Record]:
 
 def main() -> None:
     """Entry of the child process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this process
-    request = json.load(sys.stdin)
-    state = process.apply(opts.parse(Process, request["process"], "process"))
+    request, state = asked()
     if request["memory_limit"]:
         limit_memory(request["memory_limit"])
     out = answers()

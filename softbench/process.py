@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from softbench.errors import UsageError
 from softbench.options import option
@@ -61,6 +61,13 @@ def current() -> Process:
     return Process(threads=torch.get_num_threads(), malloc=_malloc,
                    denormals="keep" if _denormals() == "keep" else "flush",
                    tf32=torch.get_float32_matmul_precision() != "highest")
+
+
+def private_stdout() -> TextIO:
+    """Where this process's answers go from now on; what others print, such as a plugin, goes to standard error."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return out
 
 
 def available_cores() -> int:

@@ -12,7 +12,6 @@ for so many seconds. A base may be older than the head that drives it, so the li
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -34,8 +33,7 @@ PROTOCOL = 1
 def main() -> None:
     """Entry of the worker: answer until the parent closes the line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this process
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a plugin prints must not look like an answer
+    answers = process.private_stdout()
     hello = json.loads(sys.stdin.readline())
     settings = opts.parse(Process, hello["process"], "process")
     state = process.apply(settings)

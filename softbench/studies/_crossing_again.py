@@ -8,8 +8,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import signal
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
@@ -17,10 +15,9 @@ from typing import Any
 from softbench import isolate, process, workload
 from softbench import options as opts
 from softbench.measures import latency
-from softbench.process import Process
 from softbench.records import median
 from softbench.studies._crossing import ATTENTION, BASELINE, Stopped
-from softbench.studies._trial import free, packed, unpacked
+from softbench.studies._trial import leave_room, packed, unpacked
 from softbench.sweep import Job, verdict
 from softbench.workload import Workload
 
@@ -76,13 +73,9 @@ def _built(one: dict[str, Any]) -> Workload:
 
 def main() -> None:
     """Entry of the child process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this process
-    asked = json.load(sys.stdin)
-    process.apply(opts.parse(Process, asked["process"], "process"))
+    asked, _ = isolate.asked()
     answers = isolate.answers()
-    device = asked["pairs"][0][0]["case"]["device"]
-    if not device.startswith("cuda") and (spare := free(device)) is not None:
-        isolate.limit_memory(spare)  # so that this process is the one that ends where memory does
+    leave_room(asked["pairs"][0][0]["case"]["device"])
     for answer in _answers(asked):
         print(json.dumps(answer), file=answers, flush=True)
 

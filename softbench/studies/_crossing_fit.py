@@ -92,24 +92,28 @@ def over_processes(xs: Sequence[float], means: Sequence[Sequence[float]]) -> Zer
     import numpy as np
     from scipy.special import stdtrit
 
-    pooled = fieller(xs, list(zip(*means, strict=True)))
+    each = list(zip(*means, strict=True))
+    pooled = _line(xs, each)
     if pooled is None:
         return None
     count, centre = len(means), fmean(xs)
     lines = np.polynomial.polynomial.polyfit(np.asarray(xs) - centre, np.asarray(means).T, 1)  # [2, P]
     bound = float(stdtrit(count - 1, 1 - rule.LEVEL / 2)) ** 2 / count
     (constant, middle), (_, square) = np.outer(*2 * [lines.mean(1)]) - bound * np.cov(lines)
-    if square <= 0:
+    ends = _ends(centre, square, middle, constant)
+    if ends is None:
         return None
-    root = math.sqrt(max(0.0, middle**2 - square * constant))
     zero, low, high = pooled
-    bent = _bent(xs, [count] * len(xs), [fmean(at) for at in zip(*means, strict=True)], zero) - zero
-    ends = [centre + (-middle + side * root) / square + shift for side in (-1, 1) for shift in (0.0, bent)]
-    return zero, min(low, *ends), max(high, *ends)
+    return _extended(xs, each, (zero, min(low, ends[0]), max(high, ends[1])))
 
 
 def fieller(xs: Sequence[float], rounds: Sequence[Sequence[float]]) -> Zero | None:
     """The zero of the line through these probes and its interval; None where the slope may be 0."""
+    found = _line(xs, rounds)
+    return None if found is None else _extended(xs, rounds, found)
+
+
+def _line(xs: Sequence[float], rounds: Sequence[Sequence[float]]) -> Zero | None:
     from scipy.special import stdtrit
 
     counts = [len(r) for r in rounds]
@@ -126,15 +130,23 @@ def fieller(xs: Sequence[float], rounds: Sequence[Sequence[float]]) -> Zero | No
     bound = float(stdtrit(freedom, 1 - rule.LEVEL / 2)) ** 2 * within
     if len(xs) > 2 and lack > (len(xs) - 2) * within:
         bound = float(stdtrit(len(xs) - 2, 1 - rule.LEVEL / 2)) ** 2 * lack / (len(xs) - 2)
-    # u^2 (slope^2 - bound / spread) + 2 level slope u + level^2 - bound / total <= 0
-    square, constant = slope**2 - bound / spread, level**2 - bound / total
+    ends = _ends(centre, slope**2 - bound / spread, level * slope, level**2 - bound / total)
+    return None if ends is None else (centre - level / slope, *ends)
+
+
+def _ends(centre: float, square: float, middle: float, constant: float) -> tuple[float, float] | None:
+    """The x where square u^2 + 2 middle u + constant <= 0 ends, u = x - centre; None where it has no ends."""
     if square <= 0:
         return None
-    root = math.sqrt(max(0.0, (level * slope) ** 2 - square * constant))
-    low, high = (centre + (-level * slope + side * root) / square for side in (-1, 1))
-    zero = centre - level / slope
-    bent = _bent(xs, counts, means, zero)
-    return zero, min(low, low + bent - zero), max(high, high + bent - zero)
+    root = math.sqrt(max(0.0, middle**2 - square * constant))
+    return centre + (-middle - root) / square, centre + (-middle + root) / square
+
+
+def _extended(xs: Sequence[float], rounds: Sequence[Sequence[float]], found: Zero) -> Zero:
+    """The interval with the one of the same width around the zero of a parabola."""
+    zero, low, high = found
+    shift = _bent(xs, [len(r) for r in rounds], [fmean(r) for r in rounds], zero) - zero
+    return zero, min(low, low + shift), max(high, high + shift)
 
 
 def _bent(xs: Sequence[float], counts: Sequence[int], means: Sequence[float], zero: float) -> float:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import gc
 import json
 import re
-import signal
-import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -64,6 +62,12 @@ def free(device: str) -> int | None:
     return None if available is None else int(available * _SAFE)
 
 
+def leave_room(device: str) -> None:
+    """In a child on a CPU: take no more than is free, so that this process is the one that ends where memory does."""
+    if not device.startswith("cuda") and (safe := free(device)) is not None:
+        isolate.limit_memory(safe)
+
+
 def _ask(case: Case, subject: Subject, timeout: float, wanted: Process, limit: int | None = None,
          **more: Any) -> Trial:
     asked = {**packed(case, subject), "process": opts.to_dict(wanted), "limit": limit, **more}
@@ -89,9 +93,7 @@ def _answer(asked: dict[str, Any]) -> Trial:
     """The child's part."""
     case, subject = unpacked(asked)
     try:
-        safe = free(case.device)
-        if safe is not None and not case.device.startswith("cuda"):
-            isolate.limit_memory(safe)
+        leave_room(case.device)
         if asked["limit"] is None:
             return _timed(workload.build(case, subject), latency.Settings(**asked["settings"]), asked["budget"])
         return _held(case, subject, asked["limit"])
@@ -164,9 +166,7 @@ def _resident(entry: str) -> int:
 
 def main() -> None:
     """Entry of the child process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this process
-    asked = json.load(sys.stdin)
-    process.apply(opts.parse(Process, asked["process"], "process"))
+    asked, _ = isolate.asked()
     answers = isolate.answers()
     print(json.dumps(asdict(_answer(asked))), file=answers, flush=True)
 
