@@ -1,11 +1,13 @@
-"""What holds for all tests: without a GPU, its tests are skipped with the reason, and Triton kernels interpreted."""
+"""What holds for all tests: they are seeded; without a GPU its tests are skipped, and Triton kernels interpreted."""
 
 from __future__ import annotations
 
 import atexit
 import os
+import random
 import tempfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +17,20 @@ os.environ["XDG_CACHE_HOME"] = _cache.name  # what `softbench roofline` knows of
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # triton reads it when it sees a kernel
+
+SEED = int(os.environ.get("TEST_SEED", "0"))  # TEST_SEED=7 make test: no test may pass by the luck of one seed
+
+
+def pytest_report_header() -> str:
+    return f"test seed {SEED}, torch {torch.__version__}, CPU capability {torch.backends.cpu.get_cpu_capability()}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seed before the first fixture, so that a test draws the same numbers alone, in the suite, and in any process."""
+    torch.manual_seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002
+    random.seed(SEED)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

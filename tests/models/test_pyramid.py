@@ -241,10 +241,9 @@ def test_drop_path_leaves_out_whole_branches() -> None:
     block = model.stages[2].blocks[2]  # type: ignore[union-attr, index]
     block.norm1, block.norm2 = nn.Identity(), nn.Identity()
     x = torch.randn(400, 16, 320)
-    torch.manual_seed(0)
-    unchanged = (block(x, (4, 4)) == x).flatten(1)
-    assert bool((unchanged.all(1) == unchanged.any(1)).all())
-    assert 0.01 < float(unchanged.all(1).float().mean()) < 0.15  # both branches: (0.4 * 5 / 7)^2 = 0.08
+    unchanged = (block(x, (4, 4)) == x).flatten(1).double().mean(1)  # 1: neither branch was added
+    assert float(unchanged[unchanged < 1].max()) < 0.01  # a number here and there is left as it was by rounding
+    assert 0.01 < float((unchanged == 1).double().mean()) < 0.15  # both branches: (0.4 * 5 / 7)^2 = 0.08
 
 
 def test_mlp_ratios_are_honoured() -> None:
