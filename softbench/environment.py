@@ -10,11 +10,11 @@ import hashlib
 import os
 import platform
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import softbench
+from softbench.machine import checkout, control_groups
 from softbench.process import available_cores
 
 # Records may stand beside each other only where these agree.
@@ -30,7 +30,7 @@ def take(process: dict[str, Any], device: str = "cpu", command: str = "") -> dic
     """
     import torch
 
-    commit, dirty = _git()
+    commit, dirty = checkout.commit(Path(softbench.__file__).parent)
     hardware = _cpu() | _gpu(device)
     return {
         "machine": _machine_name(hardware),
@@ -60,13 +60,10 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def available_memory() -> int | None:
-    """Bytes that this process can still get without swapping, within its control group; None where nothing says."""
+    """Bytes that this process can still get without swapping, within its control groups; None where nothing says."""
     match = re.search(r"MemAvailable:\s+(\d+) kB", _read("/proc/meminfo") or "")
-    limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
-    bounds = [int(match[1]) * 1024] if match else []
-    if limit and used and limit.isdigit() and used.isdigit():
-        bounds.append(max(0, int(limit) - int(used)))
-    return min(bounds, default=None)
+    bounds = [int(match[1]) * 1024 if match else None, control_groups.free_memory()]
+    return min((bound for bound in bounds if bound is not None), default=None)
 
 
 def _cpu() -> dict[str, Any]:
@@ -75,6 +72,7 @@ def _cpu() -> dict[str, Any]:
     return {
         "cpu": name[1].strip() if name else platform.processor() or platform.machine(),
         "cores": available_cores(),
+        "cpu_quota": control_groups.quota(),
         "memory": int(total[1]) * 1024 if total else None,
     }
 
@@ -100,25 +98,9 @@ def _machine_name(hardware: dict[str, Any]) -> str:
     words = [w for w in re.findall(r"[a-z0-9]+", chip.lower()) if w not in ignored]
     gib = round((hardware["memory"] or 0) / 2**30)
     exact = "|".join(str(hardware[k]) for k in ("cpu", "cores", "gpu", "gpu_memory")) + f"|{gib}"
+    exact += f"|{hardware['cpu_quota']}" if hardware.get("cpu_quota") else ""
     digest = hashlib.sha256(exact.encode()).hexdigest()[:6]
     return "-".join([*(words[:3] or ["cpu"]), f"{hardware['cores']}c", f"{gib}g", digest])
-
-
-def _git() -> tuple[str | None, bool | None]:
-    """Commit of this softbench and whether its files differ from it; None where it is not a checkout."""
-    root = Path(softbench.__file__).parent
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "--no-optional-locks", "-C", str(root), *arguments], capture_output=True,
-                                  text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if not git("ls-files", "--", str(root / "__init__.py")):
-        return None, None
-    return git("rev-parse", "--short=12", "HEAD"), bool(git("status", "--porcelain", "--", str(root)))
 
 
 def _version(package: str) -> str | None:

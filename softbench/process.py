@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TextIO
 
 from softbench.errors import UsageError
+from softbench.machine import control_groups
 from softbench.options import option
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -28,7 +29,8 @@ _malloc: Literal["fixed", "default"] = "default"  # what `apply` was asked for: 
 class Process:
     """Section [process] of bench.toml."""
 
-    threads: int = option(0, "CPU threads; 0 takes all cores this process may use", low=0, high=1024)
+    threads: int = option(0, "CPU threads; 0 takes all cores this process may use, within its CPU quota", low=0,
+                          high=1024)
     malloc: Literal["fixed", "default"] = option(
         "fixed", "fixed keeps freed memory in the process; default is what glibc does by itself")
     denormals: Literal["flush", "keep"] = option("flush", "flush rounds subnormal floats to zero")
@@ -46,7 +48,7 @@ def apply(process: Process) -> dict[str, Any]:
     import torch
 
     torch.set_flush_denormal(process.denormals == "flush")
-    torch.set_num_threads(process.threads or available_cores())
+    torch.set_num_threads(process.threads or usable_cores())
     torch.set_float32_matmul_precision("high" if process.tf32 else "highest")
     with warnings.catch_warnings():  # some versions of torch ask for another spelling, which others cannot read back
         warnings.filterwarnings("ignore", message=".*TF32")
@@ -73,6 +75,12 @@ def private_stdout() -> TextIO:
 def available_cores() -> int:
     """Cores that this process may run on (its affinity mask, not the machine's count)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_cores() -> int:
+    """Cores that this process can keep busy: no more than its control groups' CPU quota, beyond which it is halted."""
+    quota = control_groups.quota()
+    return available_cores() if quota is None else max(1, min(available_cores(), int(quota)))
 
 
 def parse_bytes(text: str, what: str) -> int:

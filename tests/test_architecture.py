@@ -23,7 +23,7 @@ HEAVY = {"torch", "pandas", "numpy", "matplotlib"}
 LAYERS = (
     ("softbench", "softbench.errors", "softbench.options", "softbench.plugins", "softbench.case", "softbench.records",
      "softbench.process", "softbench.config", "softbench.environment", "softbench.views", "softbench.ceilings",
-     "softbench.compare.*"),
+     "softbench.machine.*", "softbench.processes.*", "softbench.compare.*"),
     ("softbench.ops.*",),
     ("softbench.attention.*",),
     ("softbench.models.*",),

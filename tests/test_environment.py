@@ -15,6 +15,7 @@ import pytest
 
 import softbench
 from softbench import environment
+from softbench.machine import checkout, control_groups
 
 STATE = {"threads": 2, "malloc": "fixed", "denormals": "flush", "tf32": False}
 XEON = {"cpu": "Intel(R) Xeon(R) Processor @ 2.60GHz", "cores": 2, "memory": 23 * 2**30, "gpu": None,
@@ -84,6 +85,7 @@ def test_driver_is_read_from_both_kinds_of_kernel_module(monkeypatch: pytest.Mon
 
 def test_machine_without_proc_still_has_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "_read", lambda path: None)
+    monkeypatch.setattr(control_groups, "free_memory", lambda: None)
     taken = environment.take(STATE)
     assert (taken["memory"], taken["governor"], taken["huge_pages"]) == (None, None, None)
     assert taken["machine"]
@@ -96,29 +98,82 @@ def test_available_memory_is_less_than_all(monkeypatch: pytest.MonkeyPatch) -> N
     assert 0 < available < total
 
 
-def test_commit_and_whether_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def git(*arguments: str) -> None:
-        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
-                       check=True, capture_output=True)
+def git(folder: Path, *arguments: str) -> None:
+    subprocess.run(["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
+                   check=True, capture_output=True, env=checkout.environment())
 
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
-        monkeypatch.delenv(name, raising=False)
+
+def commit_of() -> tuple[str | None, bool | None]:
+    taken = environment.take(STATE)
+    return taken["commit"], taken["dirty"]
+
+
+def test_commit_and_whether_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     init = tmp_path / "softbench" / "__init__.py"
     init.parent.mkdir()
     init.touch()
     monkeypatch.setattr(softbench, "__file__", str(init))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert environment._git() == (None, None)  # not a checkout
-    git("init", "--quiet")
-    assert environment._git() == (None, None)  # a checkout of something else
-    git("add", ".")
-    git("commit", "--quiet", "-m", "first")
-    commit, dirty = environment._git()
+    assert commit_of() == (None, None)  # not a checkout
+    git(tmp_path, "init", "--quiet")
+    assert commit_of() == (None, None)  # a checkout of something else
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "-m", "first")
+    commit, dirty = commit_of()
     assert re.fullmatch("[0-9a-f]{12}", commit or "")
     assert dirty is False
     (tmp_path / "elsewhere.txt").touch()
-    assert environment._git() == (commit, False)
+    assert commit_of() == (commit, False)
     init.write_text("x = 1\n")
-    assert environment._git() == (commit, True)
+    assert commit_of() == (commit, True)
+    git(tmp_path, "checkout", "--quiet", "--", ".")
+    (tmp_path / ".git/info/exclude").write_text("mine.py\n")
+    (init.parent / "mine.py").touch()
+    assert commit_of() == (commit, True)  # git ignores it, `softbench list` does not
     monkeypatch.setenv("PATH", "")
-    assert environment._git() == (None, None)  # no git
+    assert commit_of() == (None, None)  # no git
+
+
+@pytest.mark.parametrize("place", [".venv/site", "vendored", "linked"])
+def test_a_repository_around_the_package_is_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        place: str) -> None:
+    """Ignored in an environment, tracked in a folder of somebody else's repository, or linked into one."""
+    outer, package = tmp_path / "outer", tmp_path / "outer" / place / "softbench"
+    outer.mkdir()
+    git(outer, "init", "--quiet")
+    (outer / ".gitignore").write_text(".venv\n")
+    real = tmp_path / "real/softbench" if place == "linked" else package
+    real.mkdir(parents=True)
+    (real / "__init__.py").touch()
+    if place == "linked":
+        package.parent.symlink_to(real.parent)
+    git(outer, "add", "-A")
+    git(outer, "commit", "--quiet", "-m", "theirs")
+    monkeypatch.setattr(softbench, "__file__", str(package / "__init__.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    assert commit_of() == (None, None)
+    monkeypatch.setenv("GIT_DIR", str(outer / ".git"))  # as in a hook of that repository
+    monkeypatch.setenv("GIT_WORK_TREE", str(package.parent))
+    assert commit_of() == (None, None)
+
+
+def test_a_worktree_and_a_hook_tell_the_packages_own_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main, other = tmp_path / "main", tmp_path / "other"
+    for folder in (main, other):
+        (folder / "softbench").mkdir(parents=True)
+        (folder / "softbench/__init__.py").write_text(folder.name)
+        git(folder, "init", "--quiet")
+        git(folder, "add", ".")
+        git(folder, "commit", "--quiet", "-m", folder.name)
+    git(main, "worktree", "add", "--quiet", str(tmp_path / "tree"))
+    monkeypatch.setattr(softbench, "__file__", str(tmp_path / "tree/softbench/__init__.py"))
+    own = commit_of()
+    assert own[0]
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    assert commit_of() == own
+
+
+def test_a_quota_tells_machines_apart_and_none_changes_no_name() -> None:
+    name = environment._machine_name
+    assert name(XEON | {"cpu_quota": None}) == name(XEON)
+    assert len({name(XEON), name(XEON | {"cpu_quota": 0.5}), name(XEON | {"cpu_quota": 1.5})}) == 3

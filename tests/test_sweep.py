@@ -9,7 +9,7 @@ import plugin_files
 import pytest
 import torch
 
-from softbench import config, environment, session, sweep, workload
+from softbench import config, session, sweep, workload
 from softbench.errors import UsageError
 from softbench.measures._contract import Reading
 from softbench.records import STATUSES
@@ -142,15 +142,6 @@ def test_a_measure_that_gives_no_finite_number_is_a_row(number):
 def test_two_labels_of_one_attention_are_refused():
     with pytest.raises(UsageError, match="'soft' and 'soft:landmarks=49' are the same attention"):
         records_of("soft,soft:landmarks=49")
-
-
-def test_memory_of_the_control_group_counts(monkeypatch):
-    files = {"/proc/meminfo": "MemAvailable:    1000 kB", "/sys/fs/cgroup/memory.max": "500000",
-             "/sys/fs/cgroup/memory.current": "100000"}
-    monkeypatch.setattr(environment, "_read", files.get)
-    assert environment.available_memory() == 400_000
-    files["/sys/fs/cgroup/memory.max"] = "max"
-    assert environment.available_memory() == 1000 * 1024
 
 
 def test_unconverged_inverse_is_marked_and_its_number_kept():

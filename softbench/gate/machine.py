@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from softbench import process
+from softbench.machine import control_groups
 
 GOOD, BAD, UNKNOWN = "ok", "attend", "unknown"
 _HARMLESS = 0x1 | 0x2  # of NVML's reasons for a lower clock: nothing to do, and clocks that somebody has set
@@ -90,11 +91,9 @@ def _turbo(root: Path) -> Finding:
 
 
 def _quota(root: Path) -> Finding:
-    text = _read(root / "sys/fs/cgroup/cpu.max")
-    if text is None or text.split()[0] == "max":
+    cores = control_groups.quota(root)
+    if cores is None:
         return Finding("CPU quota", GOOD, "none")
-    quota, period = map(float, text.split()[:2])
-    cores = quota / period
     return Finding("CPU quota", GOOD, f"{cores:.1f} cores") if cores >= process.available_cores() else Finding(
         "CPU quota", BAD, f"{cores:.1f} cores of {process.available_cores()}: calls are cut off in mid-run",
         f"--threads {max(1, int(cores))}, or raise the container's limit")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import softbench
 from softbench.errors import SoftbenchError, UsageError
+from softbench.machine import checkout
 
 HERE = Path(softbench.__file__).resolve().parents[1]
 
@@ -27,13 +28,11 @@ class Source:
 
 def head() -> Source:
     """The version that is running, with the changes that its checkout has."""
-    commit = _git(HERE, "rev-parse", "--short=12", "HEAD")
-    dirty = bool(_git(HERE, "status", "--porcelain", "--", "softbench")) if commit else None
-    return Source(HERE, "this checkout", commit, dirty)
+    return Source(HERE, "this checkout", *checkout.commit(HERE / "softbench"))
 
 
 @contextmanager
-def revision(rev: str, checkout: Path = HERE) -> Iterator[Source]:
+def revision(rev: str, folder: Path = HERE) -> Iterator[Source]:
     """The package as it is at a git revision, in a temporary folder.
 
     The revision's files are taken out with `git archive`, which leaves nothing behind in the repository, not even after
@@ -42,28 +41,20 @@ def revision(rev: str, checkout: Path = HERE) -> Iterator[Source]:
     Raises:
         UsageError: not a checkout, or no such revision. SoftbenchError: git or tar failed.
     """
-    if _git(checkout, "rev-parse", "--git-dir") is None:
-        raise UsageError(f"--base needs a git checkout of softbench, and {checkout} is none. Clone it, and run there.")
-    commit = _git(checkout, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
+    if not checkout.is_top(folder):
+        raise UsageError(f"--base needs a git checkout of softbench, and {folder} is none. Clone it, and run there.")
+    commit = checkout.git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
     if not commit:
         raise UsageError(f"--base: git knows no revision '{rev}' here. Fetch it, or name another.")
-    with tempfile.TemporaryDirectory(prefix="softbench-base-") as folder:
-        packed = subprocess.run(["git", "-C", str(checkout), "archive", commit, "softbench"], capture_output=True)
+    with tempfile.TemporaryDirectory(prefix="softbench-base-") as laid:
+        packed = subprocess.run(["git", "-C", str(folder), "archive", commit, "softbench"], capture_output=True,
+                                env=checkout.environment())
         if packed.returncode:
             raise SoftbenchError(f"--base: {rev} has no package softbench: {_last(packed.stderr.decode())}")
-        unpacked = subprocess.run(["tar", "-x", "-C", folder], input=packed.stdout, capture_output=True)
+        unpacked = subprocess.run(["tar", "-x", "-C", laid], input=packed.stdout, capture_output=True)
         if unpacked.returncode:
             raise SoftbenchError(f"--base: cannot unpack {rev}: {_last(unpacked.stderr.decode())}")
-        yield Source(Path(folder).resolve(), rev, commit[:12], False)
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "--no-optional-locks", "-C", str(folder), *arguments], capture_output=True,
-                              text=True)
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        yield Source(Path(laid).resolve(), rev, commit[:12], False)
 
 
 def _last(text: str) -> str:

@@ -101,20 +101,45 @@ def _name(record: Record) -> str:
 
 
 def _benchmark(record: Record, name: str) -> dict[str, Any]:
-    samples = record.samples
-    q1, q3 = quartiles(samples)
-    mean, deviation = statistics.fmean(samples), statistics.stdev(samples) if len(samples) > 1 else 0.0
     calls = record.detail.get("calls_per_sample")
     return {
         "group": f"{format.text(record.measure)}, {record.rows}x{record.cols}", "name": name, "fullname": name,
         "params": None, "param": None,
         "extra_info": {"commit": record.environment.get("commit"), "note": record.note},
         "options": {"disable_gc": True, "timer": "perf_counter"},
-        "stats": {
-            "min": min(samples), "max": max(samples), "mean": mean, "stddev": deviation, "rounds": len(samples),
-            "median": record.value, "iqr": q3 - q1, "q1": q1, "q3": q3, "iqr_outliers": 0, "stddev_outliers": 0,
-            "outliers": "0;0", "ld15iqr": min(samples), "hd15iqr": max(samples), "total": math.fsum(samples),
-            "ops": 1 / mean if mean else 0.0, "iterations": calls if isinstance(calls, int) else 1, "data": samples}}
+        "stats": _statistics(record.samples) | {
+            "median": record.value, "iterations": calls if isinstance(calls, int) else 1, "data": record.samples}}
+
+
+def _statistics(samples: Sequence[float]) -> dict[str, Any]:
+    """What pytest-benchmark computes of samples, by its own definitions (`pytest_benchmark.stats.Stats`)."""
+    mean, deviation = statistics.fmean(samples), statistics.stdev(samples) if len(samples) > 1 else 0.0
+    q1, q3 = _halves_quartiles(sorted(samples))
+    low, high = q1 - 1.5 * (q3 - q1), q3 + 1.5 * (q3 - q1)
+    within = [sample for sample in samples if low <= sample <= high]
+    beyond, far = len(samples) - len(within), sum(not mean - deviation <= s <= mean + deviation for s in samples)
+    total = math.fsum(samples)
+    return {"min": min(samples), "max": max(samples), "mean": mean, "stddev": deviation, "rounds": len(samples),
+            "q1": q1, "q3": q3, "iqr": q3 - q1, "iqr_outliers": beyond, "stddev_outliers": far,
+            "outliers": f"{far};{beyond}", "ld15iqr": min(within), "hd15iqr": max(within), "total": total,
+            "ops": len(samples) / total if total else 0.0}
+
+
+def _halves_quartiles(ordered: Sequence[float]) -> tuple[float, float]:
+    """Medians of the lower and the upper half; of an odd number, the means of both ways to share the middle one.
+
+    That is methods 2 and 3 of https://en.wikipedia.org/wiki/Quartile, which others than `records.quartiles` use.
+    """
+    n, odd = divmod(len(ordered), 2)
+    if n == 0:
+        return ordered[0], ordered[0]
+    if not odd:
+        return statistics.median(ordered[:n]), statistics.median(ordered[n:])
+    weights = (0.25, 0.75) if n % 2 == 0 else (0.75, 0.25)
+    first = (n - 1) // 2
+    low = weights[0] * ordered[first] + weights[1] * ordered[first + 1]
+    high = weights[1] * ordered[-2 - first] + weights[0] * ordered[-1 - first]
+    return low, high
 
 
 def _cost(record: Record, name: str) -> dict[str, Any]:

@@ -126,9 +126,9 @@ def processes(device: torch.device) -> Iterator[Group]:
 
 def threads_each() -> int:
     """CPU threads for one process, where several share this machine."""
-    from softbench.process import available_cores
+    from softbench.process import usable_cores
 
-    return max(1, available_cores() // _whole("LOCAL_WORLD_SIZE", 1))
+    return max(1, usable_cores() // _whole("LOCAL_WORLD_SIZE", 1))
 
 
 def world_size() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree as xml
 
 import pytest
+from pytest_benchmark.stats import Stats
 from reports import fake_records as fake
 
 from softbench.errors import UsageError
@@ -37,13 +39,33 @@ def test_pytest_benchmark_has_the_statistics_of_the_samples() -> None:
     (found,) = json.loads(export.pytest_benchmark([record]))["benchmarks"]
     stats = found["stats"]
     assert (stats["min"], stats["max"], stats["mean"], stats["median"], stats["rounds"]) == (1.0, 10.0, 4.0, 2.0, 4)
-    assert (stats["q1"], stats["q3"], stats["iqr"], stats["ops"], stats["total"]) == (1.75, 4.75, 3.0, 0.25, 16.0)
+    assert (stats["q1"], stats["q3"], stats["iqr"], stats["ops"], stats["total"]) == (1.5, 6.5, 5.0, 0.25, 16.0)
     assert stats["data"] == [1.0, 2.0, 3.0, 10.0]
     assert stats["iterations"] == 1
     (several,) = json.loads(export.pytest_benchmark([fake.record(detail={"calls_per_sample": 7})]))["benchmarks"]
     assert several["stats"]["iterations"] == 7
     (single,) = json.loads(export.pytest_benchmark([fake.record(value=2.0, samples=[2.0])]))["benchmarks"]
     assert single["stats"]["stddev"] == 0.0
+
+
+@pytest.mark.parametrize("count", [*range(1, 14), 50])
+@pytest.mark.parametrize("spread", [0.1, 2.0])  # the wider one has outliers
+def test_every_statistic_is_the_one_that_pytest_benchmark_computes(count: int, spread: float) -> None:
+    own = Stats()
+    draw = random.Random(count)
+    for _ in range(count):
+        own.update(draw.lognormvariate(0.0, spread))
+    record = fake.record(value=own.median, samples=own.data)
+    (found,) = json.loads(export.pytest_benchmark([record]))["benchmarks"]
+    numbers = [key for key in own.fields if key not in ("outliers", "hd15iqr")]  # of the latter, versions disagree
+    assert [found["stats"][key] for key in numbers] == pytest.approx([getattr(own, key) for key in numbers], rel=1e-9)
+    assert found["stats"]["outliers"] == own.outliers
+
+
+def test_samples_beyond_the_others_are_counted() -> None:
+    record = fake.record(value=1.0, samples=[1.0] * 5 + [1.1] * 5 + [9.0])
+    stats = json.loads(export.pytest_benchmark([record]))["benchmarks"][0]["stats"]
+    assert (stats["outliers"], stats["hd15iqr"], stats["max"]) == ("1;1", 1.1, 9.0)
 
 
 def test_github_action_gets_costs_in_si_units_and_nothing_for_which_more_may_be_better() -> None:
