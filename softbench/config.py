@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from softbench import files, plugins
 from softbench import options as opts
-from softbench import plugins
 from softbench.errors import UsageError, unknown
 from softbench.options import option
 from softbench.process import Process
@@ -112,7 +112,7 @@ def _read(path: Path | None) -> dict[str, Any]:
         if not path.exists():
             return {}
     try:
-        tables = tomllib.loads(path.read_bytes().decode())
+        tables = tomllib.loads(files.read_text(path).decode())
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

@@ -21,13 +21,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softbench import environment
+from softbench import environment, files
 from softbench.errors import ResultsError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
+_BEGIN = b'{"measure": "'  # of every line that is written here
 UNITS = ("s", "B", "flop", "1", "image/s", "B/s", "flop/s")
 STATUSES = ("ok", "oom", "unsupported", "timeout", "failed", "diverged", "not_run", "inconclusive")
 WHOLE_TASK = "whole_task"  # in `detail`: this record stands for a task of a study that gave nothing else
@@ -101,11 +102,12 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def check_writable(path: Path | str) -> None:
-    """Raise ResultsError unless `append` could write the file; leaves nothing behind."""
+    """Raise ResultsError unless `append` could write the file, and nothing but records is in it; changes nothing."""
     path = Path(path)
     try:
         try:
             os.close(_open(path, os.O_RDWR))
+            _check_ours(path)
         except FileNotFoundError:
             nearest = next(folder for folder in path.absolute().parents if os.path.exists(folder))
             tempfile.TemporaryFile(dir=nearest).close()
@@ -139,17 +141,11 @@ def write_whole(path: Path | str, text: str) -> None:
     Raises:
         ResultsError: the file cannot be written; what was there is kept.
     """
-    path = Path(path)
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            half.write_text(text, encoding="utf-8")
-            half.replace(path)
-        finally:
-            half.unlink(missing_ok=True)
+        with files.replacing(path) as half:
+            half.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise _cannot_write(Path(path), error) from error
 
 
 def _append(handle: int, lines: bytes) -> None:
@@ -175,25 +171,54 @@ def _open(path: Path, flags: int) -> int:
     return handle
 
 
+def _check_ours(path: Path) -> None:
+    """Raise ResultsError for a file that records would spoil: one that holds something else, or in another encoding."""
+    with path.open("rb") as file:
+        begin = file.read(len(_BEGIN))
+    if not is_begun(path):
+        raise ResultsError(f"{path} holds no softbench records, and would be spoilt by some: choose another file with"
+                           " --out.")
+    if files.marked(begin) not in ("", "utf-8"):
+        raise ResultsError(f"{path} is written in {files.marked(begin).upper()}, and records are UTF-8: choose another"
+                           " file with --out.")
+
+
+def is_begun(path: Path | str) -> bool:
+    """Whether a file holds records, or nothing yet: it is empty, or its first writer was cut off within a line."""
+    text = files.read_text(path)
+    if not text.strip() or (b"\n" not in text and _BEGIN.startswith(text[: len(_BEGIN)])):
+        return True
+    return any(map(_is_record, text.split(b"\n")))
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        _from_json(line)
+    except ValueError:
+        return False
+    return True
+
+
 def _cannot_write(path: Path, error: OSError) -> ResultsError:
     advice = "Free space or choose" if error.errno in FULL else "Choose"
     return ResultsError(f"Cannot write {path}: {error.strerror}; what was there is kept."
                         f" {advice} another file with --out.")
 
 
-def read(path: Path | str) -> tuple[list[Record], list[str]]:
+def read(path: Path | str, *, begun: bool = False) -> tuple[list[Record], list[str]]:
     """All whole records of a file, and one sentence for each line that is not one.
 
+    Args:
+        begun: whether a file that holds nothing yet (see `is_begun`) gives no records instead of an error.
     Raises:
         ResultsError: the file cannot be read, is empty, or holds no record at all.
     """
     path = Path(path)
     try:
-        raw = path.read_bytes()
+        lines = files.read_text(path).split(b"\n")
     except OSError as error:
         raise ResultsError(f"Cannot read {path}: {error.strerror}.") from error
     records, problems = [], []
-    lines = raw.split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -203,7 +228,7 @@ def read(path: Path | str) -> tuple[list[Record], list[str]]:
             torn = number == len(lines) and line.startswith(b"{")  # no newline follows: its writer was cut off
             what = "is torn (its writer was interrupted)" if torn else f"is not a record ({error})"
             problems.append(f"{path}, line {number} {what}; it is left out.")
-    if not records:
+    if not records and not (begun and is_begun(path)):
         reason = problems[0] if problems else "the file is empty."
         raise ResultsError(f"{path} holds no softbench records: {reason}")
     return records, problems

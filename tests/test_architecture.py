@@ -21,9 +21,9 @@ HEAVY = {"torch", "pandas", "numpy", "matplotlib"}
 
 # Layers from the bottom up; a module may import its own layer and those below. First match wins.
 LAYERS = (
-    ("softbench", "softbench.errors", "softbench.options", "softbench.plugins", "softbench.case", "softbench.records",
-     "softbench.process", "softbench.config", "softbench.environment", "softbench.views", "softbench.ceilings",
-     "softbench.machine.*", "softbench.processes.*", "softbench.compare.*"),
+    ("softbench", "softbench.errors", "softbench.files", "softbench.options", "softbench.plugins", "softbench.case",
+     "softbench.records", "softbench.process", "softbench.config", "softbench.environment", "softbench.views",
+     "softbench.ceilings", "softbench.machine.*", "softbench.processes.*", "softbench.compare.*"),
     ("softbench.ops.*",),
     ("softbench.attention.*",),
     ("softbench.models.*",),

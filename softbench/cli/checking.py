@@ -12,6 +12,7 @@ from softbench import records
 from softbench.cli import comparing, printing, running
 from softbench.compare.verdicts import Terms
 from softbench.errors import SoftbenchError, UsageError
+from softbench.files import keep_apart
 from softbench.gate import ending
 
 if TYPE_CHECKING:
@@ -80,11 +81,12 @@ def check_command(against: Path | None, base: str | None, only: str | None, no_s
     """
     if base is not None and against is not None:
         raise UsageError("--base and --against both say what to compare with. Give one of them.")
-    if out is not None:
-        records.check_writable(out)
     from softbench.gate import check as gate
     from softbench.gate import source, store
 
+    if out is not None:
+        keep_apart({"--out": [out]}, (against or store.BASELINES).glob("*") if base is None else ())
+        records.check_writable(out)
     noise, run_noise = store.noise()
     percent = threshold if threshold is not None else _PAIRED if base is not None else _STORED
     terms = Terms(percent / 100, floor_us / 1e6, noise=noise, run_noise=run_noise, allow_missing=allow_missing)

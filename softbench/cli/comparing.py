@@ -12,6 +12,7 @@ from softbench.cli import printing, running
 from softbench.compare import sides, verdicts
 from softbench.compare.verdicts import Comparison, Terms
 from softbench.errors import SoftbenchError, unknown
+from softbench.files import keep_apart
 
 
 @click.command("compare", context_settings=running.CONTEXT)
@@ -54,6 +55,8 @@ def compare_command(context: click.Context, base: str, head: str, threshold: flo
     from softbench.gate import store
 
     one, other = sides.read(base, head)
+    if plot is not None:
+        keep_apart({"--plot": [plot]}, [*one.paths, *other.paths])
     for problem in dict.fromkeys([*one.problems, *other.problems]):
         printing.say(f"Warning: {problem}")
     one, other = sides.only(one, measure), sides.only(other, measure)

@@ -10,6 +10,7 @@ import click
 from softbench import records
 from softbench.cli import printing
 from softbench.errors import unknown
+from softbench.files import keep_apart
 
 _FORMATS = ("pytest-benchmark", "github-action", "junit")
 
@@ -27,8 +28,10 @@ def export_command(files: Sequence[str], form: str, measure: str | None, out: Pa
     """
     from softbench.reports import export
 
-    found = []
-    for path in records.expand(files):
+    found, paths = [], records.expand(files)
+    if out is not None:
+        keep_apart({"--out": [out]}, paths)
+    for path in paths:
         whole, problems = records.read(path)
         found += whole
         for problem in problems:

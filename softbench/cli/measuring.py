@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from softbench import config as configuration
+from softbench import files, plugins
 from softbench import options as opts
-from softbench import plugins
 from softbench.cli import presenting, printing, running
 from softbench.cli.progress import Progress
 from softbench.config import Config, SweepConfig
@@ -62,6 +62,8 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
         from softbench.reports import plots
 
         plots.check_path(plot)
+        files.keep_apart({"--out": [target], "--plot": [plot]},
+                         running.named_files([flags, assignments, config or configuration.FILE]))
     limit = parse_bytes(memory_limit, "--memory-limit") if memory_limit is not None else None
     settings = configuration.load(config, assignments, flags)
     if quick:

@@ -123,6 +123,16 @@ def plot_or_say_why(records: Sequence[Record], path: Path, baseline: str, chosen
     return True
 
 
+def targets(path: Path, study: str, chosen: Chosen | None) -> list[Path]:
+    """The files of the pictures of these records, in the order of the study's views."""
+    if chosen is None or study not in chosen.views:
+        return [path]
+    pictures = chosen.pictures(study)
+    if chosen.named and len(pictures) == 1:
+        return [path]
+    return [path.with_stem(f"{path.stem}-{view.name}") for view in pictures]
+
+
 def plot_records(records: Sequence[Record], path: Path, baseline: str, chosen: Chosen | None = None) -> None:
     """Draw the records: one picture, or one for each of a study's views, `out.png` becoming `out-<view>.png`.
 
@@ -141,10 +151,8 @@ def plot_records(records: Sequence[Record], path: Path, baseline: str, chosen: C
         printing.say(f"Plot: {path}")
         return
     pictures = chosen.pictures(study)
-    exact = chosen.named and len(pictures) == 1
     drawn = 0
-    for view in pictures:
-        target = path if exact else path.with_stem(f"{path.stem}-{view.name}")
+    for view, target in zip(pictures, targets(path, study, chosen), strict=True):
         if reports.plot(view, frame, target):
             drawn += 1
             printing.say(f"Plot: {target}")

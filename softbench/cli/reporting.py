@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import click
 from softbench import records
 from softbench.cli import presenting, printing
 from softbench.errors import UsageError, unknown
+from softbench.files import keep_apart
 from softbench.records import Record
 
 SUFFIXES = (".html", ".htm")
@@ -31,8 +31,7 @@ def report_command(files: Sequence[str], out: Path, baseline: str) -> None:
     paths = records.expand(files)
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--out: '{out}' must end in .html.")
-    if out.exists() and any(os.path.samefile(out, path) for path in paths):
-        raise UsageError(f"--out: {out} is one of the files to report on. Choose another name.")
+    keep_apart({"--out": [out]}, paths)
     found, problems = [], []
     for path in paths:
         whole, wrong = records.read(path)

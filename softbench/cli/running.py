@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,19 @@ def output(name: str, out: Path | None, resume: bool) -> Path:
     return out or Path("results") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}.jsonl"
 
 
+def named_files(values: Any) -> Iterator[str]:
+    """The files that values of flags may name, as in image:PATH or a.jsonl,b.jsonl; globs are expanded."""
+    if isinstance(values, Mapping):
+        values = list(values.values())
+    if isinstance(values, list | tuple):
+        for value in values:
+            yield from named_files(value)
+    elif isinstance(values, str | Path):
+        for piece in str(values).split(","):
+            for text in (piece, piece.partition(":")[2], piece.partition("=")[2]):
+                yield from glob.glob(text)
+
+
 def command() -> str:
     """What was typed, so that it can be typed again."""
     return shlex.join(["softbench", *sys.argv[1:]])
@@ -106,9 +120,12 @@ def known(out: Path, measure: str, here: Mapping[str, Any], keys: Sequence[str],
     if not out.exists():
         printing.say(f"Nothing to resume: {out} does not exist yet.")
         return {}
-    whole, problems = records.read(out)
+    whole, problems = records.read(out, begun=True)
     for problem in problems:
         printing.say(f"Warning: {problem}")
+    if not whole:
+        printing.say(f"Nothing to resume: {out} holds no whole record yet.")
+        return {}
     found = [(record, environment.differences(record.environment, dict(here)) if record.environment else [])
              for record in whole if record.measure == measure]
     if foreign := {difference for _, differences in found for difference in differences}:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from softbench import config as configuration
-from softbench import plugins
+from softbench import files, plugins
 from softbench.cli import presenting, printing, running
 from softbench.cli.progress import Progress
 from softbench.process import Process
@@ -47,6 +47,8 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
         from softbench.reports import plots
 
         plots.check_path(plot)
+        files.keep_apart({"--out": [target], "--plot": presenting.targets(plot, name, chosen)},
+                         running.named_files([flags, assignments, config or configuration.FILE]))
     if quick:
         flags = flags | {name: dict(studies.load(name).QUICK) | flags.get(name, {})}
     settings = configuration.load(config, assignments, flags)

@@ -10,6 +10,7 @@ import click
 from softbench import records
 from softbench.cli import presenting, printing
 from softbench.errors import ResultsError, UsageError, unknown
+from softbench.files import keep_apart
 from softbench.records import Record
 from softbench.reports.sheet import BASELINE
 
@@ -53,7 +54,10 @@ def plot_command(files: Sequence[str], out: Path, measure: str | None, attn: str
 
     plots.check_path(out)
     found = _select(files, measure, attn, model, where, baseline)
-    presenting.plot_records(found, out, baseline, presenting.choose((r.measure for r in found), view, plot=True))
+    chosen = presenting.choose((r.measure for r in found), view, plot=True)
+    pictures = [path for name in {r.measure for r in found} for path in presenting.targets(out, name, chosen)]
+    keep_apart({"--out": dict.fromkeys(pictures)}, records.expand(files))
+    presenting.plot_records(found, out, baseline, chosen)
 
 
 def _select(files: Sequence[str], measure: str | None, attn: str | None, model: str | None, where: Sequence[str],

@@ -30,12 +30,14 @@ class Side:
         label: the only subject taken from the files; empty for all.
         records: in the order of the files; numbers that were quoted rather than measured are left out.
         problems: a sentence for each line that is not a record.
+        paths: the files.
     """
 
     name: str
     label: str
     records: list[Record]
     problems: list[str]
+    paths: Sequence[Path] = ()
 
 
 def read(base: str, head: str) -> tuple[Side, Side]:
@@ -68,7 +70,8 @@ def _parse(text: str) -> tuple[str, str]:
 def load(name: str, files: str, label: str = "") -> Side:
     """The records of a file, a folder or a glob as a side. Raises what `read` does."""
     found, problems = [], []
-    for path in records.expand([files] if not os.path.isdir(files) else _in_folder(files)):
+    paths = records.expand([files] if not os.path.isdir(files) else _in_folder(files))
+    for path in paths:
         whole, wrong = records.read(path)
         found += [record for record in whole if record.environment]
         problems += wrong
@@ -79,7 +82,7 @@ def load(name: str, files: str, label: str = "") -> Side:
         if label not in labels:
             raise unknown(f"attention or model in {files}", label, labels - {""})
         found = [record for record in found if record.label == label]
-    return Side(name, label, found, problems)
+    return Side(name, label, found, problems, paths)
 
 
 def _in_folder(folder: str) -> Sequence[Path]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from softbench import config, plugins
+from softbench import config, files, plugins
 from softbench import options as opts
 from softbench.process import Process
 
@@ -28,7 +28,7 @@ def changed() -> str:
         return ""
     config.load(path)  # says what is wrong with it
     lines: list[str] = []
-    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    tables = tomllib.loads(files.read_text(path).decode())
     own = tables.pop("attention", {})
     for name, table in tables.items():
         lines += _section(name, {k: v for k, v in table.items() if _text(v) != _text(_defaults(name).get(k))})

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from softbench import files
 from softbench.errors import ResultsError, UsageError
 from softbench.models.pyramid import Pyramid, Stage, resampled
 from softbench.models.variants import VARIANTS
@@ -115,6 +116,7 @@ def read(path: str | Path) -> Mapping[str, Any]:
         ResultsError: no such file, a torn one, or one that would run code.
     """
     try:
+        files.check_regular(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             with torch.serialization.safe_globals([argparse.Namespace]):  # which timm keeps beside the weights

@@ -6,7 +6,6 @@ Every subject keeps one colour, marker and dash in all panels of a figure.
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from softbench import files
 from softbench.errors import ResultsError, UsageError
 from softbench.reports import format
 
@@ -79,14 +79,9 @@ def check_path(path: Path | str) -> Path:
 def write(figure: Figure, path: Path) -> None:
     """Render beside the target and rename, so that a reader finds the old picture or the new one, never half of it."""
     kind = path.suffix.lower().removeprefix(".")
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with files.replacing(path) as half:
             figure.savefig(half, format=kind, metadata={"Date": None} if kind == "svg" else None)
-            half.replace(path)
-        finally:
-            half.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
         raise ResultsError(f"Cannot write {path}: {reason}. Choose another place for the plot.") from error

@@ -26,6 +26,7 @@ from timm.data import create_dataset
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
+from softbench import files
 from softbench.errors import UsageError, unknown
 
 SYNTHETIC_IMAGES = {"train": 1_281_167, "val": 50_000}  # as ImageNet-1k has
@@ -81,6 +82,8 @@ def open_source(data: str, *, training: bool = True, classes: int | None = None,
     kind, colon, name = data.partition(":")
     if data in ("digits", "synthetic") and class_map:
         raise UsageError(f"--data {data} has labels of its own: leave out --class-map.")
+    if class_map:
+        _check_file("--class-map", class_map)
     if data in ("digits", "synthetic"):
         found: _Opened = _digits() if data == "digits" else _synthetic(classes or 1000)
     elif colon and kind in _READERS:
@@ -100,6 +103,14 @@ def open_source(data: str, *, training: bool = True, classes: int | None = None,
         if split is not None:
             _check_labels(split, count)
     return Source(train if training else None, val, count)
+
+
+def _check_file(flag: str, path: str) -> None:
+    """Raise UsageError for what is no file: a device or a pipe may never end."""
+    try:
+        files.check_regular(path)
+    except OSError as error:
+        raise UsageError(f"{flag}: cannot read '{path}': {error.strerror}.") from error
 
 
 def _from_folder(root: Path, class_map: str, training: bool) -> _Opened:

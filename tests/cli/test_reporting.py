@@ -87,8 +87,8 @@ def test_a_torn_line_is_warned_of_here_and_in_the_page(run: Run) -> None:
 @pytest.mark.parametrize(("arguments", "code", "words"), [
     ((), 2, "Missing argument"), (("a.jsonl",), 2, "Missing option '--out'"),
     (("a.jsonl", "--out", "r.pdf"), 2, "must end in .html"),
-    (("a.jsonl", "text.html", "--out", "text.html"), 2, "is one of the files to report on"),
-    (("a.jsonl", "text.html", "--out", "same.html"), 2, "is one of the files to report on"),
+    (("a.jsonl", "text.html", "--out", "text.html"), 2, "is one of the files that this command reads"),
+    (("a.jsonl", "text.html", "--out", "same.html"), 2, "is one of the files that this command reads"),
     (("a.jsonl", "--out", "text.html", "--baseline", "sofmax"), 2, "Did you mean 'softmax'?"),
     (("none.jsonl", "--out", "text.html"), 1, "No result file 'none.jsonl'"),
     (("empty.jsonl", "--out", "text.html"), 1, "the file is empty"),
