@@ -142,11 +142,13 @@ def eval_imagenet_command(arch: str, checkpoint: Path, out: Path | None, device:
     where = session.device(device)
     found = scoring.score(scoring.Scoring(
         checkpoint, arch=arch, options=attention, device=where, amp=_amp(amp, where), workers=_workers(workers, where),
-        splits=_splits(splits), out=out.parent if out else Path(), command=running.command(), **flags))
+        splits=_splits(splits), out=out.parent if out else Path(), command=running.command(), **flags), printing.say)
     if found:
-        if out is not None:
-            records.append(out, found)
-        presenting.print_records(found, form, "", presenting.choose(("eval",), None, plot=False))
+        try:
+            if out is not None:
+                records.append(out, found)
+        finally:  # a score that could not be kept is still told
+            presenting.print_records(found, form, "", presenting.choose(("eval",), None, plot=False))
     return 0
 
 

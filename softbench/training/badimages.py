@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from softbench.errors import ResultsError
 from softbench.training.distributed import Group
+from softbench.training.journal import aside
 from softbench.training.sources import Split
 
 FILE = "bad-images.txt"
@@ -18,11 +20,13 @@ class BadImages:
         folder: where the leading process names them.
         limit: how many are passed over.
         known: indices of those that are named already.
+        say: told where they cannot be named.
     """
 
-    def __init__(self, split: Split, title: str, folder: Path, limit: int, group: Group, known: list[int]) -> None:
+    def __init__(self, split: Split, title: str, folder: Path, limit: int, group: Group, known: list[int],
+                 say: Callable[[str], None]) -> None:
         self.split, self.title, self.folder, self.limit, self.group = split, title, folder, limit, group
-        self.known = known
+        self.known, self.say = known, say
 
     def note(self, found: list[int]) -> None:
         """Take note of images that this process found to be bad; all processes call this together.
@@ -35,7 +39,8 @@ class BadImages:
         self.known += fresh
         with self.group.together():
             if fresh and self.group.leads:
-                self._name(fresh)
+                with aside(self.say):
+                    self._name(fresh)
             if len(self.known) > self.limit:
                 raise ResultsError(
                     f"{len(self.known)} images of {self.title} cannot be read, more than --max-bad {self.limit};"

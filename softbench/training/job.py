@@ -172,8 +172,8 @@ class _Run:
         self.model: nn.Module = learner.build(job.arch, job.options, self.recipe, self.source.classes)
         self.name = hashlib.sha256(json.dumps(job.identity, sort_keys=True).encode()).hexdigest()[:8]
         self.position = Position(**found["position"]) if found else Position()
-        self.bad = BadImages(self.source.train, "train", job.out, job.max_bad, group, self.position.bad)
-        self.bad_in_val = BadImages(self.source.val, "val", job.out, job.max_bad, group, [])
+        self.bad = BadImages(self.source.train, "train", job.out, job.max_bad, group, self.position.bad, watch.say)
+        self.bad_in_val = BadImages(self.source.val, "val", job.out, job.max_bad, group, [], watch.say)
         self.board: Any = None
         if group.leads:
             self._open(job)
@@ -193,13 +193,16 @@ class _Run:
             self._announce(resumed=found is not None)
 
     def _open(self, job: Job) -> None:
-        records.write_whole(job.out / journal.ARGS, journal.toml({
-            "job": {"arch": job.arch, "data": job.data, "attention": opts_text(job.options), "device": job.device,
-                    "processes": self.group.world, "workers": job.workers, "limit": job.limit,
-                    "on_nan": job.on_nan, "max_bad": job.max_bad, "command": job.command, **vars(job.arithmetic)},
-            "recipe": opts.to_dict(self.recipe)}))
+        with journal.aside(self.watch.say):
+            records.write_whole(job.out / journal.ARGS, journal.toml({
+                "job": {"arch": job.arch, "data": job.data, "attention": opts_text(job.options), "device": job.device,
+                        "processes": self.group.world, "workers": job.workers, "limit": job.limit,
+                        "on_nan": job.on_nan, "max_bad": job.max_bad, "command": job.command,
+                        **vars(job.arithmetic)},
+                "recipe": opts.to_dict(self.recipe)}))
         records.check_writable(job.out / journal.RECORDS)
-        self.board = journal.tensorboard(job.out) if job.tensorboard else None
+        with journal.aside(self.watch.say):
+            self.board = journal.tensorboard(job.out) if job.tensorboard else None
 
     def _announce(self, resumed: bool) -> None:
         recipe, position = self.recipe, self.position
@@ -224,8 +227,9 @@ class _Run:
             self._steps()
             scores = self._evaluate()
             self._finish(scores)
-        if self.board is not None:
-            self.board.close()
+        with journal.aside(self.watch.say):
+            if self.board is not None:
+                self.board.close()
 
     def _wish(self, batches: list[data.Batch]) -> list[float]:
         """What the processes sum up after each step: signals, whether a checkpoint is due, images that are bad."""
@@ -263,9 +267,9 @@ class _Run:
         parts = self.group.gathered({
             "rank": self.group.rank, "losses": [repr(float(loss)) for loss in step.losses],
             "indices": [batch.indices for batch in step.batches]})
-        with self.group.together():
-            if self.group.leads:
-                text = {"epoch": position.epoch + 1, "step": position.step + 1, "lr": step.lr, "processes": parts}
+        if self.group.leads:
+            text = {"epoch": position.epoch + 1, "step": position.step + 1, "lr": step.lr, "processes": parts}
+            with journal.aside(self.watch.say):
                 records.write_whole(where, json.dumps(text, indent=1) + "\n")
         what = f"The loss or its gradient is not finite in epoch {position.epoch + 1}, step {position.step + 1}"
         if self.job.on_nan == "skip" and times <= _MOST_SKIPPED:
@@ -338,7 +342,12 @@ class _Run:
                     "first_step_seconds": self.first, "waited_share": waited, "skipped_steps": self.position.skipped,
                     "bad_images": len(self.bad.known), "compile": job.arithmetic.compile, "fsdp": job.arithmetic.fsdp})
         records.append(job.out / journal.RECORDS, found)
-        records.write_whole(job.out / journal.SUMMARY, journal.summary(journal.own(job.out, self.name)))
+        with journal.aside(self.watch.say):
+            records.write_whole(job.out / journal.SUMMARY, journal.summary(journal.own(job.out, self.name)))
+        with journal.aside(self.watch.say):
+            self._draw(numbers, epoch)
+
+    def _draw(self, numbers: dict[str, float], epoch: int) -> None:
         if self.board is not None:
             for quantity, number in numbers.items():
                 self.board.add_scalar(quantity, number, epoch)

@@ -6,7 +6,9 @@ import csv
 import importlib.util
 import io
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from torch import nn
 from softbench import options as opts
 from softbench import records
 from softbench.case import ModelSpec
-from softbench.errors import UsageError
+from softbench.errors import ResultsError, UsageError
 from softbench.models.blocks import ProjectedAttention
 from softbench.records import Record, finite
 
@@ -70,9 +72,30 @@ def toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
     """TOML of tables of plain values; what is None is left out."""
     parts = []
     for name, table in tables.items():
-        lines = [f"{key} = {json.dumps(value)}" for key, value in table.items() if value is not None]
+        lines = [f"{key} = {_plain(value)}" for key, value in table.items() if value is not None]
         parts.append("\n".join([f"[{name}]", *lines]) + "\n")
     return "\n".join(parts)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str):
+        return _text(value)
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else json.dumps(value)
+
+
+def _text(text: str) -> str:
+    """A string of TOML, which has no lone surrogates: an undecodable byte of a path is spelt as \\udcff."""
+    whole = text.encode("utf-8", "backslashreplace").decode()
+    return json.dumps(whole, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+@contextmanager
+def aside(say: Callable[[str], None]) -> Iterator[None]:
+    """Hold what writes a side file: where that fails it is said, and the work goes on."""
+    try:
+        yield
+    except (ResultsError, OSError) as error:
+        say(f"Warning: {error} The work goes on without it.")
 
 
 def tensorboard(folder: Path) -> Any:

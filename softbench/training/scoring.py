@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,9 +59,11 @@ class Scoring:
     command: str = ""
 
 
-def score(asked: Scoring) -> list[Record]:
+def score(asked: Scoring, say: Callable[[str], None] = lambda text: None) -> list[Record]:
     """The records of an evaluation; on processes other than the first, none.
 
+    Args:
+        say: told what went wrong beside the score.
     Raises:
         ResultsError: the checkpoint cannot be read. UsageError: it does not fit the arch or the data.
     """
@@ -87,7 +89,7 @@ def score(asked: Scoring) -> list[Record]:
                           stopped=lambda: stop.signal != 0, shared=source.val.stream is None)
         if scores is None:
             raise Stop.error(int(max(group.gathered(stop.signal))), "Stopped before the last image: there is no score.")
-        bad = BadImages(source.val, "val", asked.out, asked.max_bad, group, [])
+        bad = BadImages(source.val, "val", asked.out, asked.max_bad, group, [], say)
         bad.note(scores.bad)
         if not group.leads:
             return []

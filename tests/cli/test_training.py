@@ -11,6 +11,7 @@ import pytest
 
 from softbench import records
 from softbench.cli import cli, training
+from softbench.errors import ResultsError
 from softbench.training.position import Position
 from softbench.training.recipe import Recipe
 
@@ -89,6 +90,20 @@ def test_mistakes_in_scoring_are_one_line(run, tmp_path):
         found, out, err = run("eval-imagenet", *arguments)
         assert (found, out, err.count("\n")) == (code, "", 1)
         assert said in err
+
+
+def test_a_score_that_cannot_be_kept_is_told(run, monkeypatch):
+    code, _, err = run("train-imagenet", *SMALL, "--out", "r", "--epochs", "1")
+    assert code == 0, err
+
+    def full(path, found):
+        raise ResultsError("Cannot write scores.jsonl: No space left on device.")
+
+    monkeypatch.setattr(records, "append", full)
+    code, out, err = run("eval-imagenet", "--checkpoint", "r/checkpoints/best.pt", "--data", "digits", "--limit", "64",
+                         "--threads", "1", "--out", "scores.jsonl")
+    assert (code, "top-1" in out) == (1, True)
+    assert err == "Error: Cannot write scores.jsonl: No space left on device.\n"
 
 
 def test_dry_run_shows_the_recipe_and_leaves_no_trace(run, tmp_path):

@@ -153,7 +153,7 @@ def test_a_bad_image_of_any_name_can_be_named(tmp_path):
         def filename(self, index):
             return b"caf\xe9.jpg".decode("utf-8", "surrogateescape")  # as Python reads names that are not UTF-8
 
-    BadImages(Split(Reader(), 1), "val", tmp_path / "new", 1, Group(0, 1, torch.device("cpu")), []).note([0])
+    BadImages(Split(Reader(), 1), "val", tmp_path / "new", 1, Group(0, 1, torch.device("cpu")), [], print).note([0])
     assert (tmp_path / "new" / "bad-images.txt").read_bytes() == b"val/caf\xe9.jpg\n"
 
 
@@ -180,6 +180,48 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_job_and_the_next_start_goe
     jobs.train(jobs.job(tmp_path), watch)
     assert any("Going on" in text for text in watch.said)
     assert jobs.weights(tmp_path)["position"]["epoch"] == 2
+
+
+@pytest.mark.parametrize("name", ["args.toml", "summary.csv", "bad-images.txt"])
+def test_a_side_file_that_cannot_be_written_costs_nothing_else(tmp_path, name):
+    """A folder stands in its place, which not even root can write into as a file."""
+    (tmp_path / "run" / name).mkdir(parents=True)
+    watch = jobs.Watch()
+    found = jobs.train(jobs.job(tmp_path / "run", data=str(broken(tmp_path)), limit=None, total_batch=40, batch=20),
+                       watch)
+    assert {record.coords["epoch"] for record in found} == {1, 2}
+    assert records.read(tmp_path / "run" / "records.jsonl") == (found, [])
+    assert jobs.weights(tmp_path / "run")["position"]["epoch"] == 2
+    said = [text for text in watch.said if text.startswith("Warning: Cannot write") and name in text]
+    assert said
+    assert all("The work goes on without it." in text for text in said)
+
+
+def test_a_curve_that_cannot_be_drawn_costs_nothing_else(tmp_path, monkeypatch):
+    class Board:
+        def add_scalar(self, *numbers):
+            raise OSError(28, "No space left on device")
+
+        flush = close = add_scalar
+
+    monkeypatch.setattr(journal, "tensorboard", lambda folder: Board())
+    watch = jobs.Watch()
+    found = jobs.train(jobs.job(tmp_path, tensorboard=True, epochs=1), watch)
+    assert {record.quantity for record in found} >= {"top1", "train_loss"}
+    assert any("No space left on device" in text for text in watch.said)
+
+
+@pytest.mark.parametrize("text", ["Fotos \U0001f4f7", 'a"b\\c', "one\ntwo\r\ttab", "\x00\x07\x1b\x7f\x85\u2028", '"""',
+                                  "\u00e9", "\\u0041"])
+def test_args_are_toml_whatever_they_hold(text):
+    assert tomllib.loads(journal.toml({"job": {"data": text}}))["job"]["data"] == text
+
+
+def test_args_spell_what_toml_cannot_hold():
+    table = {"path": b"caf\xe9".decode("utf-8", "surrogateescape"), "high": float("inf"), "none": None, "lr": 1e-05,
+             "on": True, "count": 2**70}
+    found = tomllib.loads(journal.toml({"job": table}))["job"]
+    assert found == {"path": "caf\\udce9", "high": float("inf"), "lr": 1e-05, "on": True, "count": 2**70}
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from training import jobs
+from training.test_sources import folder
 
 from softbench import models
 from softbench.errors import ResultsError, UsageError
@@ -77,3 +78,14 @@ def test_what_does_not_fit(run, tmp_path):
             (tmp_path / "none.pt", {}, ResultsError, "Cannot read .*none.pt: No such file")):
         with pytest.raises(error, match=said):
             scores(checkpoint, **keys)
+
+
+def test_a_list_of_bad_images_that_cannot_be_written_costs_no_score(run, tmp_path):
+    folder(tmp_path / "data", {str(i): 1 for i in range(10)}, {str(i): 2 for i in range(10)})
+    (tmp_path / "data" / "val" / "3" / "0.jpg").write_bytes(b"not a picture")
+    (tmp_path / "file").write_text("")
+    said: list[str] = []
+    found = score(Scoring(run[0], str(tmp_path / "data"), threads=1, out=tmp_path / "file"), said.append)
+    assert (found[0].coords["images"], found[0].detail["bad_images"]) == (19, 1)
+    assert len(said) == 1
+    assert said[0].startswith("Warning: Cannot write")
