@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from softbench.attention import _contract
 from softbench.case import AttentionSpec, Shape, most_square
 from softbench.errors import UsageError
-from softbench.ops._common import outside_autocast
+from softbench.ops._common import run_uncast
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,8 @@ class Attention(nn.Module):
     """An attention by name, built on its first call: `softbench.create("soft", landmarks=64)(q, k, v)`.
 
     Parameters (of `linformer`, or of `soft` with a convolution) are drawn at that first call from torch's global
-    generator, on the device and in the dtype of q; call `prepare` to have them before. Autocast changes nothing within.
+    generator, on the device and in the dtype of q; call `prepare` to have them before. Autocast changes nothing within,
+    nor in a backward under it if the call was too.
     """
 
     def __init__(self, attention: _contract.Attention, impl: str) -> None:
@@ -51,8 +52,7 @@ class Attention(nn.Module):
         if self.core is None:
             self.prepare(Shape(q.shape[0], q.shape[1], *grid, q.shape[3]), like=q, value_dim=v.shape[3])
         assert self.core is not None
-        with outside_autocast(q.device.type):
-            output: Tensor = self.core(q, k, v, grid=grid)
+        output: Tensor = run_uncast(self.core, q, k, v, grid=grid)
         return output
 
     def prepare(self, shape: Shape, like: Tensor, value_dim: int = 0) -> None:

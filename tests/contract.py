@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import helpers
@@ -87,6 +88,41 @@ def gradients(attention: Attention, impl: str) -> None:
         plain = _with_gradients(attention, SMALL, attention.module.IMPLS[-1], tensors)
         for name, a, b in zip(("output", "dq", "dk", "dv"), ours, plain, strict=True):
             _assert_near(a, b, 1e-7, f"{name} against {attention.module.IMPLS[-1]}")
+
+
+def further_derivatives(attention: Attention, impl: str) -> None:
+    """Second derivatives, and derivatives forwards, are those of finite differences or refused: never wrong."""
+    shape, step = Shape(1, 2, 2, 3, 3), 1e-5
+    module = helpers.build(attention, shape, impl)
+    q, k, v = _inputs(attention, shape, kind="structured")
+    leaves = (q, v) if attention.module.SHARES_QK else (q, k, v)
+    generator = torch.Generator().manual_seed(0)
+    ways = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in leaves]
+
+    def call(*tensors: Tensor) -> Tensor:
+        return module(tensors[0], tensors[-2], tensors[-1], grid=shape.grid)
+
+    def gradient(*tensors: Tensor, further: bool = False) -> list[Tensor]:
+        at = [t if t.requires_grad else t.clone().requires_grad_() for t in tensors]
+        loss = call(*at).sin().sum()
+        found = torch.autograd.grad(loss, at, create_graph=further, allow_unused=True)
+        return [torch.zeros_like(t) if g is None else g for g, t in zip(found, at, strict=True)]
+
+    def backwards() -> list[Tensor]:
+        at = [t.clone().requires_grad_() for t in leaves]
+        slope = sum((g * way).sum() for g, way in zip(gradient(*at, further=True), ways, strict=True))
+        found = torch.autograd.grad(slope, at, allow_unused=True)
+        return [torch.zeros_like(t) if g is None else g for g, t in zip(found, at, strict=True)]
+
+    def differences(function: Callable[..., list[Tensor]]) -> list[Tensor]:
+        high, low = (function(*(t + by * way for t, way in zip(leaves, ways, strict=True))) for by in (step, -step))
+        return [(a - b) / (2 * step) for a, b in zip(high, low, strict=True)]
+
+    _right_or_refused(backwards, differences(gradient), "second derivative")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script`", FutureWarning)  # torch's own call, at the first jvp
+        _right_or_refused(lambda: [torch.func.jvp(call, leaves, tuple(ways))[1]], differences(lambda *t: [call(*t)]),
+                          "derivative forwards")
 
 
 def poisoned_memory(attention: Attention, impl: str) -> None:
@@ -178,9 +214,11 @@ def device(attention: Attention, impl: str, where: str) -> None:
         _assert_near(module(*rounded, grid=shape.grid).cpu().double(), exact, max(bound, 1e-8), f"{dtype} on {where}")
 
 
-CHECKS = {check.__name__: check for check in (shapes, precision, batch_invariance, gradients, poisoned_memory, layouts,
-                                              linearity, shared_keys, determinism, cost, options)}
-VARY_WITH_OPTIONS = ("shapes", "precision", "batch_invariance", "gradients", "layouts", "linearity", "cost")
+CHECKS = {check.__name__: check for check in (shapes, precision, batch_invariance, gradients, further_derivatives,
+                                              poisoned_memory, layouts, linearity, shared_keys, determinism, cost,
+                                              options)}
+VARY_WITH_OPTIONS = ("shapes", "precision", "batch_invariance", "gradients", "further_derivatives", "layouts",
+                     "linearity", "cost")
 
 
 def counted_flops(attention: Attention, shape: Shape, impl: str) -> float:
@@ -210,6 +248,17 @@ def _with_gradients(attention: Attention, shape: Shape, impl: str, tensors: list
     y = module(q, q if attention.module.SHARES_QK else k, v, grid=shape.grid)
     seen = y if cotangent_of is None else y[cotangent_of:cotangent_of + 1]
     return [y.detach(), *helpers.gradients(seen, leaves)]
+
+
+def _right_or_refused(derive: Callable[[], list[Tensor]], truths: list[Tensor], what: str) -> None:
+    try:
+        derived = derive()
+    except RuntimeError as error:
+        if any(word in str(error) for word in ("derivative", "forward AD", "autograd.Function")):
+            return
+        raise
+    for a, b in zip(derived, truths, strict=True):
+        _assert_near(a, b, 1e-5, what)
 
 
 def _assert_near(result: Tensor, truth: Tensor, bound: float, what: str) -> None:

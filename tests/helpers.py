@@ -120,6 +120,9 @@ DEFECTS = {
     "centres over the batch": ("batch_invariance", "y = q", "q = q - q.mean(0).detach()\n        y = q"),
     "loses a gradient": ("gradients", "y = q @", "y = q.detach() @"),
     "loses part of a gradient": ("gradients", "sum((2, 3), keepdim=True)", "sum((2, 3), keepdim=True).detach()"),
+    "loses a second derivative": ("further_derivatives", "size = k.square().sum((2, 3), keepdim=True)",
+                                  "size = k.square().sum((2, 3), keepdim=True)\n        size = size.detach() + "
+                                  "2 * ((k - k.detach()) * k.detach()).sum((2, 3), keepdim=True)"),
     "reads uninitialised memory": ("poisoned_memory", "/ size", "/ size + 0 * torch.empty_like(v)"),
     "assumes contiguous inputs": ("layouts", "check_inputs(q, k, v, grid)", "q = q.view(-1).view(k.shape)"),
     "writes into its inputs": ("layouts", "check_inputs(q, k, v, grid)", "q.data.mul_(2)"),

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from softbench.attention._contract import Attention
 from softbench.case import Shape
 from softbench.errors import UsageError
-from softbench.ops._common import outside_autocast
+from softbench.ops._common import run_uncast
 
 Grid = tuple[int, int]
 
@@ -68,8 +68,7 @@ class ProjectedAttention(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         q, v = self._heads(self.q(x)), self._heads(self.v(x))
         k = q if self.k is None else self._heads(self.k(x))
-        with outside_autocast(x.device.type):
-            y = self.core(q, k, v, grid=grid)  # [B, H, N, D]
+        y: Tensor = run_uncast(self.core, q, k, v, grid=grid)  # [B, H, N, D]
         return self.proj(y.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:

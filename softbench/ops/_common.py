@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,24 +28,32 @@ def outside_autocast(device: str) -> AbstractContextManager[object]:
 
 
 def uncast(operation: Callable[P, R]) -> Callable[P, R]:
-    """Make an operation on tensors of one device compute as if there were no autocast."""
+    """Make an operation on tensors of one device compute as if there were no autocast, in its backward too."""
     @functools.wraps(operation)
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
-        device = next(a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
-        with outside_autocast(device):
-            return operation(*args, **kwargs)
+        return run_uncast(operation, *args, **kwargs)
 
     return alone
 
 
-def needs_grad(*tensors: Tensor) -> bool:
-    """Whether autograd will ask for a backward of these."""
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+def run_uncast(operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call an operation, or a module, as if there were no autocast, in its backward too.
 
-
-def is_traced() -> bool:
-    """Whether torch.compile or torch.jit.trace is looking on, which see through no hand-written backward."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    torch runs a backward under the autocast that it is called in, where each product of a float32 graph is rounded.
+    Under autocast an operation therefore has a graph of its own, which its backward goes through outside.
+    """
+    given = (operation, *args, *kwargs.values())
+    device = next(a.device.type for a in given if isinstance(a, Tensor))
+    outside = outside_autocast(device)
+    if isinstance(outside, nullcontext):
+        return operation(*args, **kwargs)
+    weights = [p for a in given if isinstance(a, nn.Module) for p in a.parameters()]
+    tensors = [*dict.fromkeys(a for a in given if isinstance(a, Tensor)), *weights]
+    with outside:
+        if is_traced() or not needs_grad(*tensors):
+            return operation(*args, **kwargs)
+        result: R = _Alone.apply(operation, args, kwargs, len(tensors) - len(weights), *tensors)
+        return result
 
 
 def once(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,8 +66,47 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
     def refusing(ctx: Any, *gradients: Tensor) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError("This operation has no second derivative: call backward without create_graph=True, "
-                               "or use its plainest implementation ('reference', 'math'), where it has one.")
+                               "or use its plainest implementation ('reference', 'math') where it has one, outside "
+                               "autocast.")
         with outside_autocast(next(g.device.type for g in gradients if g is not None)):
             return backward(ctx, *gradients)
 
     return refusing
+
+
+class _Alone(torch.autograd.Function):
+    """A call with a graph of its own, from tensors of the outer one, and parameters as they are, to the output."""
+
+    @staticmethod
+    def forward(ctx: Any, operation: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], inputs: int,
+                *tensors: Tensor) -> Tensor:
+        leaves = [t.detach().requires_grad_(t.requires_grad) for t in tensors[:inputs]]
+        inner: dict[int, Any] = {id(t): leaf for t, leaf in zip(tensors, leaves, strict=False)}
+        with torch.enable_grad():
+            output = operation(*(inner.get(id(a), a) for a in args),
+                               **{name: inner.get(id(a), a) for name, a in kwargs.items()})
+        ctx.output, ctx.leaves = output, (*leaves, *tensors[inputs:])
+        return output.detach()
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = [leaf for leaf in ctx.leaves if leaf.requires_grad]
+        kept = torch._C._autograd._get_current_graph_task_keep_graph()  # as retain_graph was given
+        found = iter(torch.autograd.grad(ctx.output, wanted, dy, retain_graph=kept, allow_unused=True))
+        return None, None, None, None, *(next(found) if leaf.requires_grad else None for leaf in ctx.leaves)
+
+
+def needs_grad(*tensors: Tensor) -> bool:
+    """Whether autograd will ask for a backward of these."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def in_forward_mode() -> bool:
+    """Whether derivatives are being taken forwards, by dual tensors or `torch.func.jvp`."""
+    return forward_ad._current_level >= 0  # what both set; to ask each tensor takes as long as a small operation
+
+
+def is_traced() -> bool:
+    """Whether torch.compile or torch.jit.trace is looking on, which see through no hand-written backward."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]

@@ -359,6 +359,15 @@ def test_second_backward_is_refused(method: str) -> None:
         torch.autograd.grad(pseudo_inverse(a, method=method).sum(), a, create_graph=True)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_reference_has_second_derivatives(method: str) -> None:
+    def inverse(x: Tensor) -> Tensor:
+        return pseudo_inverse((x + x.mT) / 2, method=method, iterations=60, impl="reference")
+
+    a = landmarks(1.0, "structured")[0, :1, :4, :4].clone().requires_grad_()
+    torch.autograd.gradgradcheck(inverse, a, torch.ones_like(a))
+
+
 @pytest.mark.parametrize(("arguments", "error", "message"), [
     ({"method": "svd"}, UsageError, "must be one of cholesky, scaled_newton, newton"),
     ({"method": "newton", "ridge": 0.1}, UsageError, "use at most 0.05, or cholesky"),

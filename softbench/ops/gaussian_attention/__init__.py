@@ -16,7 +16,7 @@ from torch import Tensor
 
 from softbench.case import Shape
 from softbench.ops import dispatch
-from softbench.ops._common import uncast, widened
+from softbench.ops._common import in_forward_mode, uncast, widened
 from softbench.ops.gaussian_attention import eager, reference
 
 LARGEST = 128  # dims of tokens and values that the Triton kernels take
@@ -65,7 +65,8 @@ def landmark_attention(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, 
         Unsupported: no implementation of that name.
     """
     module = _module(impl, x, landmarks, v)
-    if module is eager and torch.compiler.is_compiling():  # blocks of heads would fix the batch and fill the graph
+    # blocks of heads would fix the batch and fill the graph, and their buffers carry no derivative forwards
+    if module is eager and (torch.compiler.is_compiling() or in_forward_mode()):
         p = eager.kernel(widened(x) * scale, landmarks)  # P^T [B, H, N, m]
         return (p @ (middle @ (p.mT @ widened(v)))).to(v.dtype)
     if hasattr(module, "by_landmarks"):

@@ -31,7 +31,9 @@ result of a sample depends on its batch; no attention here uses them:
 - `nystromformer_batch`: the start of the common Nystromformer codes, with the largest norms of the batch.
 
 Gradients: -V^T G V^T, right where V is the inverse, for no more memory than V; through all steps in the methods of
-Nystromformer and in `newton_batch`, as in the codes they come from. Half precision is computed, and returned, in
+Nystromformer and in `newton_batch`, as in the codes they come from. `reference` can be differentiated again, by the
+same formula, and is right where V is the inverse; the other implementations refuse. Forwards (dual tensors,
+`torch.func.jvp`), the derivatives of `eager` go through all steps. Half precision is computed, and returned, in
 float32.
 """
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from softbench.ops._common import needs_grad, once, widened
+from softbench.ops._common import in_forward_mode, needs_grad, once, widened
 from softbench.ops.pseudo_inverse._methods import SCALED_FOR
 
 Course = Iterator[Tensor]
@@ -132,7 +132,12 @@ def _cholesky(a: Tensor, ridge: float) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(_ridged(a, ridge))
     failed = info != 0  # [G]
     factor.diagonal(dim1=1, dim2=2).masked_fill_(failed[:, None], 1)  # a zero there would raise for the whole batch
-    return torch.cholesky_inverse(factor).masked_fill_(failed[:, None, None], torch.nan)
+    if in_forward_mode():  # where torch has another derivative of cholesky_inverse than its own
+        one = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand_as(a)
+        inverse = torch.cholesky_solve(one, factor)
+    else:
+        inverse = torch.cholesky_inverse(factor)
+    return inverse.masked_fill_(failed[:, None, None], torch.nan)
 
 
 def _eigh(a: Tensor, ridge: float) -> Tensor:

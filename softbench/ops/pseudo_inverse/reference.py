@@ -6,18 +6,47 @@ Matrices are [G, m, m], and P = A + ridge I. For formulas of the gradients, see 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.linalg import matrix_norm
 
+from softbench.ops._common import outside_autocast
+
 
 def inverse(a: Tensor, method: str, iterations: int, ridge: float, implicit: bool) -> Tensor:
-    """V after the given number of steps. The last line has the value V and the derivative of the inverse, -V dA V."""
+    """V after the given number of steps; if implicit with the derivative of the inverse, -V dA V, else with its own."""
     if not implicit:
         return _METHODS[method](a, iterations, ridge)
-    v = _METHODS[method](a.detach(), iterations, ridge)
-    return v - v @ (a - a.detach()) @ v
+    v: Tensor = _Implicit.apply(a, method, iterations, ridge)
+    return v
+
+
+class _Implicit(torch.autograd.Function):
+    """V with dA = -V^T G V^T, which is differentiable in turn, as V is kept with its own graph."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, method: str, iterations: int, ridge: float) -> Tensor:
+        return _METHODS[method](a, iterations, ridge)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def backward(ctx: Any, dv: Tensor) -> tuple[Tensor, None, None, None]:
+        (v,) = ctx.saved_tensors
+        with outside_autocast(dv.device.type):
+            return -v.mT @ dv @ v.mT, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, da: Tensor, *_: None) -> Tensor:
+        (v,) = ctx.saved_tensors
+        return -v @ da @ v
 
 
 def newton(a: Tensor, iterations: int, ridge: float) -> Tensor:
