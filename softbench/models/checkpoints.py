@@ -8,21 +8,24 @@ nothing about the shape of their grid: where they are resampled, they are taken 
 from __future__ import annotations
 
 import argparse
+import math
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from softbench import files
+from softbench import files, plugins
+from softbench.case import ModelSpec
 from softbench.errors import ResultsError, UsageError
 from softbench.models.pyramid import Pyramid, Stage, resampled
-from softbench.models.variants import VARIANTS
+from softbench.models.variants import VARIANTS, parse
 
 State = dict[str, Tensor]
 
@@ -46,6 +49,7 @@ _OFFICIAL_NUMBERS = {"s": "[1-4]", "t": "[1-3]", "b": r"\d+"}  # the official co
 _OUR_NUMBERS = {"s": "[0-3]", "t": "[0-2]", "b": r"\d+"}
 _KEPT_IN = ("state_dict_ema", "model_ema", "state_dict", "model")  # where training scripts keep a state dict
 _WRAPPERS = ("module.", "_orig_mod.")  # what data parallel and compiled modules put in front of names
+_LONGEST = 400  # letters of an arch
 _COUNTER = "num_batches_tracked"  # of batch norm, which nothing reads here and old files do not have
 
 
@@ -67,12 +71,38 @@ def load_official(model: Pyramid, source: str | Path | Mapping[str, Any], *, ema
                          " give them to timm.create_model(..., features_only=True, pretrained=True,"
                          " pretrained_cfg_overlay={'file': path}).")
     state = read(source) if isinstance(source, str | Path) else source
+    model.load_state_dict(fitting(model, unwrapped(state, ema)))
+    return model
+
+
+def fitting(model: Pyramid, weights: Mapping[str, Tensor]) -> State:
+    """Weights under a model's names and in its shapes. Raises UsageError where they do not fit it."""
     counters = {name: tensor for name, tensor in model.state_dict().items() if name.endswith(_COUNTER)}
-    found = counters | _fitted(to_ours(unwrapped(state, ema)), model)
+    found = counters | _fitted(to_ours(weights), model)
     if problem := _mismatch(model, found):
         raise UsageError(f"These weights do not fit this model: {problem}")
-    model.load_state_dict(found)
-    return model
+    return found
+
+
+def pyramid(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], path: str | Path) -> Pyramid:
+    """The pyramid that `make` gives, with weights of the checkpoint at `path`.
+
+    It is made without memory first, as the numbers in a file may ask for any amount of it.
+
+    Raises:
+        UsageError: the weights do not fit, or no such pyramid can be.
+    """
+    try:
+        with torch.device("meta"):
+            empty = make()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].strip(" .")
+        raise UsageError(f"{path} asks for a model that cannot be: {reason}.") from error
+    assert isinstance(empty, Pyramid)
+    fitting(empty, weights)
+    model = make()
+    assert isinstance(model, Pyramid)
+    return load_official(model, weights)
 
 
 def to_official(model: Pyramid) -> State:
@@ -135,9 +165,65 @@ def read(path: str | Path) -> Mapping[str, Any]:
     return loaded
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint of `train-imagenet` says of itself, in text and numbers alone.
+
+    Attributes:
+        arch: as `--arch` was given; `options` are those of the attention inside.
+        run: what decided the result, the recipe's keys among it.
+    """
+
+    path: str
+    arch: str
+    options: dict[str, Any]
+    run: dict[str, Any]
+
+    def registered(self, advice: str) -> str:
+        """The arch, which a data file may choose among those that are registered, never from code in files.
+
+        Raises:
+            UsageError: it is a file or does not exist; `advice` is how to name an arch oneself.
+        """
+        if not ModelSpec(self.arch).timm and plugins.is_path(parse(self.arch)[0]):
+            raise UsageError(f"{self.path} was trained with the attention in a file, {self.arch}, and no checkpoint"
+                             f" decides which code runs here: if you trust that file, {advice}.")
+        return self.arch
+
+
+def trained(state: Mapping[str, Any], path: str | Path) -> Trained | None:
+    """What a checkpoint is of by its own word; None where it has none. `run` is empty unless it is of train-imagenet.
+
+    Raises:
+        ResultsError: it says something else than text and numbers.
+    """
+    run, arch, options = state.get("run"), state.get("arch"), state.get("options")
+    if not isinstance(arch, str) or len(arch) > _LONGEST:
+        return None
+    plain = options if isinstance(options, dict) and _is_plain(options) else None
+    if not isinstance(run, dict):
+        return Trained(str(path), arch, plain or {}, {})
+    if plain is None or not _is_plain(run) or ModelSpec(arch).display_name != run.get("arch"):
+        raise ResultsError(f"{path} does not say in plain words what it is a checkpoint of: it is damaged, or not by"
+                           " train-imagenet.")
+    return Trained(str(path), arch, plain, run)
+
+
+def _is_plain(table: dict[Any, Any]) -> bool:
+    """Whether all that this holds are text and finite numbers by name."""
+    return all(
+        isinstance(key, str) and (value is None or isinstance(value, str | int)
+                                  or (isinstance(value, float) and math.isfinite(value)))
+        for key, value in table.items())
+
+
 def unwrapped(state: Mapping[str, Any], ema: bool = True) -> State:
-    """The state dict itself, out of a training checkpoint and without `module.` in front of its names."""
-    inside = [key for key in _KEPT_IN if state.get(key) and isinstance(state[key], Mapping)]
+    """The state dict itself, out of a training checkpoint and without `module.` in front of its names.
+
+    Raises:
+        UsageError: there is none, or it holds tensors without numbers of their own.
+    """
+    inside = [key for key in _KEPT_IN if isinstance(state.get(key), Mapping) and state[key]]
     if not ema:
         inside = [key for key in inside if "ema" not in key] or inside
     if inside:
@@ -146,9 +232,18 @@ def unwrapped(state: Mapping[str, Any], ema: bool = True) -> State:
     if not tensors:
         raise UsageError("There are no weights in this checkpoint: it needs a state dict, alone or under one of"
                          f" {', '.join(_KEPT_IN)}.")
+    if hollow := next((name for name, tensor in tensors.items() if not _is_dense(tensor)), ""):
+        raise UsageError(f"{hollow} in this checkpoint is not a plain tensor with all its numbers: save the state dict"
+                         " of an ordinary model.")
     while wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in tensors)), ""):
         tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor holds each of its numbers: a small file can hold one of any size that repeats a few."""
+    return (tensor.layout is torch.strided and not tensor.is_quantized and tensor.device.type != "meta"
+            and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size())
 
 
 def _patterns(numbers: dict[str, str]) -> list[re.Pattern[str]]:

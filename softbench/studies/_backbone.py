@@ -186,19 +186,18 @@ def _initial(arch: str, **more: Any) -> nn.Module:
 
 def _loaded(arch: str, file: str) -> nn.Module:
     state = checkpoints.read(file)
-    trained, options = state.get("arch"), state.get("options")
+    said = checkpoints.trained(state, file)
     if not arch:
-        if not isinstance(trained, str):
+        if said is None:
             raise UsageError(f"{file} does not say what it is a checkpoint of: write soft-tiny={file}@stage1, with the"
                              " arch that it is of.")
-        _check_arch(arch := trained)
+        _check_arch(arch := said.registered(f"write {said.arch}={file}@stage1"))
     weights = checkpoints.unwrapped(state)
     more: dict[str, Any] = {"official": True} if checkpoints.is_official(weights) else {
-        "attn_options": dict(options) if isinstance(options, dict) else None}
-    classes = len(weights["head.weight"]) if "head.weight" in weights else 0
-    model = _initial(arch, num_classes=classes, **more)
-    assert isinstance(model, models.Pyramid)
-    return checkpoints.load_official(model, weights)
+        "attn_options": said.options if said else None}
+    head = weights.get("head.weight", torch.empty(0))
+    make = functools.partial(_initial, arch, num_classes=len(head) if head.dim() else 0, **more)
+    return checkpoints.pyramid(make, weights, file)
 
 
 def _scaled(attention: nn.Module, pooled: Tensor) -> Tensor:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from softbench.errors import ResultsError
 
 
 @dataclass
@@ -30,6 +34,19 @@ class Position:
     bad: list[int] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def read(cls, table: Any, path: Path) -> Self:
+        """The position that the checkpoint at `path` holds. Raises ResultsError where it is something else."""
+        wanted = cls()
+        names = {field.name for field in fields(cls)}
+        if not (isinstance(table, dict) and set(table) <= names
+                and all(_alike(value, getattr(wanted, name)) for name, value in table.items())
+                and all(_alike(index, 0) for index in table.get("bad", ()))
+                and all(_alike(value, _BEST.get(key)) for key, value in table.get("best", {}).items())):
+            raise ResultsError(f"{path} does not say how far its training had come: it is damaged, or not by"
+                               " train-imagenet.")
+        return cls(**table)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
@@ -39,3 +56,13 @@ class Position:
         self.epoch += 1
         self.step = self.counted = 0
         self.loss = self.seconds = self.waited = 0.0
+
+
+_BEST = {"top1": 0.0, "epoch": 0, "weights": ""}
+
+
+def _alike(value: Any, example: Any) -> bool:
+    """Whether a value is of the kind of another; numbers count something, and are finite and not negative."""
+    if isinstance(example, float) and type(value) in (int, float):
+        return math.isfinite(value) and value >= 0
+    return type(value) is type(example) and (not isinstance(example, int) or value >= 0)

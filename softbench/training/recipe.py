@@ -30,7 +30,7 @@ class Recipe:
     total_batch: int = option(1024, "images of one step, over all devices", low=1)  # paper
     batch: int = option(128, "images that a device computes at once; a total batch is made of as many as it takes",
                         low=1)  # yaml
-    img_size: int = option(224, "side of the training images in pixels", low=4)  # paper
+    img_size: int = option(224, "side of the training images in pixels", low=4, high=8192)  # paper
 
     lr: float = option(1e-3, "learning rate for lr_batch images a step", low=0)  # paper, yaml
     lr_batch: int = option(1024, "images a step that lr is meant for", low=1)  # code

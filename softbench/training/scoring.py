@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from softbench import options as opts
 from softbench.case import ModelSpec
 from softbench.errors import UsageError
 from softbench.models import checkpoints
+from softbench.models.checkpoints import Trained
 from softbench.process import Process
 from softbench.records import Record
 from softbench.training import data, distributed, journal
@@ -23,10 +25,13 @@ from softbench.training.badimages import BadImages
 from softbench.training.evaluate import evaluate
 from softbench.training.job import data_name
 from softbench.training.learner import autocast, normalised
+from softbench.training.position import Position
 from softbench.training.recipe import Recipe, row
 from softbench.training.sources import open_source
 from softbench.training.stopping import Stop
 from softbench.training.views import EVAL
+
+_HEADS = ("head.weight", "head.bias", "fc.weight", "classifier.weight", "head.fc.weight")
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,11 @@ def score(asked: Scoring, say: Callable[[str], None] = lambda text: None) -> lis
         stop = stack.enter_context(Stop())
         with group.together():
             loaded = checkpoints.read(asked.checkpoint)
-            arch, options, recipe = _subject(asked, loaded)
-            model, weights = _model(asked, loaded, arch, options, recipe)
+            said = checkpoints.trained(loaded, asked.checkpoint)
+            said = said if said and said.run else None
+            position = Position.read(loaded.get("position"), asked.checkpoint) if said else None
+            arch, options, recipe = _subject(asked, said)
+            model, weights = _model(asked, loaded, arch, options, recipe, position)
             if asked.img_size:
                 recipe = replace(recipe, img_size=asked.img_size)
             source = open_source(asked.data, training=False, classes=_classes(model), class_map=asked.class_map,
@@ -102,64 +110,57 @@ def score(asked: Scoring, say: Callable[[str], None] = lambda text: None) -> lis
                     "images": scores.images, "checkpoint": asked.checkpoint.name},
             detail={"waited_share": scores.waited / scores.seconds, "bad_images": len(bad.known),
                     "devices": group.world, "eval_crop": recipe.eval_crop,
-                    "trained": loaded.get("run"), "epochs_done": _epochs(loaded)},
+                    "trained": said.run if said else None, "epochs_done": position.epoch if position else None},
             environment=environment.take(state, str(group.device), asked.command))
     raise AssertionError("unreachable")
 
 
-def _subject(asked: Scoring, loaded: Mapping[str, Any]) -> tuple[str, dict[str, Any], Recipe]:
+def _subject(asked: Scoring, said: Trained | None) -> tuple[str, dict[str, Any], Recipe]:
     """The arch, its options and the recipe of a checkpoint, which says them itself where it is ours."""
-    run = loaded.get("run")
-    if not isinstance(run, dict):
+    if said is None:
         if not asked.arch:
             raise UsageError(f"{asked.checkpoint} does not say what it is a checkpoint of: give --arch.")
         attention, variant = ("", "") if asked.arch.startswith(models.PEER) else models.parse(asked.arch)
         return asked.arch, asked.options, row(attention, variant, asked.data)
-    if asked.arch and ModelSpec(asked.arch).display_name != run["arch"]:
-        raise UsageError(f"{asked.checkpoint} is a checkpoint of {run['arch']}, not of {asked.arch}: leave out --arch.")
-    if asked.options and asked.options != loaded["options"]:
-        raise UsageError(f"{asked.checkpoint} was trained with the attention options {loaded['options']}, which stay:"
+    if asked.arch and ModelSpec(asked.arch).display_name != said.run["arch"]:
+        raise UsageError(f"{asked.checkpoint} is a checkpoint of {said.run['arch']}, not of {asked.arch}: leave out"
+                         " --arch.")
+    if asked.options and asked.options != said.options:
+        raise UsageError(f"{asked.checkpoint} was trained with the attention options {said.options}, which stay:"
                          " leave out --set.")
-    recipe = opts.parse(Recipe, {f: run[f] for f in opts.to_dict(Recipe())}, f"{asked.checkpoint}")
-    return asked.arch or str(loaded["arch"]), dict(loaded["options"]), recipe
+    keys = {key: said.run[key] for key in opts.to_dict(Recipe()) if key in said.run}
+    arch = asked.arch or said.registered(f"give --arch {said.arch}")
+    return arch, said.options, opts.parse(Recipe, keys, f"{asked.checkpoint}")
 
 
-def _model(asked: Scoring, loaded: Mapping[str, Any], arch: str, options: dict[str, Any],
-           recipe: Recipe) -> tuple[nn.Module, str]:
+def _model(asked: Scoring, loaded: Mapping[str, Any], arch: str, options: dict[str, Any], recipe: Recipe,
+           position: Position | None) -> tuple[nn.Module, str]:
     """The model with the weights of a checkpoint, and which these are."""
     best = "state_dict" if asked.weights == "model" else "state_dict_ema"
-    if asked.weights == "best" and isinstance(loaded.get("position"), dict):
-        best = loaded["position"]["best"].get("weights", best)
+    if asked.weights == "best" and position is not None:
+        best = position.best.get("weights", best)
     averaged = best == "state_dict_ema"
     there = any(key in loaded for key in ("state_dict_ema", "model_ema"))
     if asked.weights == "ema" and not there:
         raise UsageError(f"{asked.checkpoint} holds no averaged weights: leave out --weights.")
     weights = checkpoints.unwrapped(loaded, ema=averaged)
     official = checkpoints.is_official(weights)
-    classes = next((len(weights[name]) for name in ("head.weight", "head.bias", "fc.weight", "classifier.weight",
-                                                    "head.fc.weight") if name in weights), None)
+    classes = next((len(weights[name]) for name in _HEADS if name in weights and weights[name].dim()), None)
     if classes is None:
         raise UsageError(f"{asked.checkpoint} holds no classifier: it cannot be scored.")
-    if arch.startswith(models.PEER):
-        model = models.create(arch, num_classes=classes)
-    else:
-        model = models.create(arch, num_classes=classes, attn_options=options,
-                              **({"official": True} if official else {"img_size": recipe.img_size}))
-    if isinstance(model, models.Pyramid):
-        checkpoints.load_official(model, weights)
-    else:
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise UsageError(f"{asked.checkpoint} does not fit {arch}: {reason}") from error
-    return model, "official" if official else "ema" if averaged and there else "model"
+    kind = "official" if official else "ema" if averaged and there else "model"
+    if not arch.startswith(models.PEER):
+        more: dict[str, Any] = {"official": True} if official else {"img_size": recipe.img_size}
+        make = partial(models.create, arch, num_classes=classes, attn_options=options, **more)
+        return checkpoints.pyramid(make, weights, asked.checkpoint), kind
+    model = models.create(arch, num_classes=classes)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UsageError(f"{asked.checkpoint} does not fit {arch}: {reason}") from error
+    return model, kind
 
 
 def _classes(model: nn.Module) -> int:
     return int(model.num_classes)  # type: ignore[arg-type]  # as timm's models all have
-
-
-def _epochs(loaded: Mapping[str, Any]) -> int | None:
-    position = loaded.get("position")
-    return int(position["epoch"]) if isinstance(position, dict) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import random
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import timm
 import torch
 from torch import Tensor
 
-import softbench.models  # noqa: F401  # registers with timm
+from softbench import models  # registers with timm
 from softbench.errors import ResultsError, SoftbenchError, UsageError
 from softbench.models import checkpoints
 from softbench.models.checkpoints import load_official, to_official, to_ours
@@ -184,6 +185,14 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, capsys: pytest.Ca
         with pytest.raises(ResultsError, match=r"refused|not a checkpoint"):
             checkpoints.read(tmp_path / name)
     assert "code ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/resnet18.a1_in1k", "hf_hub:timm/resnet18", "resnet18.hf-hub:timm/x",
+                                  "local-dir:.", "hf-hub:resnet18", "https://example.org/resnet18"])
+def test_no_name_of_a_model_fetches_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket.socket, "connect", lambda *where: pytest.fail(f"connects to {where}"))
+    with pytest.raises(UsageError, match=r"timm has no model|cannot be made"):
+        models.create(f"timm:{name}")
 
 
 def write(path: Path, content: bytes) -> Path:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from training import jobs
 from training.test_sources import folder
 
 from softbench import models
-from softbench.errors import ResultsError, UsageError
+from softbench.errors import ResultsError, SoftbenchError, UsageError
 from softbench.models import checkpoints
+from softbench.studies import _backbone
 from softbench.training.scoring import Scoring, score
 
 
@@ -89,3 +94,78 @@ def test_a_list_of_bad_images_that_cannot_be_written_costs_no_score(run, tmp_pat
     assert (found[0].coords["images"], found[0].detail["bad_images"]) == (19, 1)
     assert len(said) == 1
     assert said[0].startswith("Warning: Cannot write")
+
+
+EVIL = """from softbench.attention.softmax import *
+from pathlib import Path
+Path("evil-was-here").touch()
+"""
+
+
+def test_a_checkpoint_never_says_which_code_to_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("evil.py").write_text(EVIL)
+    jobs.train(jobs.job(Path("run"), arch="softmax-tiny", epochs=1, limit=32))
+    found = jobs.weights(Path("run"))
+    torch.save(found | {"arch": "./evil.py-tiny", "run": found["run"] | {"arch": "evil-tiny"}}, "evil.pt")
+    torch.save({"arch": "./evil.py-tiny", "state_dict": found["state_dict"]}, "bare.pt")
+    with pytest.raises(UsageError, match=r"attention in a file, \./evil\.py-tiny.*give --arch \./evil\.py-tiny"):
+        scores(Path("evil.pt"))
+    with pytest.raises(UsageError, match="give --arch"):
+        scores(Path("bare.pt"))
+    for name in ("evil.pt", "bare.pt"):
+        with pytest.raises(UsageError, match=rf"if you trust that file, write \./evil\.py-tiny={name}@stage1"):
+            _backbone.check(f"{name}@stage1")
+    assert not Path("evil-was-here").exists()
+    scores(Path("evil.pt"), arch="./evil.py-tiny", limit=4)
+    assert Path("evil-was-here").exists()
+
+
+ODD: list[Any] = [None, True, -1, 0, 10**30, 1e300, float("nan"), "", "\udcff", "x" * 5000, "./evil.py-tiny", b"bytes",
+                  "timm:hf-hub:timm/resnet18", "timm:local-dir:.", "soft-tiny", [], [1], (1, 2), {}, {"a": [1]}, {1: 2},
+                  torch.zeros(()), torch.zeros(3), torch.zeros(10, 2), torch.zeros(1).expand(1 << 40),
+                  torch.empty(10, 4, device="meta"), torch.eye(3).to_sparse(),
+                  torch.zeros(10, dtype=torch.complex64)]
+
+
+def spoilt(state: Any, draw: random.Random) -> Any:
+    """The same with one odd value somewhere, or something missing."""
+    if not isinstance(state, dict) or not state or draw.random() < 0.15:
+        return draw.choice(ODD)
+    key = draw.choice(sorted(state, key=str))
+    if draw.random() < 0.15:
+        return {name: value for name, value in state.items() if name != key}
+    return {**state, key: spoilt(state[key], draw)}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, about sparse and complex tensors
+def test_odd_things_in_a_checkpoint_are_one_line_each(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("evil.py").write_text(EVIL)
+    draw, told = random.Random(0), []
+    whole = torch.load(run[0], weights_only=True)
+    whole = {name: whole[name] for name in ("run", "arch", "options", "position", "state_dict", "state_dict_ema")}
+    for _ in range(80):
+        torch.save(spoilt(whole, draw), "odd.pt")
+        try:
+            found = score(Scoring(Path("odd.pt"), "digits", limit=4, threads=1))
+            assert all(record.to_json() for record in found)
+        except SoftbenchError as error:
+            told.append(str(error))
+    assert len(told) > 40
+    assert not [text for text in told if "\n" in text or len(text) > 600]
+    assert not Path("evil-was-here").exists()
+
+
+def test_numbers_in_a_file_ask_for_no_memory(run, tmp_path):
+    whole = torch.load(run[0], weights_only=True)
+    wide = whole | {"state_dict": whole["state_dict"] | {"classifier.weight": torch.zeros(1, 1).expand(1 << 40, 4)}}
+    torch.save(wide | {"state_dict_ema": wide["state_dict"]}, tmp_path / "wide.pt")
+    with pytest.raises(UsageError, match=r"classifier.weight in this checkpoint is not a plain tensor"):
+        scores(tmp_path / "wide.pt")
+    vast = whole | {"arch": "performer-tiny", "options": {"features": 1 << 40},
+                    "run": whole["run"] | {"arch": "performer-tiny", "img_size": 64}}
+    vast["state_dict"] = vast["state_dict_ema"] = models.create("performer-tiny", num_classes=10).state_dict()
+    torch.save(vast, tmp_path / "vast.pt")
+    with pytest.raises(UsageError, match=r"asks for a model that cannot be|do not fit this model|must be at most"):
+        scores(tmp_path / "vast.pt")
