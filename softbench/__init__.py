@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from softbench._version import __version__ as __version__
+
 __all__ = ["create", "load", "measure"]
 
 if TYPE_CHECKING:

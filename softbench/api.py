@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from softbench.attention import _contract
 from softbench.case import AttentionSpec, Shape, most_square
+from softbench.contracts import attention as _contract
 from softbench.errors import UsageError
 from softbench.ops._common import run_uncast
 
@@ -98,7 +98,7 @@ def measure(name: str, attn: str | None = None, *, settings: dict[str, Any] | No
     >>> frame[["label", "tokens", "value"]]
     >>> softbench.measure("latency", model="soft-tiny,timm:resnet18", image=224, batch=8)
     """
-    from softbench import session
+    from softbench.bench import session
     from softbench.records import to_frame
 
     config = session.default(**({} if attn is None else {"attn": attn}), **sweep)

@@ -10,13 +10,12 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from softbench import files, plugins
 from softbench import options as opts
 from softbench.errors import UsageError, unknown
 from softbench.options import option
-from softbench.process import Process
 
 FILE = "bench.toml"
 _OF_ATTENTIONS = ("attn", "tokens", "grid", "heads", "head_dim", "inputs")
@@ -44,6 +43,18 @@ class SweepConfig:
     impl: str = option("auto", "implementation; auto takes the first of each attention that runs here")
     inputs: str = option("normal", "normal, image, image:PATH, structured and others of `softbench list`")
     seed: int = option(0, "seed of inputs and parameters", low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Process:
+    """Section [process] of bench.toml."""
+
+    threads: int = option(0, "CPU threads; 0 takes all cores this process may use, within its CPU quota", low=0,
+                          high=1024)
+    malloc: Literal["fixed", "default"] = option(
+        "fixed", "fixed keeps freed memory in the process; default is what glibc does by itself")
+    denormals: Literal["flush", "keep"] = option("flush", "flush rounds subnormal floats to zero")
+    tf32: bool = option(False, "let float32 products on NVIDIA GPUs use TF32")
 
 
 @dataclass(frozen=True)

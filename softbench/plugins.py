@@ -1,8 +1,9 @@
 """Plugins: a plugin is a module, and its file name is its name.
 
-Three kinds exist: `attention`, `measures`, `studies`. Each has three sources: the files of `softbench/<kind>/`, the
-entry points of the group `softbench.<kind>` that installed packages declare, and, for attentions, a path ending in
-`.py` on the command line. `names` and `facts` read files without importing them, so that listing costs no torch.
+Three kinds exist: `attention`, `measures`, `studies`. Each has three sources: what lies in `softbench/<kind>/` as
+`name.py` or as a folder `name/`, the entry points of the group `softbench.<kind>` that installed packages declare, and,
+for attentions, a path ending in `.py` on the command line. `names` and `facts` read files without importing them, so
+that listing costs no torch.
 """
 
 from __future__ import annotations
@@ -162,7 +163,9 @@ def _entry_point_source(entry: EntryPoint) -> Path:
 
 @functools.cache
 def _builtin(kind: str) -> dict[str, Path]:
-    return {p.stem: p for p in sorted((_ROOT / kind).glob("*.py")) if not p.stem.startswith("_")}
+    folder = _ROOT / kind
+    files = [*((p.stem, p) for p in folder.glob("*.py")), *((p.parent.name, p) for p in folder.glob("*/__init__.py"))]
+    return {name: path for name, path in sorted(files) if not name.startswith("_")}
 
 
 @functools.cache

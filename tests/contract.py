@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from softbench import options as opts
-from softbench.attention._contract import Attention
 from softbench.case import Shape
+from softbench.contracts.attention import Attention
 from softbench.measures._flops_counters import by_torch
 
 GRIDS = [(8, 8), (14, 14), (7, 9), (1, 60), (13, 1), (2, 3), (1, 1)]

@@ -13,9 +13,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from softbench.attention import _contract
-from softbench.attention._contract import Attention
 from softbench.case import AttentionSpec, Shape
+from softbench.contracts import attention as _contract
+from softbench.contracts.attention import Attention
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 
@@ -76,7 +76,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
 
 FAMILY = "feature map"
 COMPLEXITY = "N"

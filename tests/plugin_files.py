@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from softbench.attention._contract import Cost
+from softbench.contracts.attention import Cost
 from softbench.options import option
 
 APPROXIMATES = None

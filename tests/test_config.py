@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from softbench import config, options, plugins
-from softbench.config import SweepConfig
+from softbench.config import Process, SweepConfig
 from softbench.errors import PluginError, UsageError
-from softbench.process import Process
 
 ROOT = Path(__file__).parents[1]
 BUILT_IN = ("latency", "memory", "flops")

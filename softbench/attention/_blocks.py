@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softbench.attention._contract import accumulation_dtype
 from softbench.attention._softmax import softmax_attention
+from softbench.contracts.attention import accumulation_dtype
 from softbench.ops._common import is_traced, needs_grad, once
 
 IMPLS = ("sdpa", "math")

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softbench.attention import _landmarks
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.attention._feature_maps import check_odd
 from softbench.attention._landmarks import CONVOLVED, LINEAR, Landmarks
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
 from softbench.ops import dispatch, pseudo_inverse
 from softbench.ops._common import uncast
 from softbench.ops.gaussian_attention import gaussian_kernel, landmark_attention

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softbench.attention._contract import accumulation_dtype
+from softbench.contracts.attention import accumulation_dtype
 
 Grid = tuple[int, int]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from softbench.attention._contract import accumulation_dtype
+from softbench.contracts.attention import accumulation_dtype
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, impl: str, mask: Tensor | None = None,

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.attention._feature_maps import check_odd
 from softbench.attention._landmarks import Landmarks, landmark_count, landmark_note
 from softbench.attention._nystrom import HeadwiseConv
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
 from softbench.ops._common import needs_grad
 from softbench.options import option
 

@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from softbench.attention import _blocks
 from softbench.attention._blocks import Band, Gathered
-from softbench.attention._contract import Cost, check_inputs
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, check_inputs
 from softbench.errors import UsageError
 from softbench.options import option
 

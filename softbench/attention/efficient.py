@@ -18,8 +18,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
 from softbench.options import option
 
 FAMILY = "feature map"

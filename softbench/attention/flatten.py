@@ -24,9 +24,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.attention._feature_maps import DepthwiseConv, added, check_odd, over, quotient_flops
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
 from softbench.ops._common import needs_grad
 from softbench.options import option
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from softbench.attention._contract import Cost, check_inputs
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, check_inputs
 from softbench.ops import dispatch
 from softbench.ops.gaussian_attention import eager, gaussian_attention, supports
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
 
 FAMILY = "feature map"
 COMPLEXITY = "N"

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.attention._landmarks import avg_pool, landmark_count, landmark_grid, landmark_note
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
 from softbench.options import option
 
 FAMILY = "landmark"

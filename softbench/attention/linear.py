@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.attention._feature_maps import elu_plus_one, normalised, quotient_flops
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
 from softbench.options import option
 
 FAMILY = "feature map"

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.attention._landmarks import avg_pool
 from softbench.attention._reduction import Grid, Reduction, reduction_flops
 from softbench.attention._softmax import softmax_attention
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
 from softbench.options import option
 
 FAMILY = "reduction"

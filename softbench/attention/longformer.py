@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from softbench.attention import _blocks
 from softbench.attention._blocks import Band
-from softbench.attention._contract import Cost, check_inputs
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, check_inputs
 from softbench.options import option
 
 FAMILY = "sparse"

@@ -25,7 +25,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.attention._feature_maps import (
     DepthwiseConv,
     added,
@@ -35,6 +34,7 @@ from softbench.attention._feature_maps import (
     quotient_flops,
 )
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
 from softbench.options import option
 
 FAMILY = "feature map"

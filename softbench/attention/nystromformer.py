@@ -20,10 +20,10 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.attention._feature_maps import check_odd
 from softbench.attention._landmarks import avg_pool, landmark_grid, landmark_note, segment_means
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
 from softbench.ops import pseudo_inverse
 from softbench.options import option
 

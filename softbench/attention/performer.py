@@ -23,8 +23,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
 from softbench.ops._common import needs_grad
 from softbench.options import option
 

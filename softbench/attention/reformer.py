@@ -32,8 +32,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
 from softbench.ops._common import needs_grad, once
 from softbench.options import option
 

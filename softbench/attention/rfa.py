@@ -26,9 +26,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.attention._feature_maps import normalised, quotient_flops
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
 from softbench.options import option
 
 FAMILY = "feature map"

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from softbench.attention import _landmarks
-from softbench.attention._contract import Cost, accumulation_dtype, check_inputs
 from softbench.attention._landmarks import Landmarks
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
 from softbench.ops import pseudo_inverse
 from softbench.ops.gaussian_attention import gaussian_attention, gaussian_kernel, supports
 from softbench.options import option

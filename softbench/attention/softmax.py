@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from softbench.attention._contract import Cost, check_inputs
 from softbench.attention._softmax import softmax_attention
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, check_inputs
 
 FAMILY = "exact"
 COMPLEXITY = "N^2"

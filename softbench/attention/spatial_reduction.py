@@ -22,10 +22,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from softbench.attention._contract import Cost, check_inputs
 from softbench.attention._reduction import Reduction, reduced_grid, reduction_flops
 from softbench.attention._softmax import softmax_attention
 from softbench.case import Shape
+from softbench.contracts.attention import Cost, check_inputs
 from softbench.options import option
 
 FAMILY = "reduction"

@@ -35,11 +35,11 @@ def doctor_command(rounds: int, slice_ms: float, look_only: bool, folder: Path |
     It looks at the machine, then runs the same code against itself (A/A) to see how much its timings scatter. What it
     finds is kept; `softbench check` and `compare` call nothing a change that is below twice this noise.
     """
-    from softbench.gate import machine
+    from softbench.machine import checks
 
     busy = _busy()
     if look_only:
-        printing.print_tables([_findings(machine.look(busy=busy))], form)
+        printing.print_tables([_findings(checks.look(busy=busy))], form)
         return
     from softbench.gate import noise as noises
     from softbench.gate import source, store
@@ -55,7 +55,7 @@ def doctor_command(rounds: int, slice_ms: float, look_only: bool, folder: Path |
         raise SoftbenchError("No case could be measured, so that nothing is known of this machine's noise: "
                              f"{pair.record(0, 1).note}.")
     environment = pair.environments[1]
-    looked = machine.look(busy=busy, denormals=str(environment.get("denormals", "")))
+    looked = checks.look(busy=busy, denormals=str(environment.get("denormals", "")))
     printing.print_tables([_findings(looked), _noise(found, pair)], form)
     path = store.write(folder or store.NOISE, noises.as_records(found, environment))
     printing.say(f"Noise of this machine: {path}")
@@ -63,11 +63,11 @@ def doctor_command(rounds: int, slice_ms: float, look_only: bool, folder: Path |
 
 def _busy() -> float | None:
     """Share of the CPU that other processes take, over a second."""
-    from softbench.measures import _cpu_share
+    from softbench.machine import cpu_share
 
-    before = _cpu_share.now()
+    before = cpu_share.now()
     time.sleep(1.0)
-    after = _cpu_share.now()
+    after = cpu_share.now()
     return (after - before).foreign_share if before and after else None
 
 

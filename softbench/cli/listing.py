@@ -16,7 +16,7 @@ from softbench.cli import printing
 from softbench.errors import PluginError, Unsupported, UsageError, unknown
 
 if TYPE_CHECKING:
-    from softbench.sweep import Job
+    from softbench.bench.sweep import Job
 
 _HEADER = ("name", "family", "claims", "approximates", "linear in v", "implementations", "summary")
 _INPUTS = [
@@ -90,10 +90,10 @@ def info_command(name: str, form: str) -> None:
     """Print an attention's formula, complexity, source and options. NAME is one of `softbench list`, or a file."""
     facts = plugins.facts("attention", name)
 
-    from softbench.attention import _contract
     from softbench.case import AttentionSpec
+    from softbench.contracts import attention
 
-    module = _contract.load(AttentionSpec(name)).module
+    module = attention.load(AttentionSpec(name)).module
     click.echo(inspect.cleandoc(module.__doc__ or f"{name}: its file has no docstring."))
     click.echo()
     rows = list(zip(_HEADER[1:-1], _attention(name, facts)[1:-1], strict=True))
@@ -111,10 +111,12 @@ def info_command(name: str, form: str) -> None:
 @click.option("--format", "form", type=click.Choice(["table", "jsonl"]), default="table", show_default=True)
 def env_command(form: str) -> None:
     """Show the environment that records made here would carry."""
-    from softbench import environment, process, session
+    from softbench.bench import session
+    from softbench.machine import environment
+    from softbench.processes import setup
 
     config = session.default()
-    state = process.apply(config.process)
+    state = setup.apply(config.process)
     found = environment.take(state, session.device(config.sweep.device))
     if form == "jsonl":
         click.echo(json.dumps(found))
@@ -137,8 +139,8 @@ def _expected(job: Job) -> list[str]:
 
 def print_plan(jobs: Sequence[Job], form: str) -> None:
     """The cases of a sweep with what they should cost, without running any."""
+    from softbench.bench.sweep import resolved_impl
     from softbench.reports import format as text
-    from softbench.sweep import resolved_impl
 
     rows = []
     for job in jobs:

@@ -14,14 +14,14 @@ from softbench import files, plugins
 from softbench import options as opts
 from softbench.cli import presenting, printing, running
 from softbench.cli.progress import Progress
-from softbench.config import Config, SweepConfig
+from softbench.config import Config, Process, SweepConfig
+from softbench.contracts import measure as measures
 from softbench.errors import PluginError, Unsupported, UsageError
-from softbench.measures import _contract as measures
-from softbench.process import Process, parse_bytes
+from softbench.processes.setup import parse_bytes
 from softbench.records import Record
 
 if TYPE_CHECKING:
-    from softbench.sweep import Job, Sweep
+    from softbench.bench.sweep import Job, Sweep
 
 _QUICK_TOKENS = "256,1k,4k"
 _FIXED_SECONDS, _CALLS, _FLOP_PER_SECOND = 0.7, 5, 1e11  # a rough model of what a case takes, for the time left
@@ -68,11 +68,11 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
     settings = configuration.load(config, assignments, flags)
     if quick:
         settings = _quick(name, settings, flags)
-    if limit:  # see softbench/isolate.py
+    if limit:  # see softbench/bench/isolate.py
         settings = replace(settings, process=replace(settings.process, malloc="default"))
     baseline = settings.sweep.baseline
 
-    from softbench import session
+    from softbench.bench import session
 
     sweep = session.start(settings, name, command=running.command(), timeout=timeout,
                           check_convergence=check_convergence)
@@ -89,14 +89,14 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
         printing.say("No floors beside these times: `softbench roofline` measures once what this machine can do.")
     drawn = plot is None or presenting.plot_or_say_why(found, plot, baseline)
     printing.say(f"Records: {target} ({len(measured)} new)")
-    from softbench.sweep import failed
+    from softbench.bench.sweep import failed
 
     return running.SOME_FAILED if failed(found) else 0 if drawn else running.ERROR
 
 
 def _measure(sweep: Sweep, settings: Config, out: Path, isolate: bool, limit: int | None) -> list[Record]:
     """Run the sweep and append what it yields to `out`, group by group."""
-    from softbench import isolate as isolation
+    from softbench.bench import isolate as isolation
 
     progress = Progress([_weight(job) for job in sweep.jobs], _outcomes)
     watched = replace(sweep, on_start=lambda case: progress.start(str(case)))
@@ -127,7 +127,7 @@ def _place(record: Record) -> str:
 
 def _resume(sweep: Sweep, out: Path) -> tuple[Sweep, list[Record]]:
     """The sweep without the jobs that `out` already holds for this environment, and the records of those jobs."""
-    from softbench.sweep import identity, subject
+    from softbench.bench.sweep import identity, subject
 
     names = [identity(sweep.measure_name, job) for job in sweep.jobs]
     settings = opts.to_dict(sweep.settings)

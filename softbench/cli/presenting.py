@@ -11,12 +11,12 @@ import click
 
 from softbench import plugins
 from softbench.cli import printing
+from softbench.contracts import measure as measuring
+from softbench.contracts import study as studies
 from softbench.errors import SoftbenchError, UsageError, unknown
-from softbench.measures import _contract as measuring
 from softbench.records import Record, to_frame
-from softbench.studies import _contract as studies
+from softbench.records.views import Rows, View
 from softbench.training import views as training
-from softbench.views import Rows, View
 
 _ABOUT = {training.TRAIN: "each epoch of each training.", training.EVAL: "accuracy of trained weights."}
 # Of the option --view.

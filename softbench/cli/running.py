@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from softbench import environment, records
 from softbench import options as opts
+from softbench import records
 from softbench.cli import printing
 from softbench.errors import Interrupted, UsageError
+from softbench.machine import environment
 from softbench.records import Record
 
 if TYPE_CHECKING:

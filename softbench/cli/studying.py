@@ -13,12 +13,12 @@ from softbench import config as configuration
 from softbench import files, plugins
 from softbench.cli import presenting, printing, running
 from softbench.cli.progress import Progress
-from softbench.process import Process
+from softbench.config import Process
+from softbench.contracts import study as studies
 from softbench.records import Record
-from softbench.studies import _contract as studies
 
 if TYPE_CHECKING:
-    from softbench.study import Study
+    from softbench.bench.study import Study
 
 
 def study_command(name: str) -> click.Command:
@@ -53,7 +53,7 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
         flags = flags | {name: dict(studies.load(name).QUICK) | flags.get(name, {})}
     settings = configuration.load(config, assignments, flags)
 
-    from softbench import session
+    from softbench.bench import session
 
     study = session.start_study(settings, name, command=running.command())
     if dry_run:
@@ -74,7 +74,7 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
     drawn = plot is None or presenting.plot_or_say_why(found, plot, "", chosen)
     if measured or resume:
         printing.say(f"Records: {target} ({len(measured)} new)")
-    from softbench.sweep import failed
+    from softbench.bench.sweep import failed
 
     return running.SOME_FAILED if failed(found) else 0 if drawn else running.ERROR
 

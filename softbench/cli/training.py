@@ -98,7 +98,7 @@ def train_imagenet_command(arch: str, out: Path | None, device: str, amp: str, w
         return 0
     out = out or Path("results") / "train" / f"{_slug(arch)}-{_slug(Path(flags['data']).name or flags['data'])}"
 
-    from softbench import session
+    from softbench.bench import session
     from softbench.training import distributed, job
     from softbench.training.learner import Arithmetic
 
@@ -131,7 +131,8 @@ def train_imagenet_command(arch: str, out: Path | None, device: str, amp: str, w
 def eval_imagenet_command(arch: str, checkpoint: Path, out: Path | None, device: str, amp: str, workers: int | None,
                           splits: str, assignments: Sequence[str], form: str, **flags: Any) -> int:
     """Score a checkpoint: top-1, top-5 and images a second over the validation split, by centre crops."""
-    from softbench import records, session
+    from softbench import records
+    from softbench.bench import session
     from softbench.training import scoring
 
     if out is not None:

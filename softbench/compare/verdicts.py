@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from softbench import environment
 from softbench.compare import rule, sides
 from softbench.compare.rule import Estimate
 from softbench.compare.sides import Side
+from softbench.machine import environment
 from softbench.records import Record, median
 
 SLOWER, FASTER, SAME, INCONCLUSIVE = rule.SLOWER, rule.FASTER, rule.SAME, rule.INCONCLUSIVE

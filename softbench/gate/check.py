@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from softbench import config as configuration
-from softbench import environment, session
+from softbench.bench import session
 from softbench.compare import sides, verdicts
 from softbench.compare.sides import Side
 from softbench.compare.verdicts import TIMES, Comparison, Terms
@@ -16,6 +16,7 @@ from softbench.gate import programme
 from softbench.gate.paired import Pair, Plan
 from softbench.gate.programme import Scope, Step
 from softbench.gate.source import Source
+from softbench.machine import environment
 from softbench.records import Record
 
 RUNS = 3  # recordings of the times on each side, where they are not taken side by side

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from softbench.training.stopping import Terminated
+from softbench.processes.stopping import Terminated
 
 
 @contextmanager

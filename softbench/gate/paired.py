@@ -20,16 +20,16 @@ from datetime import UTC, datetime
 from typing import IO, Any
 
 from softbench import records
+from softbench.bench.sweep import Job, make_record
 from softbench.compare import rule, verdicts
 from softbench.compare.rule import Settled
 from softbench.compare.verdicts import Comparison, Row, Terms
+from softbench.contracts.measure import Reading
 from softbench.errors import SoftbenchError
 from softbench.gate import programme
 from softbench.gate.source import Source
 from softbench.gate.worker import PROTOCOL
-from softbench.measures._contract import Reading
 from softbench.records import Record
-from softbench.sweep import Job, make_record
 
 _START_SECONDS, _GRACE_SECONDS = 120.0, 120.0
 

@@ -93,14 +93,20 @@ def exact(scope: Scope, source: Source, *, studies: bool = True) -> list[Step]:
     """The commands of exact quantities that this version has."""
     scopes = {"flops": replace(scope, modes="forward"), "operators": scope, "memory": scope}  # flops has no other mode
     steps = [Step(name, own.flags(source)) for name, own in scopes.items()
-             if (source.root / "softbench" / "measures" / f"{name}.py").exists()]
-    if (source.root / "softbench" / "backbones.py").exists():
+             if _has(source, f"measures/{name}")]
+    if _has(source, "subjects/model") or _has(source, "backbones"):  # where models stand now, and where they stood
         steps += [Step(step.measure, flags) for step in steps if step.measure in ("flops", "operators")
                   if (flags := scopes[step.measure].model_flags())]
     if studies:
         steps += [Step(name, ("--quick", "--threads", str(scope.threads))) for name in ("pinv", "approx_error")
-                  if (source.root / "softbench" / "studies" / f"{name}.py").exists()]
+                  if _has(source, f"studies/{name}")]
     return steps
+
+
+def _has(source: Source, module: str) -> bool:
+    """Whether a version has that module, as a file or as a folder."""
+    place = source.root / "softbench" / module
+    return place.with_suffix(".py").exists() or (place / "__init__.py").exists()
 
 
 def times(scope: Scope, source: Source, runs: int) -> list[Step]:

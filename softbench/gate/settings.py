@@ -14,7 +14,7 @@ from typing import Any
 
 from softbench import config, files, plugins
 from softbench import options as opts
-from softbench.process import Process
+from softbench.config import Process
 
 
 def changed() -> str:

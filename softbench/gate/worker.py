@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import softbench
-from softbench import environment, process, session, sweep, workload
 from softbench import options as opts
-from softbench.config import Config, SweepConfig
+from softbench.bench import session, sweep
+from softbench.bench.sweep import Sweep
+from softbench.config import Config, Process, SweepConfig
 from softbench.errors import UsageError
+from softbench.machine import environment
 from softbench.measures import latency
-from softbench.process import Process
-from softbench.sweep import Sweep
-from softbench.workload import Workload
+from softbench.processes import setup
+from softbench.subjects import workload
+from softbench.subjects.workload import Workload
 
 PROTOCOL = 1
 
@@ -33,10 +35,10 @@ PROTOCOL = 1
 def main() -> None:
     """Entry of the worker: answer until the parent closes the line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this process
-    answers = process.private_stdout()
+    answers = setup.private_stdout()
     hello = json.loads(sys.stdin.readline())
     settings = opts.parse(Process, hello["process"], "process")
-    state = process.apply(settings)
+    state = setup.apply(settings)
     device = session.device(hello["device"])
     _answer(answers, {"protocol": PROTOCOL, "root": str(Path(softbench.__file__).resolve().parents[1]),
                       "environment": environment.take(state, device)})

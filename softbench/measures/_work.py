@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from softbench.errors import SoftbenchError
 
 if TYPE_CHECKING:
-    from softbench.workload import Workload
+    from softbench.subjects.workload import Workload
 
 _FORWARDS = {"forward": 1.0, "backward": 2.0, "forward_backward": 3.0}
 

@@ -23,8 +23,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from softbench.contracts.measure import Reading
 from softbench.errors import SoftbenchError, Unsupported
-from softbench.measures._contract import Reading
 from softbench.options import option
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from softbench.case import Case
     from softbench.measures._flops_counters import Count
-    from softbench.workload import Subject, Workload
+    from softbench.subjects.workload import Subject, Workload
 
 QUANTITY = "flops_torch"
 UNIT = "flop"
@@ -76,7 +76,7 @@ def measure_case(case: Case, subject: Subject, settings: Settings) -> list[Readi
     Raises:
         Unsupported: this subject, implementation, dtype and device do not go together.
     """
-    from softbench import workload
+    from softbench.subjects import workload
 
     return measure(workload.build(case, subject, on="meta" if settings.tensors == "meta" else None), settings)
 

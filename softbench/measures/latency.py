@@ -21,13 +21,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from softbench.measures import _cpu_share, _work
-from softbench.measures._contract import Reading
+from softbench.contracts.measure import Reading
+from softbench.machine import cpu_share
+from softbench.measures import _work
 from softbench.options import option
-from softbench.views import Roofline
+from softbench.records.views import Roofline
 
 if TYPE_CHECKING:
-    from softbench.workload import Workload
+    from softbench.subjects.workload import Workload
 
 QUANTITY = "latency"
 UNIT = "s"
@@ -68,7 +69,7 @@ class _Run:
     samples: list[float] = field(default_factory=list)
     per_round: list[int] = field(default_factory=list)
     foreign: list[float] = field(default_factory=list)
-    ticks: _cpu_share.Ticks = _cpu_share.ZERO
+    ticks: cpu_share.Ticks = cpu_share.ZERO
     clocks: list[int] = field(default_factory=list)
     host: list[float] = field(default_factory=list)
 
@@ -137,10 +138,10 @@ def _slice(run: _Run, seconds: float) -> None:
     """One round's samples of one workload: at least one, and as many as fit in the given time."""
     if run.call_seconds < _SLOW:
         _timed_calls(run.workload, 1)  # the caches hold another workload's data
-    before = _cpu_share.now()
+    before = cpu_share.now()
     cuda = run.workload.device.type == "cuda"
     samples = _cuda_samples(run, seconds) if cuda else _cpu_samples(run, seconds)
-    after = _cpu_share.now()
+    after = cpu_share.now()
     if before and after:
         run.ticks += after - before
         run.foreign.append(round((after - before).foreign_share, 4))

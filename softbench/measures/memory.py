@@ -26,14 +26,14 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from softbench.contracts.measure import Reading
 from softbench.errors import SoftbenchError, Unsupported
-from softbench.measures._contract import Reading
 from softbench.options import option
 
 if TYPE_CHECKING:
     import torch
 
-    from softbench.workload import Workload
+    from softbench.subjects.workload import Workload
 
 QUANTITY = "peak_memory"
 UNIT = "B"

@@ -12,10 +12,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from softbench.measures._contract import Reading
+from softbench.contracts.measure import Reading
 
 if TYPE_CHECKING:
-    from softbench.workload import Workload
+    from softbench.subjects.workload import Workload
 
 QUANTITY = "operators"
 UNIT = "1"

@@ -10,8 +10,8 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softbench.attention._contract import Attention
 from softbench.case import Shape
+from softbench.contracts.attention import Attention
 from softbench.errors import UsageError
 from softbench.ops._common import run_uncast
 

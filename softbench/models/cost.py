@@ -1,6 +1,6 @@
 """What one forward pass of the pyramid costs in theory, part by part, from shapes alone.
 
-FLOP are two per multiply-add, of matrix products and convolutions, as in `softbench.attention._contract.Cost`; with
+FLOP are two per multiply-add, of matrix products and convolutions, as in `softbench.contracts.attention.Cost`; with
 B images and N tokens of C channels in a stage:
 
     stem, embed   2 B out_rows out_cols numel(weight) for each convolution
@@ -28,8 +28,8 @@ from torch import nn
 
 from softbench import models
 from softbench.attention import _landmarks, _nystrom
-from softbench.attention._contract import Attention
 from softbench.case import Shape
+from softbench.contracts.attention import Attention
 from softbench.errors import UsageError
 from softbench.models.blocks import Grid, Mlp, PatchEmbed, SoftBlock
 from softbench.models.pyramid import Pyramid, Stage

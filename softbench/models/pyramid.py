@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from softbench.attention import _contract as attentions
 from softbench.case import AttentionSpec
+from softbench.contracts import attention as attentions
 from softbench.errors import UsageError, unknown
 from softbench.models import variants
 from softbench.models.blocks import Grid, PatchEmbed, SoftBlock

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from softbench.errors import UsageError
+from softbench.records.views import View
 from softbench.reports import _drawing, format
 from softbench.reports._seen import Key, Seen, captions, described, entry, grouped, select, telling
-from softbench.views import View
 
 if TYPE_CHECKING:
     import pandas as pd

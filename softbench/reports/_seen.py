@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from softbench.environment import COMPARABLE
+from softbench.machine.environment import COMPARABLE
 from softbench.records import WHOLE_TASK, Record
+from softbench.records.views import View
 from softbench.reports import format
 from softbench.reports.sheet import POINT, hardware, phrase, ranks
-from softbench.views import View
 
 if TYPE_CHECKING:
     import pandas as pd

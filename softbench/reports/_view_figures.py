@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from softbench.records.views import Dots, Heatmap, Scatter
 from softbench.reports import _drawing, format
 from softbench.reports._drawing import SMALL, Style
 from softbench.reports._panels import Plan, across, canvas, corner, legend, named, plan, ticker
 from softbench.reports._seen import Seen, entry, front, grouped, word
-from softbench.views import Dots, Heatmap, Scatter
 
 if TYPE_CHECKING:
     import pandas as pd

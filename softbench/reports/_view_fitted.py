@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from softbench.records.views import Fitted
 from softbench.reports import _drawing, format
 from softbench.reports._drawing import SMALL, Style
 from softbench.reports._panels import Plan, across, canvas, legend, named, plan, ticker
 from softbench.reports._seen import Key, Seen, select, word
-from softbench.views import Fitted
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from softbench.records.views import Lines
 from softbench.reports import _drawing, format
 from softbench.reports._drawing import GREY
 from softbench.reports._panels import Plan, across, canvas, corner, legend, named, plan, ticker
 from softbench.reports._seen import Seen, entry, grouped, select, word
-from softbench.views import Lines
 
 if TYPE_CHECKING:
     import pandas as pd

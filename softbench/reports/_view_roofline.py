@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from softbench.records.views import Roofline
 from softbench.reports import _drawing, format
 from softbench.reports._panels import Plan, across, canvas, legend, named, plan
 from softbench.reports._seen import Seen
-from softbench.views import Roofline
 
 if TYPE_CHECKING:
     import pandas as pd

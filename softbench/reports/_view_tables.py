@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
 
+from softbench.records.views import Rows
 from softbench.reports import format
 from softbench.reports._seen import (
     Key,
@@ -22,7 +23,6 @@ from softbench.reports._seen import (
     word,
 )
 from softbench.reports.tables import Column, Table
-from softbench.views import Rows
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from softbench import environment
 from softbench.compare import verdicts
 from softbench.compare.sides import Side
 from softbench.compare.verdicts import Comparison, Row, Terms
+from softbench.machine import environment
 from softbench.records import Record
 from softbench.reports import format
 from softbench.reports.sheet import POINT, hardware, phrase

@@ -16,8 +16,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from softbench.case import WHOLE
-from softbench.environment import COMPARABLE
 from softbench.errors import UsageError
+from softbench.machine.environment import COMPARABLE
 from softbench.records import Record
 from softbench.reports import format
 

@@ -1,4 +1,4 @@
-"""Views drawn: a view of `softbench.views` and a frame of one study's records in, a table or a figure out."""
+"""Views drawn: a view of `softbench.records.views` and a frame of one study's records in, a table or a figure out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from softbench.records.views import Dots, Fitted, Heatmap, Lines, Roofline, Rows, Scatter, View
 from softbench.reports import _drawing, _view_figures, _view_fitted, _view_lines, _view_roofline, _view_tables
 from softbench.reports.tables import Table
-from softbench.views import Dots, Fitted, Heatmap, Lines, Roofline, Rows, Scatter, View
 
 if TYPE_CHECKING:
     import pandas as pd

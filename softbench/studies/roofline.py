@@ -7,8 +7,8 @@ interleaved. Each ceiling is the best repeat, as a ceiling is what can be reache
 float32 products on a GPU are TF32 where `--tf32 true` says so, and the number belongs to that setting and to the number
 of threads.
 
-The result is kept for the machine (see softbench/ceilings.py), and `softbench latency` shows it as the floor of each
-time. `--force` measures anew.
+The result is kept for the machine (see `softbench.machine.ceilings`), and `softbench latency` shows it as the floor
+of each time. `--force` measures anew.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softbench.case import DTYPES, check_choices
-from softbench.ceilings import BANDWIDTH, RATE
-from softbench.ceilings import recall as recall
-from softbench.ceilings import remember as remember
+from softbench.contracts.study import Observation, Task
+from softbench.machine.ceilings import BANDWIDTH, RATE
+from softbench.machine.ceilings import recall as recall
+from softbench.machine.ceilings import remember as remember
 from softbench.options import option
-from softbench.process import parse_bytes
+from softbench.processes.setup import parse_bytes
 from softbench.records import median
-from softbench.studies._contract import Observation, Task
-from softbench.views import Rows
+from softbench.records.views import Rows
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +81,7 @@ class _Operation:
 def _measure(settings: Settings, dtypes: list[str], copied: int) -> list[Observation]:
     import torch
 
-    from softbench import session
+    from softbench.bench import session
 
     device = torch.device(session.device(settings.device))
     operations = [_copy(copied or _beyond_caches(device), device),
@@ -148,7 +148,7 @@ def _beyond_caches(device: torch.device) -> int:
     """Bytes of a buffer that the last cache cannot hold, as far as memory allows."""
     import torch
 
-    from softbench import environment
+    from softbench.machine import environment
 
     if device.type == "cuda":
         cache = torch.cuda.get_device_properties(device).L2_cache_size

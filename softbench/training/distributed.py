@@ -126,7 +126,7 @@ def processes(device: torch.device) -> Iterator[Group]:
 
 def threads_each() -> int:
     """CPU threads for one process, where several share this machine."""
-    from softbench.process import usable_cores
+    from softbench.machine.cores import usable_cores
 
     return max(1, usable_cores() // _whole("LOCAL_WORLD_SIZE", 1))
 

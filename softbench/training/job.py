@@ -16,11 +16,14 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from softbench import environment, process, records
 from softbench import options as opts
+from softbench import records
 from softbench.case import ModelSpec
+from softbench.config import Process
 from softbench.errors import ResultsError, UsageError
-from softbench.process import Process
+from softbench.machine import environment
+from softbench.processes import setup
+from softbench.processes.stopping import Stop
 from softbench.records import Record
 from softbench.training import checkpoint, data, distributed, journal, learner, loop
 from softbench.training.badimages import BadImages
@@ -30,7 +33,6 @@ from softbench.training.learner import Arithmetic, Learner
 from softbench.training.position import Position
 from softbench.training.recipe import Recipe, differences
 from softbench.training.sources import open_source
-from softbench.training.stopping import Stop
 from softbench.training.views import TRAIN
 
 CHECKPOINTS = "checkpoints"
@@ -112,7 +114,7 @@ def train(job: Job, watch: Watch) -> list[Record]:
         UsageError: the request is wrong. ResultsError: it cannot go on. Interrupted: a signal came; what was done is in
             a checkpoint.
     """
-    state = process.apply(Process(threads=job.threads or distributed.threads_each()))
+    state = setup.apply(Process(threads=job.threads or distributed.threads_each()))
     with ExitStack() as stack:
         group = stack.enter_context(distributed.processes(torch.device(job.device)))
         stop = stack.enter_context(Stop())

@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from softbench import environment, models, process
+from softbench import models
 from softbench import options as opts
 from softbench.case import ModelSpec
+from softbench.config import Process
 from softbench.errors import UsageError
+from softbench.machine import environment
 from softbench.models import checkpoints
 from softbench.models.checkpoints import Trained
-from softbench.process import Process
+from softbench.processes import setup
+from softbench.processes.stopping import Stop
 from softbench.records import Record
 from softbench.training import data, distributed, journal
 from softbench.training.badimages import BadImages
@@ -28,7 +31,6 @@ from softbench.training.learner import autocast, normalised
 from softbench.training.position import Position
 from softbench.training.recipe import Recipe, row
 from softbench.training.sources import open_source
-from softbench.training.stopping import Stop
 from softbench.training.views import EVAL
 
 _HEADS = ("head.weight", "head.bias", "fc.weight", "classifier.weight", "head.fc.weight")
@@ -72,7 +74,7 @@ def score(asked: Scoring, say: Callable[[str], None] = lambda text: None) -> lis
     Raises:
         ResultsError: the checkpoint cannot be read. UsageError: it does not fit the arch or the data.
     """
-    state = process.apply(Process(threads=asked.threads or distributed.threads_each()))
+    state = setup.apply(Process(threads=asked.threads or distributed.threads_each()))
     with ExitStack() as stack:
         group = stack.enter_context(distributed.processes(torch.device(asked.device)))
         stop = stack.enter_context(Stop())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from softbench.views import Lines, Rows, View
+from softbench.records.views import Lines, Rows, View
 
 TRAIN, EVAL = "train", "eval"  # what these records call their measure
 

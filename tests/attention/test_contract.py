@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from softbench import plugins
-from softbench.attention import _contract
 from softbench.case import Shape
+from softbench.contracts import attention as _contract
 from softbench.errors import PluginError, Unsupported, UsageError
 
 SUBJECTS = [(name, impl) for name in plugins.names("attention") for impl in plugins.facts("attention", name)["IMPLS"]

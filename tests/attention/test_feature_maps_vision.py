@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from softbench.attention._contract import Attention
 from softbench.case import Shape
+from softbench.contracts.attention import Attention
 from softbench.errors import UsageError
 
 SHAPE = Shape(2, 3, 7, 9, 8)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from softbench import process, subjects, workload
+from softbench import subjects
 from softbench.case import Case, Shape, most_square, parse_attentions
-from softbench.workload import Workload
+from softbench.config import Process
+from softbench.processes import setup
+from softbench.subjects import workload
+from softbench.subjects.workload import Workload
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _process():
-    return process.apply(process.Process())
+    return setup.apply(Process())
 
 
 _RATIOS: list[str] = []

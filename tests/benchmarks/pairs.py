@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from softbench.workload import Workload
+from softbench.subjects.workload import Workload
 
 PAIRS = 9
 

@@ -22,7 +22,7 @@ from helpers import quiet_import
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softbench.workload import Workload
+from softbench.subjects.workload import Workload
 
 MODES = ("forward", "forward_backward")
 HEADS, HEAD_DIM = 8, 64

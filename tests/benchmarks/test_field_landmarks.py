@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softbench.attention._landmarks import avg_pool
-from softbench.workload import Workload
+from softbench.subjects.workload import Workload
 
 MODES = ("forward", "forward_backward")
 HEADS, HEAD_DIM = 8, 64

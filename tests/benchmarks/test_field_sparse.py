@@ -14,7 +14,7 @@ from benchmarks.pairs import Call, Given, differentiated, times_faster
 from helpers import quiet_import
 from torch import Tensor, nn
 
-from softbench.workload import Workload
+from softbench.subjects.workload import Workload
 
 MODES = ("forward", "forward_backward")
 HEADS, HEAD_DIM, WIDTH = 8, 64, 512

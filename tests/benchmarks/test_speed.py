@@ -19,7 +19,7 @@ from softbench.attention._landmarks import avg_pool, landmark_grid
 from softbench.measures import memory
 from softbench.ops import pseudo_inverse
 from softbench.ops.gaussian_attention import gaussian_kernel
-from softbench.workload import Workload
+from softbench.subjects.workload import Workload
 
 MODES = ("forward", "forward_backward")
 LANDMARKS, HEADS, HEAD_DIM = 49, 8, 64

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from softbench import records
-from softbench.studies import _crossing_meters as meters
 from softbench.studies import crossover
-from softbench.studies._crossing import Stopped
-from softbench.studies._crossing_meters import Pair
+from softbench.studies.crossover import meters
+from softbench.studies.crossover.meters import Pair
+from softbench.studies.crossover.search import Stopped
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -9,12 +9,12 @@ from typing import Any
 import plugin_files
 import pytest
 
-from softbench import records, workload
+from softbench import records
+from softbench.bench import trial as _trial
+from softbench.bench.trial import Trial
 from softbench.case import Case, Shape, parse_attentions
 from softbench.measures import latency
-from softbench.studies import _trial
-from softbench.studies._trial import Trial
-from softbench.subjects import load
+from softbench.subjects import load, workload
 
 Run = Callable[..., tuple[int, str, str]]
 POINT = ("--heads", "1", "--head-dim", "4", "--device", "cpu", "--threads", "1", "--out", "f.jsonl")

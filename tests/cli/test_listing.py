@@ -8,7 +8,7 @@ import helpers
 import pytest
 
 from softbench import plugins
-from softbench.attention import _contract
+from softbench.contracts import attention as _contract
 
 
 def names(out: str) -> list[str]:

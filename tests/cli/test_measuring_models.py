@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from softbench import config as configuration
-from softbench import isolate, records, session
+from softbench import records
+from softbench.bench import isolate, session
 
 BRIEF = ["--image", "32", "--batch", "2", "--device", "cpu", "--threads", "1", "--rep", "2", "--warmup", "1",
          "--rounds", "1"]

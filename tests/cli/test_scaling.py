@@ -14,11 +14,11 @@ import plugin_files
 import pytest
 
 from softbench import records
+from softbench.bench import trial
+from softbench.bench.trial import Trial
+from softbench.contracts.measure import Reading
 from softbench.errors import Unsupported
 from softbench.measures import latency, memory
-from softbench.measures._contract import Reading
-from softbench.studies import _trial
-from softbench.studies._trial import Trial
 
 Run = Callable[..., tuple[int, str, str]]
 POINT = ("--heads", "1", "--head-dim", "4", "--device", "cpu", "--threads", "1")
@@ -153,7 +153,7 @@ def test_the_end_of_memory_is_predicted_and_verified_once(
         asked.append((case.shape.tokens, limit))
         return Trial("ok", held=1.0) if 100 * case.shape.tokens <= limit else Trial("oom", "no memory")
 
-    monkeypatch.setattr(_trial, "memory", memory_trial)
+    monkeypatch.setattr(trial, "memory", memory_trial)
     code, out, _ = run(*COMMAND, "--memory-limit", "1MiB", "--verify")
     assert code == 0
     assert len(asked) == 6
@@ -165,16 +165,16 @@ def test_the_end_of_memory_is_predicted_and_verified_once(
     found = [r for r in records.read("s.jsonl")[0] if r.quantity == "oom_tokens"]
     assert [r.value for r in found] == [10485.0] * 3
     assert {r.status for r in records.read("s.jsonl")[0] if r.quantity == "trial_memory"} == {"ok", "oom"}
-    monkeypatch.setattr(_trial, "memory", lambda *_: Trial("ok"))
+    monkeypatch.setattr(trial, "memory", lambda *_: Trial("ok"))
     assert "refuted:" in run(*COMMAND[:-1], "t.jsonl", "--memory-limit", "1MiB", "--verify")[1]
-    monkeypatch.setattr(_trial, "memory", lambda *_: Trial("timeout", "no result"))
+    monkeypatch.setattr(trial, "memory", lambda *_: Trial("timeout", "no result"))
     code, out, _ = run(*COMMAND[:-1], "u.jsonl", "--memory-limit", "1MiB", "--verify")
     assert "undecided:" in out
     assert code == 5
 
 
 def test_without_verify_no_child_is_started(run: Run, injected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_trial, "memory", lambda *_: pytest.fail("a trial was started"))
+    monkeypatch.setattr(trial, "memory", lambda *_: pytest.fail("a trial was started"))
     assert run(*COMMAND, "--memory-limit", "1MiB")[0] == 0
     code, out, _ = run(*COMMAND[:-1], "t.jsonl", "--memory-limit", "1TiB")
     assert code == 0

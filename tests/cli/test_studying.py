@@ -26,8 +26,8 @@ from pathlib import Path
 
 from softbench.errors import UsageError
 from softbench.options import option
-from softbench.studies._contract import Observation, Task
-from softbench.views import Heatmap, Lines, Rows, Scatter
+from softbench.contracts.study import Observation, Task
+from softbench.records.views import Heatmap, Lines, Rows, Scatter
 
 QUANTITY, UNIT, DETERMINISTIC = "value", "1", True
 

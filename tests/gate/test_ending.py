@@ -15,7 +15,7 @@ import pytest
 from gate import stub
 
 from softbench.gate import ending, source
-from softbench.training.stopping import Terminated
+from softbench.processes.stopping import Terminated
 
 _PARENT = '''
 import signal, sys, tempfile

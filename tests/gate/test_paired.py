@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from gate import stub
 
-from softbench import records, session
+from softbench import records
+from softbench.bench import session
+from softbench.bench.sweep import Job
 from softbench.compare.verdicts import Terms
 from softbench.gate import source as sources
 from softbench.gate.paired import Pair, Plan, WorkerFailed, describe
 from softbench.gate.source import Source
-from softbench.sweep import Job
 
 TERMS = Terms(threshold=0.02)
 

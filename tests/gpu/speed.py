@@ -19,11 +19,15 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from softbench import environment, process, records, subjects, workload
+from softbench import records, subjects
 from softbench.case import Case, Shape, most_square, parse_attentions
+from softbench.config import Process
+from softbench.machine import environment
 from softbench.measures import _work
 from softbench.ops.gaussian_attention import gaussian_kernel
 from softbench.ops.pseudo_inverse import pseudo_inverse, residual
+from softbench.processes import setup
+from softbench.subjects import workload
 
 ROUNDS = 30
 FLASH = "SDPA (flash)"
@@ -67,7 +71,7 @@ class Table:
 
     def __init__(self, file: str | None, device: str = "cuda") -> None:
         self.file, self.device = file, device
-        self.environment: dict[str, Any] = environment.take(process.apply(process.Process()), device) if file else {}
+        self.environment: dict[str, Any] = environment.take(setup.apply(Process()), device) if file else {}
 
     def told(self, what: str, reached: float, target: float, detail: str) -> None:
         verdict = "ok   " if reached >= target else "BELOW"

@@ -8,8 +8,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from softbench import plugins, subjects, workload
+from softbench import plugins, subjects
 from softbench.case import AttentionSpec, Case, Shape
+from softbench.subjects import workload
 
 pytestmark = pytest.mark.gpu
 

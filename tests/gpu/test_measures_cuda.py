@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from softbench import config, session
+from softbench import config
+from softbench.bench import session
 
 pytestmark = pytest.mark.gpu
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from softbench.attention import _contract
 from softbench.case import AttentionSpec, Shape
+from softbench.contracts import attention as _contract
 from softbench.ops.average_pool import add_gradient, avg_pool
 from softbench.ops.gaussian_attention import gaussian_attention, gaussian_kernel, landmark_attention
 from softbench.ops.pseudo_inverse import pseudo_inverse, residual

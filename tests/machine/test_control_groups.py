@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from softbench import environment, process
-from softbench.gate import machine
+from softbench.machine import checks, environment
 from softbench.machine import control_groups as groups
+from softbench.machine import cores as machine_cores
+from softbench.machine.cores import usable_cores
 
 V2 = "30 25 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = ("32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
@@ -51,8 +52,8 @@ def test_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mounts: str, sta
                cores: float | None) -> None:
     root = tree(tmp_path, mounts, stands, files)
     assert groups.quota(root) == cores
-    monkeypatch.setattr(process, "available_cores", lambda: 8)
-    (found,) = (one for one in machine.look(root) if one.what == "CPU quota")
+    monkeypatch.setattr(machine_cores, "available_cores", lambda: 8)
+    (found,) = (one for one in checks.look(root) if one.what == "CPU quota")
     assert (found.state == "attend") == (cores is not None)
 
 
@@ -90,11 +91,11 @@ def test_a_group_bounds_memory_and_threads(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(groups, "free_memory", lambda: 400_000)
     assert environment.available_memory() == 400_000
     monkeypatch.setattr(groups, "quota", lambda: None)
-    monkeypatch.setattr(process, "available_cores", lambda: 8)
-    assert process.usable_cores() == 8
+    monkeypatch.setattr(machine_cores, "available_cores", lambda: 8)
+    assert usable_cores() == 8
     for quota, cores in ((3.5, 3), (0.5, 1), (64.0, 8)):
         monkeypatch.setattr(groups, "quota", lambda quota=quota: quota)
-        assert process.usable_cores() == cores
+        assert usable_cores() == cores
 
 
 @pytest.mark.skipif(not os.access("/sys/fs/cgroup/cpu", os.W_OK) or os.geteuid() != 0,

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softbench import inputs, plugins, workload
-from softbench.attention._contract import Attention, Cost
+from softbench import inputs, plugins
 from softbench.case import AttentionSpec, Case, Shape, parse_attentions
+from softbench.contracts.attention import Attention, Cost
+from softbench.contracts.measure import Reading
 from softbench.measures import _flops_counters as counters
 from softbench.measures import flops
-from softbench.measures._contract import Reading
 from softbench.measures._flops_counters import Uncounted
 from softbench.measures.flops import Settings
 from softbench.ops.gaussian_attention import gaussian_kernel, landmark_attention
 from softbench.ops.pseudo_inverse import pseudo_inverse
-from softbench.subjects import OneAttention
+from softbench.subjects import OneAttention, workload
 
 COUNTERS = [counters.by_torch, counters.by_fvcore]
 

@@ -14,8 +14,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from softbench.measures import _cpu_share, latency
-from softbench.measures._contract import load
+from softbench.contracts.measure import load
+from softbench.machine import cpu_share
+from softbench.measures import latency
 
 
 @dataclass
@@ -118,19 +119,19 @@ def test_garbage_collector_rests_only_while_sampling():
 
 
 def test_foreign_share_counts_others_but_not_us():
-    before = _cpu_share.now()
+    before = cpu_share.now()
     assert before is not None
     busy_until = time.process_time() + 0.4
     while time.process_time() < busy_until:
         pass
-    ours = _cpu_share.now() - before
+    ours = cpu_share.now() - before
     assert ours.own == pytest.approx(0.4, abs=0.08)
     assert ours.everybody >= ours.own - 0.03
-    made_up = _cpu_share.Ticks(everybody=1.5, own=1.0, wall=1.0)
+    made_up = cpu_share.Ticks(everybody=1.5, own=1.0, wall=1.0)
     assert made_up.foreign_share == pytest.approx(0.49 / len(os.sched_getaffinity(0)))
-    assert _cpu_share.Ticks(everybody=0.03, own=0.02, wall=0.02).foreign_share == pytest.approx(0.0)  # one tick
-    assert _cpu_share.Ticks(1.0, 1.2, 1.0).foreign_share == 0.0
-    assert _cpu_share.ZERO.foreign_share == 0.0
+    assert cpu_share.Ticks(everybody=0.03, own=0.02, wall=0.02).foreign_share == pytest.approx(0.0)  # one tick
+    assert cpu_share.Ticks(1.0, 1.2, 1.0).foreign_share == 0.0
+    assert cpu_share.ZERO.foreign_share == 0.0
 
 
 def test_a_stray_process_is_seen():

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softbench import plugins, workload
+from softbench import plugins
 from softbench.case import AttentionSpec, Case, Shape
+from softbench.contracts.measure import Reading
 from softbench.errors import Unsupported
 from softbench.measures import memory
-from softbench.measures._contract import Reading
 from softbench.measures.memory import InconsistentTrace, Pass, Settings
-from softbench.subjects import OneAttention
-from softbench.workload import Workload
+from softbench.subjects import OneAttention, workload
+from softbench.subjects.workload import Workload
 
 SHAPE = Shape(batch=1, heads=2, rows=9, cols=7, head_dim=5)
 ONE = 1 * 2 * 63 * 5 * 4  # bytes of q, k or v

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from softbench import subjects, workload
+from softbench import subjects
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.measures import operators
-from softbench.workload import Workload
+from softbench.subjects import workload
+from softbench.subjects.workload import Workload
 
 
 def built(mode: str = "forward", name: str = "soft") -> Workload:

@@ -28,7 +28,7 @@ SMALLEST = Variant((32, 32, 32, 32), (1, 1, 1, 1), (1, 1, 1, 1))
 MINE = '''"""Mean of the values."""
 from dataclasses import dataclass
 from torch import nn
-from softbench.attention._contract import Cost
+from softbench.contracts.attention import Cost
 APPROXIMATES, SHARES_QK, LINEAR_IN_V, IMPLS = None, True, True, ("eager",)
 @dataclass(frozen=True)
 class Options:
@@ -313,7 +313,7 @@ def test_patch_embed_halves_rounding_up() -> None:
 
 
 def test_an_implementation_follows_the_weights_and_keeps_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
-    from softbench.attention import _contract
+    from softbench.contracts import attention as _contract
 
     attention = _contract.load(_contract.AttentionSpec("soft", {"sampling": "conv", "conv": 3}))
     monkeypatch.setattr(attention.module, "supports", lambda impl, device, dtype, shape: (

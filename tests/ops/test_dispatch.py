@@ -54,7 +54,8 @@ def test_more_landmarks_than_the_inverse_takes_leave_the_passes_to_triton(landma
 
 @pytest.mark.usefixtures("_gpu")
 def test_a_workload_and_a_block_ask_with_their_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    from softbench import sweep, workload
+    from softbench.bench import sweep
+    from softbench.subjects import workload
 
     spec = AttentionSpec("soft")
     subject = OneAttention(load("soft"), spec)

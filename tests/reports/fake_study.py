@@ -7,7 +7,7 @@ from typing import Any
 from reports import fake_records
 
 from softbench.records import Record
-from softbench.views import Dots, Heatmap, Lines, Rows, Scatter
+from softbench.records.views import Dots, Heatmap, Lines, Rows, Scatter
 
 METHODS = {"newton": 2.0, "scaled": 3.5, "nystromformer": 1.6, "cholesky": 60.0}
 FAMILIES = {"spread": 10.0, "smooth": 3e4, "photographs": 5e3, "constant": 1e9}

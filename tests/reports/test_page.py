@@ -17,11 +17,11 @@ from reports.read_page import Element, Page, cells, outline
 
 from softbench.errors import ResultsError
 from softbench.records import Record, to_frame
+from softbench.records.views import View
 from softbench.reports import _drawing, format, plots, views
 from softbench.reports.page import _answers, _grids, _machines, _pictures, page
 from softbench.reports.sheet import sheets
 from softbench.reports.tables import Column, Table
-from softbench.views import View
 
 GOLDEN = Path(__file__).parent / "golden"
 TEMPLATES = Path(_pictures.__file__).parent / "templates"

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from reports import fake_records as fake
 
 from softbench.records import Record, to_frame
+from softbench.records.views import Lines
 from softbench.reports import _drawing, views
-from softbench.views import Lines
 
 VIEW = Lines(name="ratios", title="Ratios", x="tokens", quantities=("ratio",), series="label", panels="compared",
              log_x=True, level=1.0, span="crossover")

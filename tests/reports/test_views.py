@@ -14,10 +14,10 @@ from reports import fake_study as fake
 
 from softbench.errors import UsageError
 from softbench.records import Record, to_frame
+from softbench.records.views import Dots, Heatmap, Lines, Rows, Scatter, View
 from softbench.reports import format, tables, views
 from softbench.reports._drawing import _decades
 from softbench.reports._seen import Seen, front, grouped, select, telling
-from softbench.views import Dots, Heatmap, Lines, Rows, Scatter, View
 
 GOLDEN = Path(__file__).parent / "golden"
 SVG = "{http://www.w3.org/2000/svg}"

@@ -8,8 +8,8 @@ import random
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
-from softbench.studies._crossing import ATTENTION, BASELINE, Search, Stopped, Terms
-from softbench.studies._crossing_grids import Grid, Grids
+from softbench.studies._over_n.grids import Grid, Grids
+from softbench.studies.crossover.search import ATTENTION, BASELINE, Search, Stopped, Terms
 
 Cost = Callable[[float], float]
 

@@ -11,15 +11,17 @@ import helpers
 import pytest
 import torch
 
-from softbench import inputs, study
+from softbench import inputs
 from softbench import options as opts
+from softbench.bench import study
 from softbench.case import Shape
+from softbench.contracts import study as studies
 from softbench.errors import UsageError
 from softbench.measures import memory
 from softbench.records import Record
-from softbench.studies import _approximation, _estimate, _truth, approx_error
-from softbench.studies import _contract as studies
-from softbench.studies._summary import mean_interval
+from softbench.studies import approx_error
+from softbench.studies.approx_error import approximation, estimate, truth
+from softbench.studies.approx_error.summary import mean_interval
 
 SMALL = {"attn": "soft", "sizes": "9", "samplings": "none", "inputs": "structured", "tokens": "64", "head_dim": "16",
          "cost": "false", "seeds": "3"}
@@ -46,13 +48,13 @@ def names(**changes: object) -> list[str]:
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Everything above 50 tokens counts as many: tiles, sampled rows, no floor."""
-    monkeypatch.setattr(_approximation, "EXACT_TOKENS", 50)
-    monkeypatch.setattr(_approximation, "SAMPLED_ROWS", 20)
-    monkeypatch.setattr(_approximation, "SAMPLED_LOSS_ROWS", 7)
-    monkeypatch.setattr(_estimate, "DENSE", 10)
-    monkeypatch.setattr(_approximation._floor, "MOST_TOKENS", 50)
+    monkeypatch.setattr(approximation, "EXACT_TOKENS", 50)
+    monkeypatch.setattr(approximation, "SAMPLED_ROWS", 20)
+    monkeypatch.setattr(approximation, "SAMPLED_LOSS_ROWS", 7)
+    monkeypatch.setattr(estimate, "DENSE", 10)
+    monkeypatch.setattr(approximation._floor, "MOST_TOKENS", 50)
     yield
-    _approximation._cached_spectra.cache_clear()
+    approximation._cached_spectra.cache_clear()
 
 
 def test_keeps_the_contract_and_its_defaults_are_valid() -> None:
@@ -168,7 +170,7 @@ def test_linformer_is_fitted_where_that_can_be_done(monkeypatch: pytest.MonkeyPa
     fitted = numbers(records(attn="linformer"))["error_matrix_fro"]
     assert fitted.value < 1
     assert "fitted" in fitted.note
-    monkeypatch.setattr(_approximation._projection, "MOST_TOKENS", 50)
+    monkeypatch.setattr(approximation._projection, "MOST_TOKENS", 50)
     (record,) = records(attn="linformer")
     assert (record.status, record.value) == ("unsupported", None)
     assert "fitted up to 50 tokens" in record.note
@@ -189,9 +191,9 @@ def test_hostile_tokens_give_a_row(monkeypatch: pytest.MonkeyPatch, attention: s
         return q * scale, k * scale, v
 
     monkeypatch.setattr(inputs, "tokens", hostile)
-    _approximation._cached_spectra.cache_clear()
+    approximation._cached_spectra.cache_clear()
     found = records(attn=attention, seeds="2")
-    _approximation._cached_spectra.cache_clear()
+    approximation._cached_spectra.cache_clear()
     error = found[0]
     assert error.quantity == "error_matrix_fro"
     assert (error.status, error.value is None) == (status, status == "diverged")
@@ -208,9 +210,9 @@ def test_one_bad_seed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         return q * (float("nan") if seed == 1 else 1), k, v
 
     monkeypatch.setattr(inputs, "tokens", sometimes)
-    _approximation._cached_spectra.cache_clear()
+    approximation._cached_spectra.cache_clear()
     error = numbers(records(attn="performer"))["error_matrix_fro"]
-    _approximation._cached_spectra.cache_clear()
+    approximation._cached_spectra.cache_clear()
     assert (error.status, error.value, len(error.samples)) == ("diverged", None, 2)
     assert error.note == "not finite for 1 of 3 seeds"
 
@@ -219,7 +221,7 @@ def test_failing_task_still_names_its_attention(monkeypatch: pytest.MonkeyPatch)
     def break_down(*arguments: object) -> None:
         raise MemoryError("no memory")
 
-    monkeypatch.setattr(_approximation, "_sample", break_down)
+    monkeypatch.setattr(approximation, "_sample", break_down)
     (record,) = records()
     assert (record.status, record.attention, record.coords["size"]) == ("oom", "soft", 9)
 
@@ -236,23 +238,23 @@ def test_many_tokens_are_sampled_and_said_to_be(without: None) -> None:
 
 def test_sampled_rows_estimate_what_all_rows_give(monkeypatch: pytest.MonkeyPatch) -> None:
     every = numbers(records(tokens="400"))["error_matrix_fro"]
-    monkeypatch.setattr(_approximation, "EXACT_TOKENS", 50)
-    monkeypatch.setattr(_approximation, "SAMPLED_ROWS", 200)
+    monkeypatch.setattr(approximation, "EXACT_TOKENS", 50)
+    monkeypatch.setattr(approximation, "SAMPLED_ROWS", 200)
     some = numbers(records(tokens="400"))["error_matrix_fro"]
     for exact, sampled, error in zip(every.samples, some.samples, some.detail["standard_error"], strict=True):
         assert 0 < abs(exact - sampled) < 4 * error
 
 
 def test_graph_that_would_not_fit_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_approximation, "GRAPH_BYTES", 1000)
+    monkeypatch.setattr(approximation, "GRAPH_BYTES", 1000)
     found = numbers(records())
     assert found["error_dv"].status == "unsupported"
     assert "error_dq" not in found
 
 
 def test_no_matrix_of_all_tokens_is_held_above_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_truth, "TILE", 1 << 17)
-    monkeypatch.setattr(_approximation, "LOSS_ROWS", 32)
+    monkeypatch.setattr(truth, "TILE", 1 << 17)
+    monkeypatch.setattr(approximation, "LOSS_ROWS", 32)
     (task,) = approx_error.tasks(settings(tokens="4k", heads="1", seeds="1"))
     peak = memory._on_cpu(lambda: None, lambda state: task.run()).peak
     assert peak < 8 * 4096**2 / 4
@@ -337,8 +339,8 @@ def test_floor_that_cannot_be_told_from_rounding_is_a_bound_with_a_note() -> Non
 def test_gradients_of_nothing_have_no_relative_error(monkeypatch: pytest.MonkeyPatch) -> None:
     same = numbers(records(attn="performer", inputs="constant", seeds="2"))
     assert (same["error_dq"].value, same["error_dq"].status) == (0.0, "ok")
-    genuine = _approximation._errors.gradient_quantities
-    monkeypatch.setattr(_approximation._errors, "gradient_quantities",
+    genuine = approximation._errors.gradient_quantities
+    monkeypatch.setattr(approximation._errors, "gradient_quantities",
                         lambda heads: genuine(heads) | {"error_dq": float("inf")})
     found = numbers(records(attn="performer", seeds="2"))["error_dq"]
     assert (found.value, found.status) == (None, "unsupported")
@@ -347,7 +349,7 @@ def test_gradients_of_nothing_have_no_relative_error(monkeypatch: pytest.MonkeyP
 
 def test_times_that_others_disturbed_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for share, note in ((0.2, "other processes took more than 5% of the CPU"), (0.01, "")):
-        monkeypatch.setattr("softbench.measures._cpu_share.Ticks.foreign_share", property(lambda ticks: share))  # noqa: B023
+        monkeypatch.setattr("softbench.machine.cpu_share.Ticks.foreign_share", property(lambda ticks: share))  # noqa: B023
         found = records(cost="true", seeds="1")
         assert {r.note for r in found if r.quantity == "latency"} == {note}
 
@@ -384,7 +386,7 @@ def test_threads_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     before, seen = torch.get_num_threads(), []
     torch.set_num_threads(2)
     try:
-        monkeypatch.setattr(_approximation, "_errors_of", lambda point: seen.append(torch.get_num_threads()) or [])
+        monkeypatch.setattr(approximation, "_errors_of", lambda point: seen.append(torch.get_num_threads()) or [])
         records(cost="true", samplings="none")
         assert (seen, torch.get_num_threads()) == ([1], 2)
     finally:

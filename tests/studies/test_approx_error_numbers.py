@@ -11,8 +11,22 @@ from torch import Tensor
 
 from softbench import inputs
 from softbench.case import Shape
-from softbench.studies import _errors, _estimate, _floor, _projection, _truth
-from softbench.studies._truth import Truth
+from softbench.studies.approx_error import (
+    errors as _errors,
+)
+from softbench.studies.approx_error import (
+    estimate as _estimate,
+)
+from softbench.studies.approx_error import (
+    floor as _floor,
+)
+from softbench.studies.approx_error import (
+    projection,
+)
+from softbench.studies.approx_error import (
+    truth as _truth,
+)
+from softbench.studies.approx_error.truth import Truth
 
 SHAPE = Shape(1, 1, 9, 11, 8)
 TOKENS = 99
@@ -298,7 +312,7 @@ def test_fitted_projection_is_not_better_than_the_floor_and_beats_random_weights
         return _errors.matrix_error([_errors.head_errors(truth, rows, v, EVERY, 3)])[0]
 
     random = error()
-    _projection.fit(built, samples, SHAPE.grid)
+    projection.fit(built, samples, SHAPE.grid)
     assert _floor.frobenius([_floor.spectrum(truth)], 12) < error() < min(0.9, random)
 
 
@@ -306,7 +320,7 @@ def test_projection_is_not_fitted_to_noise() -> None:
     """Many windows and few samples: the plain least-squares fit is worse on new tokens than nothing at all."""
     q, k, v = head("normal")
     built = module("linformer", projected=80)
-    _projection.fit(built, [[head("normal", seed)[:2]] for seed in range(100, 103)], SHAPE.grid)
+    projection.fit(built, [[head("normal", seed)[:2]] for seed in range(100, 103)], SHAPE.grid)
     rows = _estimate.matrix_rows(built, q, k, SHAPE.grid, 80)
     found = _errors.head_errors(_truth.truth("softmax", q, k, 0), rows, v, EVERY, 3)
     assert _errors.matrix_error([found])[0] < 0.8
@@ -317,7 +331,7 @@ def test_projection_reads_out_what_can_be_read_out_exactly() -> None:
     shape = Shape(1, 1, 3, 4, 8)
     samples = [[head("structured", seed, shape)[:2]] for seed in range(100, 104)]
     built = module("linformer", shape, projected=12)
-    _projection.fit(built, samples, shape.grid)
+    projection.fit(built, samples, shape.grid)
     q, k, v = head("structured", 0, shape)
     rows = _estimate.matrix_rows(built, q, k, shape.grid, 12)
     assert _errors.matrix_error([_errors.head_errors(_truth.truth("softmax", q, k, 0), rows, v, torch.arange(12),

@@ -13,19 +13,10 @@ from scipy import stats
 from studies.fake_costs import Cost, Fake, crossing, out_of_memory, power, search
 
 from softbench.compare import rule
-from softbench.studies._crossing import (
-    AHEAD,
-    ATTENTION,
-    BASELINE,
-    BEHIND,
-    UNDECIDED,
-    Bracket,
-    Probe,
-    Stopped,
-)
-from softbench.studies._crossing_answer import Answer, conclude
-from softbench.studies._crossing_fit import fieller, locate, over_processes
-from softbench.studies._crossing_grids import Grids
+from softbench.studies._over_n.grids import Grids
+from softbench.studies.crossover.answer import Answer, conclude
+from softbench.studies.crossover.location import fieller, locate, over_processes
+from softbench.studies.crossover.search import AHEAD, ATTENTION, BASELINE, BEHIND, UNDECIDED, Bracket, Probe, Stopped
 
 LINEAR, SQUARE = power(1e-6, 1), power(1e-9, 2)  # they cross at 1,000
 WAVY: Cost = lambda n: 2 + math.sin(1.1 * math.log2(n))  # noqa: E731
@@ -380,7 +371,7 @@ def test_grids_are_near_squares_on_which_both_run() -> None:
 
 
 def test_no_grid_that_suits_both_is_said() -> None:
-    from softbench.studies._crossing import Search, Terms
+    from softbench.studies.crossover.search import Search, Terms
 
     nowhere = Search(Fake(LINEAR, SQUARE), Grids(64, 128, lambda grid: "no"), Terms(), lambda: 1.0).run()
     found = conclude(nowhere, "softmax")

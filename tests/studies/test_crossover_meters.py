@@ -13,18 +13,18 @@ import pytest
 import torch
 from studies.fake_costs import Fake, power
 
-from softbench import isolate, workload
-from softbench.attention import _contract as attentions
+from softbench.bench import isolate
+from softbench.bench.sweep import Sweep
+from softbench.bench.trial import packed
 from softbench.case import AttentionSpec, Case, Shape
+from softbench.contracts import attention as attentions
 from softbench.measures import latency, memory
-from softbench.studies import _crossing_again
-from softbench.studies import _crossing_answer as answers
-from softbench.studies._crossing import ATTENTION, BASELINE, Search, Stopped, Terms
-from softbench.studies._crossing_grids import Grids
-from softbench.studies._crossing_meters import Pair, meter
-from softbench.studies._trial import packed
-from softbench.subjects import OneAttention
-from softbench.sweep import Sweep
+from softbench.studies._over_n.grids import Grids
+from softbench.studies.crossover import again
+from softbench.studies.crossover import answer as answers
+from softbench.studies.crossover.meters import Pair, meter
+from softbench.studies.crossover.search import ATTENTION, BASELINE, Search, Stopped, Terms
+from softbench.subjects import OneAttention, workload
 
 
 def subject(name: str, **options: object) -> OneAttention:
@@ -102,7 +102,7 @@ def test_a_further_process_compares_the_attention_with_the_baseline(monkeypatch:
     monkeypatch.setattr(latency, "paired", rounds)
     jobs = [pair().job(side, (4, 4)) for side in (ATTENTION, BASELINE)]
     asked = {"timing": {"rep": 1.0}, "rounds": 2, "pairs": [[packed(job.case, job.subject) for job in jobs]]}
-    (answer,) = _crossing_again._answers(json.loads(json.dumps(asked)))
+    (answer,) = again._answers(json.loads(json.dumps(asked)))
     assert answer == {"differences": [pytest.approx(math.log(3))] * 2, "foreign": 0.25}
 
 
@@ -124,7 +124,7 @@ def test_what_fails_in_a_further_process_says_on_which_side(monkeypatch: pytest.
     monkeypatch.setattr(workload, "build", build)
     jobs = [pair().job(side, (4, 4)) for side in (ATTENTION, BASELINE)]
     asked = {"timing": {}, "rounds": 2, "pairs": 2 * [[packed(job.case, job.subject) for job in jobs]]}
-    assert list(_crossing_again._answers(asked)) == [{"side": ATTENTION, "status": "oom", "note": "none left"}]
+    assert list(again._answers(asked)) == [{"side": ATTENTION, "status": "oom", "note": "none left"}]
 
 
 def test_flops_are_the_closed_forms(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,21 +7,21 @@ import math
 import pytest
 
 from softbench.errors import UsageError
-from softbench.studies import _budget
-from softbench.studies._fitting import _whole
-from softbench.studies._inversion import Answer, Sizes, largest
+from softbench.studies._over_n import budget
+from softbench.studies.fit.fitting import _whole
+from softbench.studies.fit.inversion import Answer, Sizes, largest
 
 
 @pytest.mark.parametrize(("text", "count"), [
     ("16GiB", 16 << 30), ("512 MiB", 512 << 20), ("2GB", 2 * 10**9), ("1.5gib", 3 << 29), ("750mb", 750 * 10**6)])
 def test_memory_is_parsed(text: str, count: int) -> None:
-    assert _budget.parse_memory(text) == count
+    assert budget.parse_memory(text) == count
 
 
 @pytest.mark.parametrize(("text", "seconds"), [
     ("50ms", 0.05), ("1.5s", 1.5), ("200us", 2e-4), ("200 µs", 2e-4), (".5s", 0.5), ("2min", 120.0), ("1S", 1.0)])
 def test_time_is_parsed(text: str, seconds: float) -> None:
-    assert _budget.parse_seconds(text) == pytest.approx(seconds)
+    assert budget.parse_seconds(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -30,7 +30,7 @@ def test_time_is_parsed(text: str, seconds: float) -> None:
     ("GiB", "is not an amount"), ("16GiBB", "is not an amount"), ("50ms", "is not an amount")])
 def test_nonsense_memory_is_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        _budget.parse_memory(text)
+        budget.parse_memory(text)
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -39,16 +39,16 @@ def test_nonsense_memory_is_refused(text: str, message: str) -> None:
     ("99999999s", "24 hours"), ("16GiB", "is not a time"), ("ms", "is not a time")])
 def test_nonsense_time_is_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        _budget.parse_seconds(text)
+        budget.parse_seconds(text)
 
 
 def test_a_budget_is_needed() -> None:
     with pytest.raises(UsageError, match="no budget: give --memory"):
-        _budget.parse("", " ")
-    both = _budget.parse("1GiB", "50ms")
+        budget.parse("", " ")
+    both = budget.parse("1GiB", "50ms")
     assert (both.memory, both.latency) == (1 << 30, 0.05)
     assert both.coords == {"memory_budget": "1GiB", "latency_budget": "50ms"}
-    assert _budget.parse("", "50ms").memory is None
+    assert budget.parse("", "50ms").memory is None
 
 
 def search(limit: float, low: int = 64, high: int = 1 << 20, precision: float = 0.05) -> Answer:

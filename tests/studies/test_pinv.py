@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from softbench import options, study
+from softbench import options
+from softbench.bench import study
+from softbench.contracts.study import load
 from softbench.errors import UsageError
 from softbench.records import Record
-from softbench.studies import _inverse_tasks, _matrices, pinv
-from softbench.studies._contract import load
-from softbench.studies._courses import QUANTITIES, Course
-from softbench.views import Lines, Rows
+from softbench.records.views import Lines, Rows
+from softbench.studies import pinv
+from softbench.studies.pinv import matrices, parts
+from softbench.studies.pinv.courses import QUANTITIES, Course
 
 SMALL = {"size": "9", "count": "3", "head_dim": "4", "rep": "1", "matrices": "smooth:0.5,duplicate:4",
          "conditions": "10,5000", "methods": "newton,scaled_newton,hyperpower,cholesky", "steps": "5,20",
@@ -26,7 +28,7 @@ SMALL = {"size": "9", "count": "3", "head_dim": "4", "rep": "1", "matrices": "sm
 
 @pytest.fixture(autouse=True)
 def _fresh_matrices() -> None:
-    _inverse_tasks._matrices_of.cache_clear()
+    parts._matrices_of.cache_clear()
 
 
 def settings(**changes: str) -> pinv.Settings:
@@ -174,15 +176,15 @@ def test_singular_matrices_have_a_pseudo_inverse_and_no_inverse() -> None:
                                                 ("normal:0", None), ("duplicate:1", None), ("constant", None)])
 def test_hostile_matrices_give_rows_and_no_crash(family: str, poison: float | None,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
-    make = _matrices.make
+    make = matrices.make
 
-    def poisoned(family: str, sizes: _matrices.Sizes, seed: int) -> Tensor:
+    def poisoned(family: str, sizes: matrices.Sizes, seed: int) -> Tensor:
         a = make(family, sizes, seed)
         if poison is not None:
             a[:, 0, 1] = poison
         return a
 
-    monkeypatch.setattr(_matrices, "make", poisoned)
+    monkeypatch.setattr(matrices, "make", poisoned)
     every = ",".join(("newton,newton_ci,hyperpower,nystromformer,scaled_newton,cholesky,eigh",
                       "newton_batch,nystromformer_batch"))
     found = records(matrices=family, methods=every, parts="inverse,speed,leak")
@@ -197,14 +199,14 @@ def test_hostile_matrices_give_rows_and_no_crash(family: str, poison: float | No
 
 
 def test_one_broken_matrix_is_left_out_of_the_samples_and_counts_as_the_worst(monkeypatch: pytest.MonkeyPatch) -> None:
-    make = _matrices.make
+    make = matrices.make
 
-    def poisoned(family: str, sizes: _matrices.Sizes, seed: int) -> Tensor:
+    def poisoned(family: str, sizes: matrices.Sizes, seed: int) -> Tensor:
         a = make(family, sizes, seed)
         a[1] = math.nan
         return a
 
-    monkeypatch.setattr(_matrices, "make", poisoned)
+    monkeypatch.setattr(matrices, "make", poisoned)
     found = records(matrices="smooth:0.5", methods="newton", parts="inverse", ridge="0.01")
     for quantity in ("residual_ipv", "gradient_error"):
         record = only(found, quantity=quantity)
@@ -253,10 +255,10 @@ def test_one_thread_computes_and_all_of_them_are_timed(monkeypatch: pytest.Monke
     before, seen = torch.get_num_threads(), []
     torch.set_num_threads(2)
     try:
-        course_of, measure = _inverse_tasks.course_of, _inverse_tasks.times.measure
-        monkeypatch.setattr(_inverse_tasks, "course_of",
+        course_of, measure = parts.course_of, parts.times.measure
+        monkeypatch.setattr(parts, "course_of",
                             lambda *a: seen.append(("course", torch.get_num_threads())) or course_of(*a))
-        monkeypatch.setattr(_inverse_tasks.times, "measure",
+        monkeypatch.setattr(parts.times, "measure",
                             lambda *a: seen.append(("times", torch.get_num_threads())) or measure(*a))
         records(parts="inverse,condition,speed,cost", matrices="smooth:1", methods="newton")
         assert set(seen) == {("course", 1), ("times", 2)}

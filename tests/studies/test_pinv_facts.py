@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from softbench.ops.pseudo_inverse import residual
-from softbench.studies import _inverse_gradients, _matrices
-from softbench.studies._courses import Course, Truth, run
-from softbench.studies._matrices import Sizes
+from softbench.studies.pinv import gradients, matrices
+from softbench.studies.pinv.courses import Course, Truth, run
+from softbench.studies.pinv.matrices import Sizes
 
 COUNT = 12
 SMOOTH = ["smooth:0.1", "smooth:0.5"]
@@ -19,7 +19,7 @@ SPREAD = {"normal:0.5": 3, "normal:1": 6, "gelu:0.5": 10, "gelu:1": 5}
 
 
 def truth(family: str, ridge: float = 0.01, count: int = COUNT) -> Truth:
-    return Truth.of(_matrices.make(family, Sizes(count, 49, 32, ridge), seed=0), ridge)
+    return Truth.of(matrices.make(family, Sizes(count, 49, 32, ridge), seed=0), ridge)
 
 
 def course(family: str, method: str, dtype: torch.dtype = torch.float32, ridge: float = 0.01,
@@ -130,7 +130,7 @@ def test_start_from_the_identity_leaves_the_null_space_to_grow() -> None:
 @pytest.mark.parametrize(("family", "agreement"), [("smooth:0.1", -0.78), ("clustered:0.1", -0.99), ("constant", -1.0)])
 def test_implicit_gradient_of_an_unconverged_inverse_points_the_wrong_way(family: str, agreement: float) -> None:
     """Cosine of the implicit gradient and of the one through the same 20 iterations."""
-    compared = _inverse_gradients.compare(truth(family), "newton", torch.float64, 20, seed=1)
+    compared = gradients.compare(truth(family), "newton", torch.float64, 20, seed=1)
     assert middle(compared["agreement_cosine"]) == pytest.approx(agreement, abs=0.06)
     assert 0.9 < middle(compared["gradient_error"]) <= 1.01
     assert 1 <= middle(compared["unrolled_error"]) < 1.2
@@ -139,7 +139,7 @@ def test_implicit_gradient_of_an_unconverged_inverse_points_the_wrong_way(family
 @pytest.mark.parametrize("method", ["newton", "newton_ci", "hyperpower", "nystromformer", "scaled_newton", "cholesky",
                                     "eigh"])
 def test_gradients_are_true_where_the_inverse_has_converged(method: str) -> None:
-    compared = _inverse_gradients.compare(truth("gelu:0.5"), method, torch.float64, 20, seed=1)
+    compared = gradients.compare(truth("gelu:0.5"), method, torch.float64, 20, seed=1)
     for name, values in compared.items():
         off = values if name.endswith("error") else 1 - values
         assert float(off.abs().max()) < 1e-10, name
@@ -149,8 +149,8 @@ def test_gradients_are_true_where_the_inverse_has_converged(method: str) -> None
 def test_implicit_gradient_keeps_two_matrices_and_the_steps_keep_forty() -> None:
     a = truth("smooth:0.5", count=4).a.float()
     stack = a.numel() * 4
-    assert _inverse_gradients.saved_bytes(a, "newton", 20, 0.01, "op") <= 2 * stack
-    unrolled = _inverse_gradients.saved_bytes(a, "newton", 20, 0.01, "unrolled")
+    assert gradients.saved_bytes(a, "newton", 20, 0.01, "op") <= 2 * stack
+    unrolled = gradients.saved_bytes(a, "newton", 20, 0.01, "unrolled")
     assert 38 * stack < unrolled < 46 * stack
 
 

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from softbench import records, session
-from softbench.config import Config
+from softbench import records
+from softbench.bench import session
+from softbench.config import Config, Process
+from softbench.contracts.study import Observation
 from softbench.errors import ResultsError, UsageError
 from softbench.models import paper
-from softbench.process import Process
 from softbench.records import Record, to_frame
 from softbench.reports import tables as text
 from softbench.reports import views as reports
-from softbench.studies import _reproduction as run
 from softbench.studies import reproduce
-from softbench.studies._contract import Observation
 from softbench.studies.reproduce import Settings, tasks
+from softbench.studies.reproduce import reproduction as run
 
 Numbers = dict[tuple[Any, str, str], Observation]
 POINT = run.Point(64, 2, "cpu", 1.0)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from softbench.studies import _claims, _growth, _held
-from softbench.studies._lengths import grid
+from softbench.studies.scaling import claims, growth
+from softbench.studies.scaling import held as _held
+from softbench.studies.scaling.lengths import grid
 
 LENGTHS = np.array(grid(64, 16384, 2), float)
 Cost = Callable[[np.ndarray], np.ndarray]
@@ -23,7 +24,7 @@ def coverage(cost: Cost, exponent: float, noise: float, trials: int, lengths: np
     """The share of seeded trials whose interval contains the true exponent."""
     inside = 0
     for seed in range(trials):
-        low, high = _growth.fit(lengths, noisy(cost, noise, seed, lengths)).interval
+        low, high = growth.fit(lengths, noisy(cost, noise, seed, lengths)).interval
         inside += low <= exponent <= high
     return inside / trials
 
@@ -50,21 +51,21 @@ def test_a_power_above_a_break_is_within_its_interval() -> None:
 def test_few_lengths_are_covered_too_by_wider_intervals() -> None:
     few = np.array(grid(256, 4096, 1), float)
     assert coverage(power(1.0), 1.0, 0.05, 100, few) >= 0.88
-    wide, narrow = (_growth.fit(n, noisy(power(1.0), 0.05, 1, n)).interval for n in (few, LENGTHS))
+    wide, narrow = (growth.fit(n, noisy(power(1.0), 0.05, 1, n)).interval for n in (few, LENGTHS))
     assert wide[1] - wide[0] > narrow[1] - narrow[0]
 
 
 def test_breaks_are_found_near_the_truth_and_not_where_there_are_none() -> None:
     places = []
     for seed in range(20):
-        found = _growth.fit(LENGTHS, noisy(lambda n: np.where(n < 1024, n, n**2 / 1024), 0.02, seed))
+        found = growth.fit(LENGTHS, noisy(lambda n: np.where(n < 1024, n, n**2 / 1024), 0.02, seed))
         assert found.kind == "pieces"
         places += [b for b in found.breaks if b > 300]
     assert 20 <= len(places) <= 22
     assert 900 < float(np.median(places)) < 1150
-    straight = [_growth.fit(LENGTHS, noisy(power(1.0), 0.03, seed)) for seed in range(40)]
+    straight = [growth.fit(LENGTHS, noisy(power(1.0), 0.03, seed)) for seed in range(40)]
     assert sum(bool(one.breaks) for one in straight) <= 4
-    assert sum(bool(_growth.fit(LENGTHS, noisy(power(1.0), 0.1, seed)).breaks) for seed in range(40)) <= 8
+    assert sum(bool(growth.fit(LENGTHS, noisy(power(1.0), 0.1, seed)).breaks) for seed in range(40)) <= 8
 
 
 def test_two_breaks_are_found() -> None:
@@ -72,7 +73,7 @@ def test_two_breaks_are_found() -> None:
         x = np.log(n)
         return np.exp(2 * np.maximum(0, x - math.log(400)) - 1.2 * np.maximum(0, x - math.log(3000)))
 
-    found = _growth.fit(LENGTHS, noisy(cost, 0.02, 3))
+    found = growth.fit(LENGTHS, noisy(cost, 0.02, 3))
     assert len(found.breaks) == 2
     assert found.breaks == pytest.approx((400, 3000), rel=0.15)
     assert found.exponents == pytest.approx((0, 2, 0.8), abs=0.1)
@@ -80,7 +81,7 @@ def test_two_breaks_are_found() -> None:
 
 
 def test_an_overhead_gives_way_where_it_equals_the_power() -> None:
-    found = _growth.fit(LENGTHS, noisy(lambda n: 2e-4 + 2e-7 * n, 0.02, 0))
+    found = growth.fit(LENGTHS, noisy(lambda n: 2e-4 + 2e-7 * n, 0.02, 0))
     assert found.kind == "floor"
     assert found.breaks[0] == pytest.approx(1000, rel=0.15)
     assert found.exponents[0] == 0
@@ -88,7 +89,7 @@ def test_an_overhead_gives_way_where_it_equals_the_power() -> None:
 
 
 def test_exact_costs_have_exact_exponents() -> None:
-    found = _growth.fit(LENGTHS, 8.0 * LENGTHS**2)
+    found = growth.fit(LENGTHS, 8.0 * LENGTHS**2)
     assert found.exponent == pytest.approx(2, abs=1e-9)
     assert found.interval[1] - found.interval[0] < 1e-6
     assert found.breaks == ()
@@ -97,7 +98,7 @@ def test_exact_costs_have_exact_exponents() -> None:
 def test_extrapolated_costs_have_intervals_that_widen_and_cover() -> None:
     inside, near, far = 0, 0.0, 0.0
     for seed in range(60):
-        found = _growth.fit(LENGTHS, noisy(power(1.5), 0.04, seed))
+        found = growth.fit(LENGTHS, noisy(power(1.5), 0.04, seed))
         low, high = found.cost_interval(1 << 18)
         inside += low <= 3e-7 * (1 << 18) ** 1.5 <= high
         near += math.log(found.cost_interval(16384)[1] / found.cost_interval(16384)[0])
@@ -109,11 +110,11 @@ def test_extrapolated_costs_have_intervals_that_widen_and_cover() -> None:
 @pytest.mark.parametrize(("lengths", "costs"), [([64, 128], [1.0, 2.0]), ([64, 128, 256], [1.0, 0.0, 2.0])])
 def test_no_slope_from_nothing(lengths: list[float], costs: list[float]) -> None:
     with pytest.raises(ValueError, match="a slope needs 3 lengths"):
-        _growth.fit(lengths, costs)
+        growth.fit(lengths, costs)
 
 
-def growth_of(cost: Cost, noise: float = 0.01) -> _growth.Growth:
-    return _growth.fit(LENGTHS, noisy(cost, noise, 1))
+def growth_of(cost: Cost, noise: float = 0.01) -> growth.Growth:
+    return growth.fit(LENGTHS, noisy(cost, noise, 1))
 
 
 @pytest.mark.parametrize(("claim", "exponent", "cost", "verdict"), [
@@ -122,32 +123,32 @@ def growth_of(cost: Cost, noise: float = 0.01) -> _growth.Growth:
     ("N", 0.5, "memory", "no faster"), ("N", 1.0, "memory", "no faster"), ("N", 2.0, "memory", "grows faster"),
     ("", 1.0, "latency", "")])
 def test_claims_are_judged_by_the_interval(claim: str, exponent: float, cost: str, verdict: str) -> None:
-    assert _claims.verdict(claim, growth_of(power(exponent)), cost) == verdict
+    assert claims.verdict(claim, growth_of(power(exponent)), cost) == verdict
 
 
 def test_n_log_n_is_judged_by_its_local_exponent() -> None:
-    assert _claims.claimed("N log N", math.e**10) == pytest.approx(1.1)
+    assert claims.claimed("N log N", math.e**10) == pytest.approx(1.1)
     found = growth_of(lambda n: n * np.log(n), 0.002)
-    assert _claims.verdict("N log N", found, "latency") in ("holds", "nearly holds")
-    assert "N log N" in _claims.course(found)
+    assert claims.verdict("N log N", found, "latency") in ("holds", "nearly holds")
+    assert "N log N" in claims.course(found)
 
 
 def test_a_wide_interval_decides_nothing_unless_it_is_far_away() -> None:
-    wild = _growth.fit(LENGTHS[:4], [1.0, 2.5, 1.7, 3.0])
+    wild = growth.fit(LENGTHS[:4], [1.0, 2.5, 1.7, 3.0])
     assert wild.interval[1] - wild.interval[0] > 0.6
-    assert _claims.verdict("N", wild, "latency") == "undecided"
+    assert claims.verdict("N", wild, "latency") == "undecided"
 
 
 def test_words_can_be_quoted() -> None:
     found = growth_of(lambda n: 2e-4 + 2e-7 * n, 0.005)
     low, high = found.interval
-    assert _claims.sentence("N", found, "latency") == (
+    assert claims.sentence("N", found, "latency") == (
         f"claims O(N), measured N^{found.exponent:.2f} [{low:.2f}, {high:.2f}] above 1,000: holds")
-    assert _claims.course(found) == "overhead floor to 1,000, then linear"
-    assert _claims.course(growth_of(power(2.0))) == "quadratic"
-    assert _claims.course(growth_of(power(1.5))).startswith("N^1.5")
-    assert _claims.course(growth_of(lambda n: np.where(n < 1024, n, n**2 / 1024))) == "linear to 1,000, then quadratic"
-    assert "above" not in _claims.measured(growth_of(power(1.0)))
+    assert claims.course(found) == "overhead floor to 1,000, then linear"
+    assert claims.course(growth_of(power(2.0))) == "quadratic"
+    assert claims.course(growth_of(power(1.5))).startswith("N^1.5")
+    assert claims.course(growth_of(lambda n: np.where(n < 1024, n, n**2 / 1024))) == "linear to 1,000, then quadratic"
+    assert "above" not in claims.measured(growth_of(power(1.0)))
 
 
 @pytest.mark.parametrize("cost", [lambda n: 5000 + 300 * n, lambda n: 40 * n + 0.5 * n**2, lambda n: 0.5 * n**2])

@@ -14,9 +14,9 @@ from training import jobs
 from training.test_sources import folder
 
 from softbench.errors import UsageError
+from softbench.processes.stopping import Terminated
 from softbench.training import checkpoint
 from softbench.training.learner import Learner
-from softbench.training.stopping import Terminated
 
 STEPS = 6  # two epochs of three
 

@@ -13,8 +13,8 @@ from training.test_sources import folder
 
 from softbench import models
 from softbench.errors import ResultsError, SoftbenchError, UsageError
+from softbench.inputs import captured
 from softbench.models import checkpoints
-from softbench.studies import _backbone
 from softbench.training.scoring import Scoring, score
 
 
@@ -115,7 +115,7 @@ def test_a_checkpoint_never_says_which_code_to_run(tmp_path, monkeypatch):
         scores(Path("bare.pt"))
     for name in ("evil.pt", "bare.pt"):
         with pytest.raises(UsageError, match=rf"if you trust that file, write \./evil\.py-tiny={name}@stage1"):
-            _backbone.check(f"{name}@stage1")
+            captured.check(f"{name}@stage1")
     assert not Path("evil-was-here").exists()
     scores(Path("evil.pt"), arch="./evil.py-tiny", limit=4)
     assert Path("evil-was-here").exists()

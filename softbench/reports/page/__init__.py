@@ -17,11 +17,11 @@ from typing import Any
 import softbench
 from softbench.errors import ResultsError
 from softbench.records import Record
+from softbench.records.views import View
 from softbench.reports import format
 from softbench.reports.page import _answers, _grids, _machines, _sections
 from softbench.reports.page._machines import Machine
 from softbench.reports.tables import Column, Table
-from softbench.views import View
 
 _OVERTAKING = "crossover"  # the study whose first table belongs to the answer
 _NOT_SHOWN = ("machine", "command")  # of an environment: its name heads the column, its commands have a table

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from softbench.environment import COMPARABLE
+from softbench.machine.environment import COMPARABLE
 from softbench.records import Record
 from softbench.reports import format
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from softbench.errors import UsageError
 from softbench.records import Record, to_frame
+from softbench.records.views import Rows, View
 from softbench.reports import _drawing, format, plots, tables
 from softbench.reports import views as drawn
 from softbench.reports.page import _grids, _pictures
@@ -16,7 +17,6 @@ from softbench.reports.page._machines import Machine
 from softbench.reports.page._pictures import Picture
 from softbench.reports.sheet import Sheet, sheets
 from softbench.reports.tables import Column, Table
-from softbench.views import Rows, View
 
 if TYPE_CHECKING:
     import pandas as pd

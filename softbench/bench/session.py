@@ -1,0 +1,151 @@
+"""A session: a configuration and the name of a measure or study become a sweep or study that is ready to run here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from softbench import case as cases
+from softbench import config as configuration
+from softbench import inputs, subjects
+from softbench import options as opts
+from softbench.bench.study import Study
+from softbench.bench.sweep import Job, Sweep
+from softbench.case import Shape, Spec
+from softbench.config import Config, SweepConfig
+from softbench.contracts import measure as measures
+from softbench.contracts import study as studies
+from softbench.errors import PluginError, UsageError
+from softbench.machine import environment as env
+from softbench.processes import setup
+from softbench.subjects.workload import Subject
+
+BASELINE, NO_BASELINE = "softmax", "none"
+
+
+def start(config: Config, measure: str, *, command: str = "", **extra: Any) -> Sweep:
+    """Set the process up and lay out the whole sweep; every name and value is checked before anything is measured.
+
+    Raises:
+        UsageError: an unknown name or a bad value anywhere in the configuration.
+    """
+    module = measures.load(measure)
+    settings = opts.parse(module.Settings, config.measures.get(measure, {}), f"[{measure}]")
+    state = setup.apply(config.process)
+    jobs = plan(config, getattr(module, "MODES", cases.MODES))
+    environment = env.take(state, jobs[0].case.device, command)
+    return Sweep(measure, module, settings, jobs, environment, **extra)
+
+
+def start_study(config: Config, name: str, *, command: str = "") -> Study:
+    """Set the process up and cut the study into tasks; every setting is checked before any task runs.
+
+    Raises:
+        UsageError: a bad setting. PluginError: no task, or two of one name, which a resumed run could not tell apart.
+    """
+    module = studies.load(name)
+    settings = opts.parse(module.Settings, config.studies.get(name, {}), f"[{name}]")
+    state = setup.apply(config.process)
+    tasks = list(module.tasks(settings))
+    names = [task.name for task in tasks]
+    if not tasks or len(set(names)) < len(names):
+        twice = [f"two tasks named '{task}'" for task in names if names.count(task) > 1]
+        raise PluginError(f"Study '{name}' has {twice[0] if twice else 'no task'} with these settings.")
+    where = device(getattr(settings, "device", "cpu"))
+    return Study(name, module, tasks, env.take(state, where, command), where.partition(":")[0])
+
+
+def plan(config: Config, modes: tuple[str, ...] = cases.MODES) -> list[Job]:
+    """The jobs that a configuration asks for, cases of one point side by side, the baseline first."""
+    sweep = config.sweep
+    chosen = {spec: subjects.load(spec, config.attention) for spec in specs(sweep)}
+    _check_distinct(chosen)
+    _check_impl(sweep.impl, list(chosen.values()))
+    inputs.check(sweep.inputs)
+    if sweep.model and sweep.by_stage:
+        chosen = {one.spec: one for subject in chosen.values() for one in (subject, *_parts(subject))}
+    made = cases.grid_of_cases(
+        list(chosen), _shapes(sweep),
+        dtypes=cases.check_choices(sweep.dtype.split(","), cases.DTYPES, "dtype"),
+        modes=cases.check_choices((sweep.mode or modes[0]).split(","), modes, "mode"),
+        device=device(sweep.device), impl=sweep.impl, inputs=sweep.inputs if not sweep.model else "normal",
+        seed=sweep.seed)
+    for case in made:
+        chosen[case.spec].check(case)
+    return [Job(case, chosen[case.spec]) for case in made]
+
+
+def specs(sweep: SweepConfig) -> list[Spec]:
+    """The attentions or models of [sweep], the baseline first. Raises UsageError where one is named twice."""
+    flag, parse = ("--model", cases.parse_models) if sweep.model else ("--attn", cases.parse_attentions)
+    chosen: list[Spec] = list(parse(sweep.model or sweep.attn, flag))
+    labels = [spec.label for spec in chosen]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UsageError(f"{flag}: '{label}' is named twice.")
+    if sweep.baseline == NO_BASELINE or (sweep.model and not sweep.baseline):
+        return chosen
+    baseline: list[Spec] = list(parse(sweep.baseline or BASELINE, "--baseline"))
+    if len(baseline) != 1:
+        kind = "model" if sweep.model else "attention"
+        raise UsageError(f"--baseline must be one {kind}, or {NO_BASELINE}; not '{sweep.baseline}'.")
+    return baseline + [spec for spec in chosen if spec.label != baseline[0].label]
+
+
+def _shapes(sweep: SweepConfig) -> list[Shape]:
+    batches = cases.parse_counts(sweep.batch, "--batch")
+    if sweep.model:
+        return cases.image_shapes(cases.parse_images(sweep.image), batches)
+    if sweep.grid:
+        grids = cases.parse_grids(sweep.grid)
+    else:
+        grids = [cases.most_square(n) for n in cases.parse_counts(sweep.tokens, "--tokens")]
+    return cases.token_shapes(grids, batches, cases.parse_counts(sweep.heads, "--heads"),
+                              cases.parse_counts(sweep.head_dim, "--head-dim"))
+
+
+def _parts(subject: Subject) -> list[Subject]:
+    """The stages of a model. Raises UsageError where it does not tell them."""
+    from softbench.subjects.model import Backbone
+
+    assert isinstance(subject, Backbone)
+    parts: list[Subject] = list(subject.parts())
+    if not parts:
+        raise UsageError(f"--by-stage: {subject.spec.label} does not say what its stages are. Measure it without.")
+    return parts
+
+
+def device(name: str) -> str:
+    """A device that exists. "auto" is the GPU if there is one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, colon, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and not index.isdigit()):
+        raise UsageError(f"No device named '{name}'. Valid: auto, cpu, cuda, cuda:0 and so on.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError("torch finds no CUDA device here. Use --device cpu, or install a driver and a CUDA build.")
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise UsageError(f"No device '{name}': this machine has {torch.cuda.device_count()} CUDA device(s).")
+    return "cpu" if kind == "cpu" else name
+
+
+def _check_distinct(chosen: dict[Spec, Subject]) -> None:
+    """Refuse two labels for one thing, `soft` and `soft:landmarks=49`: their records could not be told apart."""
+    seen: dict[str, str] = {}
+    for spec, subject in chosen.items():
+        same = seen.setdefault(f"{subject.attention} {subject.model} {subject.options} {spec.impl}", spec.label)
+        if same != spec.label:
+            flag, kind = ("--model", "model") if subject.model else ("--attn", "attention")
+            raise UsageError(f"{flag}: '{same}' and '{spec.label}' are the same {kind}. Name it once.")
+
+
+def _check_impl(impl: str, chosen: list[Subject]) -> None:
+    known = {name for subject in chosen for name in subject.impls}
+    if impl != "auto" and impl not in known:
+        raise UsageError(f"No attention here has an implementation '{impl}'. Valid: auto, {', '.join(sorted(known))}.")
+
+
+def default(**sweep: Any) -> Config:
+    """A configuration from keywords of [sweep], over bench.toml and the built-in defaults."""
+    return configuration.load(None, flags={"sweep": sweep})

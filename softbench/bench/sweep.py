@@ -1,0 +1,276 @@
+"""Sweeps: one measure over many cases, in groups that share a point; whatever goes wrong becomes a row.
+
+A group is built, checked, and measured together, so that a measure may interleave it. A case that runs out of memory,
+is not supported, takes too long or gives a wrong result yields a record that says so, and the sweep goes on.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import groupby
+from types import FrameType, ModuleType
+from typing import Any
+
+import torch
+
+from softbench import options as opts
+from softbench.case import Case
+from softbench.contracts.measure import Reading, readings
+from softbench.errors import SoftbenchError, Unsupported
+from softbench.machine import ceilings
+from softbench.machine import environment as env
+from softbench.ops import pseudo_inverse
+from softbench.records import Record, finite
+from softbench.subjects import workload
+from softbench.subjects.workload import Subject, Workload
+
+
+@dataclass(frozen=True)
+class Job:
+    """A case together with its loaded subject."""
+
+    case: Case
+    subject: Subject
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One measure over many jobs on this machine.
+
+    Attributes:
+        timeout: seconds that a case may take.
+        check_convergence: look, in the untimed call before measuring, whether every small inverse in it has
+            converged; the numbers of a case where one has not are marked `diverged`.
+    """
+
+    measure_name: str
+    measure: ModuleType
+    settings: Any
+    jobs: list[Job]
+    environment: dict[str, Any]
+    timeout: float | None = None
+    check_convergence: bool = False
+    on_start: Callable[[Case], None] = field(default=lambda case: None)
+    _unconverged: dict[Case, str] = field(default_factory=dict)
+    _probed: set[Case] = field(default_factory=set)
+
+    def __iter__(self) -> Iterator[tuple[int, list[Record]]]:
+        """Yields, for each group of jobs as soon as it is done, how many jobs it was and their records."""
+        if hasattr(self.measure, "measure_group"):
+            for _, neighbours in groupby(self.jobs, key=lambda job: job.case.point()):
+                group = list(neighbours)
+                yield len(group), self._run_group(group)
+        else:
+            for job in self.jobs:
+                yield 1, self._records(job, self._run_alone(job))
+
+    def _run_group(self, jobs: list[Job]) -> list[Record]:
+        """Build all jobs, measure them together; what does not fit beside the others is measured alone afterwards."""
+        results: dict[int, list[Reading]] = {}
+        ready: dict[int, Workload] = {}
+        for index, job in enumerate(jobs):
+            self.on_start(job.case)
+            outcome = self._attempt(self.prepare, job)
+            if isinstance(outcome, Workload):
+                ready[index] = outcome
+            elif not (ready and outcome[0].status == "oom"):
+                results[index] = outcome
+        measured = self._attempt(self._measure_group, list(ready.values())) if ready else []
+        if ready and not isinstance(measured[0], Reading):
+            results |= {i: readings(self.measure, m) for i, m in zip(ready, measured, strict=True)}
+        ready.clear()
+        outcome = None  # the last workload too must be gone before another is measured alone
+        return [record for index, job in enumerate(jobs)
+                for record in self._records(job, results.get(index) or self._run_alone(job))]
+
+    def _run_alone(self, job: Job) -> list[Reading]:
+        self.on_start(job.case)
+        if hasattr(self.measure, "measure_case"):
+            return readings(self.measure, self._attempt(
+                self.measure.measure_case, job.case, job.subject, self.settings))
+        built = self._attempt(self.prepare, job)
+        if not isinstance(built, Workload):
+            return list(built)
+        return readings(self.measure, self._attempt(self._measure, built))
+
+    def _measure(self, built: Workload) -> Any:
+        with _deadline(self.timeout):
+            return self.measure.measure(built, self.settings)
+
+    def _measure_group(self, built: list[Workload]) -> Any:
+        with _deadline(None if self.timeout is None else self.timeout * len(built)):
+            return self.measure.measure_group(built, self.settings)
+
+    def _records(self, job: Job, results: Sequence[Reading]) -> list[Record]:
+        remark = self._unconverged.get(job.case, "")
+        settings = opts.to_dict(self.settings)
+        marked = [_diverged(r, remark) if remark else r for r in results]
+        return [make_record(self.measure_name, job, replace(r, detail={**r.detail, "settings": settings}),
+                            self.environment) for r in marked]
+
+    def prepare(self, job: Job) -> Workload:
+        """Build and check a job. One warm call may take a quarter of the timeout, as several calls follow."""
+        _refuse_too_large(job)
+        with _deadline(self.timeout):
+            self._probe(job)
+            built = workload.build(job.case, job.subject)
+            if self.check_convergence:
+                with pseudo_inverse.watch() as watched:
+                    built.check()
+                self._unconverged[job.case] = watched.note
+            else:
+                built.check()
+            if self.timeout is not None and (elapsed := _seconds(built)) * 4 > self.timeout:
+                raise TimeoutError(f"one call takes {elapsed:.1f} s, too long to repeat within {self.timeout:g} s")
+        return built
+
+    def _probe(self, job: Job) -> None:
+        """Compare the job with float64; once for all jobs that are probed on the same small case."""
+        subject, case = job.subject.probed(job.case)
+        if case not in self._probed:
+            workload.probe(case, subject)
+            self._probed.add(case)
+
+    def _attempt(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        """The action's result, or a list of the one reading that says why there is none."""
+        try:
+            return action(*arguments)
+        except (Exception, SystemExit) as error:  # a plugin may call sys.exit
+            status, note = verdict(error)
+            return [Reading(self.measure.QUANTITY, self.measure.UNIT, [], status=status, note=note)]
+
+
+def _diverged(reading: Reading, remark: str) -> Reading:
+    """The reading, marked; a reading that is not ok for another reason stays what it is."""
+    if reading.status != "ok":
+        return reading
+    return replace(reading, status="diverged", note="; ".join(filter(None, [reading.note, remark])))
+
+
+def make_record(measure: str, job: Job, reading: Reading, environment: dict[str, Any]) -> Record:
+    """The record of one reading of a job."""
+    case, subject, shape = job.case, job.subject, job.case.shape
+    value = None if reading.summary is None else finite(float(reading.summary))
+    status, notes = reading.status, [reading.note, subject.note(case)]
+    if value is None and status == "ok":
+        status, notes = "failed", [*notes, "the measure gave no finite number"]
+    return Record(
+        measure=measure, quantity=reading.quantity, value=value, unit=reading.unit,
+        samples=[float(s) for s in reading.samples if math.isfinite(s)], status=status,
+        note="; ".join(filter(None, notes)),
+        detail={key: finite(entry) for key, entry in (reading.detail | _limit(reading, case, environment)).items()},
+        attention=subject.attention, options=subject.options, model=subject.model, impl=resolved_impl(job),
+        mode=case.mode, batch=shape.batch, heads=shape.heads, rows=shape.rows, cols=shape.cols,
+        head_dim=shape.head_dim, dtype=case.dtype, device=torch.device(case.device).type, seed=case.seed,
+        coords={"inputs": case.inputs, **subject.coords}, label=case.spec.label, environment=environment,
+        started=datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _limit(reading: Reading, case: Case, environment: dict[str, Any]) -> dict[str, Any]:
+    """What this machine's ceilings say of a time whose unavoidable work is known."""
+    work = reading.detail.get("work")
+    known = ceilings.load(environment, case.device) if work else None
+    found = known.limit(work["bytes"], work["flops"], case.dtype, reading.summary) if work and known else {}
+    return {"limit": found} if found else {}
+
+
+def resolved_impl(job: Job) -> str:
+    """The implementation that runs, or the one asked for where it cannot."""
+    case = job.case
+    try:
+        return job.subject.resolve(case.impl, torch.device(case.device).type, getattr(torch, case.dtype), case.shape)
+    except Unsupported:
+        return case.impl
+
+
+def identity(measure: str, job: Job) -> str:
+    """What `subject` gives for this job's records."""
+    return subject(make_record(measure, job, Reading("", "1", []), {}))
+
+
+def subject(record: Record) -> str:
+    """The identity of a record's case under its measure, whichever quantity it is."""
+    return replace(record, quantity="").identity()
+
+
+def verdict(error: BaseException) -> tuple[str, str]:
+    """Status and note of the row that stands for a case that raised; frees what its frames held."""
+    traceback.clear_frames(error.__traceback__)
+    _release()
+    reason = _first_line(error).rstrip(".")
+    if isinstance(error, Unsupported):
+        return "unsupported", reason
+    if isinstance(error, TimeoutError):
+        return "timeout", reason
+    if is_out_of_memory(error):
+        return "oom", reason or "out of memory"
+    return "failed", reason if isinstance(error, SoftbenchError) else f"{type(error).__name__}: {reason}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out, on the CPU or on a GPU."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in text for words in ("out of memory", "can't allocate memory", "bad_alloc")))
+
+
+def _refuse_too_large(job: Job) -> None:
+    """Stop a case on the CPU that would bring the machine down: Linux kills a process rather than refuse memory."""
+    available = env.available_memory()
+    if torch.device(job.case.device).type != "cpu" or available is None:
+        return
+    needed = job.subject.needed(job.case)
+    if needed > available:
+        raise MemoryError(f"not run: it needs about {needed / 2**30:,.0f} GiB, {available / 2**30:,.0f} GiB are free")
+
+
+@contextmanager
+def _deadline(seconds: float | None) -> Iterator[None]:
+    """Raise TimeoutError once the time is over, as soon as the running operator returns."""
+    def expire(signum: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"no result within {seconds:g} s")
+
+    if seconds is None:
+        yield
+        return
+    previous = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def _seconds(built: Workload) -> float:
+    """The time of one call, the device's work included."""
+    state = built.prepare()
+    started = time.perf_counter()
+    built.run(state)
+    if built.device.type == "cuda":
+        torch.cuda.synchronize(built.device)
+    return time.perf_counter() - started
+
+
+def _release() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:300]
+
+
+def failed(records: Sequence[Record]) -> bool:
+    """Whether the exit code must say that cases failed: one did, or took too long, or none gave a number."""
+    return any(r.status in ("failed", "timeout") for r in records) or all(r.value is None for r in records)

@@ -1,0 +1,178 @@
+"""Trials: one case in a child process of its own, to learn whether one call fits into a memory, or how long it takes.
+
+A call holds its inputs, its parameters and all that it allocates, beyond what a process that has run a small case of
+the same kind holds anyway. On a CPU the child builds the inputs and then takes, by RLIMIT_DATA, what the limit leaves
+beside them; on a GPU the caching allocator gets the limit. What dies of too little memory, dies alone.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from softbench import options as opts
+from softbench import subjects
+from softbench.bench import isolate
+from softbench.bench.costs import disturbance
+from softbench.bench.sweep import verdict
+from softbench.case import AttentionSpec, Case, Shape
+from softbench.config import Process
+from softbench.machine import environment as env
+from softbench.measures import latency
+from softbench.processes import setup
+from softbench.subjects import workload
+from softbench.subjects.workload import Subject, Workload
+
+_CLEARLY = 2.0  # times the time that matters: a call that is slower need not be repeated
+_SAFE = 0.9  # share of the free memory that a child may take
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of it: `status` is "ok", or says why there is no number, as in a record.
+
+    `held` are bytes at the most, inputs and parameters included; `samples` seconds of single calls.
+    """
+
+    status: str
+    note: str = ""
+    held: float | None = None
+    samples: list[float] = field(default_factory=list)
+
+
+def memory(case: Case, subject: Subject, limit: int, timeout: float) -> Trial:
+    """One call under a limit of memory in bytes; `oom` where it does not fit."""
+    return _ask(case, subject, timeout, replace(setup.current(), malloc="default"), limit=limit)
+
+
+def seconds(case: Case, subject: Subject, settings: latency.Settings, budget: float, timeout: float) -> Trial:
+    """The time of a call as `softbench latency` takes it, with one call alone where that is far beyond the budget."""
+    return _ask(case, subject, timeout, setup.current(), settings=opts.to_dict(settings), budget=budget)
+
+
+def free(device: str) -> int | None:
+    """Bytes that a child may take on the device now; None where nothing tells."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+    available = env.available_memory()
+    return None if available is None else int(available * _SAFE)
+
+
+def leave_room(device: str) -> None:
+    """In a child on a CPU: take no more than is free, so that this process is the one that ends where memory does."""
+    if not device.startswith("cuda") and (safe := free(device)) is not None:
+        isolate.limit_memory(safe)
+
+
+def _ask(case: Case, subject: Subject, timeout: float, wanted: Process, limit: int | None = None,
+         **more: Any) -> Trial:
+    asked = {**packed(case, subject), "process": opts.to_dict(wanted), "limit": limit, **more}
+    answer = isolate.ask("softbench.bench.trial", asked, timeout, limit)
+    if isinstance(answer, list):
+        return Trial(**json.loads(answer[-1]))
+    return Trial(*answer)
+
+
+def packed(case: Case, subject: Subject) -> dict[str, Any]:
+    """A case as plain JSON values, for a child process."""
+    return {"case": asdict(case), "options": subject.options}
+
+
+def unpacked(asked: dict[str, Any]) -> tuple[Case, Subject]:
+    """What `packed` packed."""
+    data = asked["case"]
+    case = Case(spec=AttentionSpec(**data.pop("spec")), shape=Shape(**data.pop("shape")), **data)
+    return case, subjects.load(replace(case.spec, options=asked["options"]))
+
+
+def _answer(asked: dict[str, Any]) -> Trial:
+    """The child's part."""
+    case, subject = unpacked(asked)
+    try:
+        leave_room(case.device)
+        if asked["limit"] is None:
+            return _timed(workload.build(case, subject), latency.Settings(**asked["settings"]), asked["budget"])
+        return _held(case, subject, asked["limit"])
+    except (Exception, SystemExit) as error:
+        return Trial(*verdict(error))
+
+
+def _held(case: Case, subject: Subject, limit: int) -> Trial:
+    small, tiny = subject.probed(case)
+    _run(workload.build(tiny, small))  # what libraries allocate once is no part of a call
+    if case.device.startswith("cuda"):
+        return _held_on_gpu(case, subject, limit)
+    own = _bytes(workload.build(case, subject, on="meta"))
+    if own >= limit:
+        raise MemoryError(f"inputs and parameters alone take {own:,} B")
+    built = workload.build(case, subject)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _resident("VmRSS")
+    isolate.limit_memory(limit - own)
+    _run(built)
+    return Trial("ok", held=float(own + max(0, _resident("VmHWM") - before)))
+
+
+def _held_on_gpu(case: Case, subject: Subject, limit: int) -> Trial:
+    device = torch.device(case.device)
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+    built = workload.build(case, subject)
+    torch.cuda.reset_peak_memory_stats(device)
+    _run(built)
+    return Trial("ok", held=float(torch.cuda.max_memory_allocated(device)))
+
+
+def _timed(built: Workload, settings: latency.Settings, budget: float) -> Trial:
+    fastest = min(_run(built), _run(built))
+    if fastest > _CLEARLY * budget:
+        return Trial("ok", samples=[fastest])
+    reading = latency.measure(built, settings)[0]
+    return Trial("ok", disturbance(reading.detail), samples=reading.samples)
+
+
+def _run(built: Workload) -> float:
+    """Seconds of one call."""
+    state = built.prepare()
+    _synchronize(built)
+    started = time.perf_counter()
+    built.run(state)
+    _synchronize(built)
+    return time.perf_counter() - started
+
+
+def _synchronize(built: Workload) -> None:
+    if built.device.type == "cuda":
+        torch.cuda.synchronize(built.device)
+
+
+def _bytes(built: Workload) -> int:
+    tensors = [*built.inputs, built.target, *built.module.parameters(), *built.module.buffers()]
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _resident(entry: str) -> int:
+    """Bytes of this process that are in memory now (VmRSS) or were at most (VmHWM)."""
+    found = re.search(rf"{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def main() -> None:
+    """Entry of the child process."""
+    asked, _ = isolate.asked()
+    answers = isolate.answers()
+    print(json.dumps(asdict(_answer(asked))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""The contract of an attention file, and the few helpers that all of them need.
+
+Shapes: q, k are [B, H, N, D]; v is [B, H, N, E]; N = rows * cols tokens in row-major order; the output is [B, H, N, E].
+
+An attention file `softbench/attention/<name>.py` (or any file given as `--attn ./mine.py`) defines
+
+- a docstring whose first line says what it is, and whose body gives formula, complexity and source;
+- `APPROXIMATES`: the name of the exact attention that it estimates, or None where it defines its own kernel;
+- `SHARES_QK`: True where keys are the queries (SOFT): `k` is then not used, and callers pass q twice;
+- `LINEAR_IN_V`: True where the output is S(q, k) v, so that `attn(q, k, I)` is its own N x N matrix;
+- `FAMILY`: its place in the field, one of `FAMILIES`; `COMPLEXITY`: how its work grows with the tokens, as its paper
+  claims: "N", "N log N" or "N^2";
+- `IMPLS`: its implementations, fastest first, the plainest (the one trusted as oracle) last;
+- `Options`: a frozen dataclass of `softbench.options.option` fields;
+- `build(shape, options, impl) -> torch.nn.Module` with `forward(q, k, v, grid=(rows, cols)) -> [B, H, N, E]`;
+- `cost(shape, options) -> Cost`;
+- optionally `supports(impl, device, dtype, shape) -> str`: why `impl` cannot run there ("" where it can); `shape` is
+  None where it is not known;
+- optionally `fits(shape, options) -> str`: why it cannot run at that shape ("" where it can);
+- optionally `SAME_DIM`: True where v must have the head_dim of q and k, E = D;
+- optionally `rank(shape, options) -> int`: a bound on the rank of its matrix, from its landmarks or features;
+- optionally `NORMALISED`: True where it estimates `gaussian` with symmetrically normalised rows and columns;
+- optionally `note(shape, options) -> str`: what a reader of the number must know ("36 of 49 landmarks: ...").
+
+`FAMILY` and `COMPLEXITY` may be missing from a file of yours: what is not said is shown as "-". All constants are
+literals, so that `softbench list` can read them without importing torch. Every sample's result depends on that sample
+alone; half precision inputs are accumulated in float32, and may meet float32 parameters (within a backbone under
+autocast, attentions run outside it); parameters and random projections are drawn while building (seed torch first) or
+from a seed among the options, never during a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softbench import options as opts
+from softbench import plugins
+from softbench.case import AttentionSpec, Shape
+from softbench.errors import PluginError, Unsupported, UsageError
+
+FAMILIES = ("exact", "feature map", "landmark", "low rank", "sparse", "reduction", "channel")
+COMPLEXITIES = ("N", "N log N", "N^2")
+REQUIRED = ("APPROXIMATES", "SHARES_QK", "LINEAR_IN_V", "IMPLS", "Options", "build", "cost")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one forward call costs in theory.
+
+    Attributes:
+        flops: floating-point operations of all matrix products and convolutions, 2 per multiply-add. Elementwise
+            work, exponentials and reductions are not counted, as in torch's and fvcore's counters.
+        elements: numbers held at once beyond inputs and output, at the peak, to leading order. An estimate: it
+            predicts out-of-memory and fills `--dry-run`; memory itself is measured.
+    """
+
+    flops: float
+    elements: float
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A loaded attention plugin together with the options it is asked to run with."""
+
+    name: str
+    module: ModuleType
+    options: Any
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Attention:
+        return self  # nothing in it changes, and a Python module cannot be copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A Python module cannot be pickled either: the attention is loaded again, by its name or from its file."""
+        source = self.name if self.name in plugins.names("attention") else str(self.module.__file__)
+        return load, (AttentionSpec(source, opts.to_dict(self.options)),)
+
+    def build(self, shape: Shape, impl: str) -> nn.Module:
+        """The module at that shape. Raises Unsupported where the attention cannot have it, and says why."""
+        if reason := self.misfit(shape):
+            raise Unsupported(f"{self.name} cannot run on {shape.rows}x{shape.cols} tokens of dim {shape.head_dim}:"
+                              f" {reason}")
+        module = self.module.build(shape, self.options, impl)
+        if not isinstance(module, nn.Module):
+            raise PluginError(f"Attention '{self.name}': build() must return a torch module, not a"
+                              f" {type(module).__name__}.")
+        return module
+
+    def misfit(self, shape: Shape) -> str:
+        """Why the attention cannot run at that shape; "" where it can."""
+        fits: Callable[[Shape, Any], str] = getattr(self.module, "fits", lambda shape, options: "")
+        return fits(shape, self.options)
+
+    def cost(self, shape: Shape) -> Cost:
+        try:
+            cost = self.module.cost(shape, self.options)
+        except Exception as error:
+            raise PluginError(f"Attention '{self.name}': cost() raised {type(error).__name__}: {error}.") from error
+        if not isinstance(cost, Cost):
+            raise PluginError(f"Attention '{self.name}': cost() must return a Cost, not a {type(cost).__name__}.")
+        return cost
+
+    def note(self, shape: Shape) -> str:
+        describe: Callable[[Shape, Any], str] = getattr(self.module, "note", lambda shape, options: "")
+        return describe(shape, self.options)
+
+    def resolve(self, impl: str, device: str, dtype: torch.dtype, shape: Shape | None = None) -> str:
+        """The implementation that runs: `impl` itself, or for "auto" the first one that can.
+
+        Raises:
+            Unsupported: it cannot run on this device, dtype and shape, or does not exist; says which does.
+        """
+        impls: tuple[str, ...] = self.module.IMPLS
+        supports: Callable[[str, str, torch.dtype, Shape | None], str] = getattr(self.module, "supports", lambda *_: "")
+        if impl != "auto" and impl not in impls:
+            raise Unsupported(f"{self.name} has no implementation '{impl}'; it has {', '.join(impls)}")
+        reasons = []
+        for candidate in impls if impl == "auto" else (impl,):
+            if not (reason := supports(candidate, device, dtype, shape)):
+                return candidate
+            reasons.append(f"{candidate}: {reason}")
+        raise Unsupported(f"{self.name} cannot run here ({'; '.join(reasons)})")
+
+
+def load(spec: AttentionSpec, defaults: dict[str, Any] | None = None) -> Attention:
+    """The attention that a spec names, with its options parsed on top of `defaults` (from bench.toml).
+
+    Raises:
+        UsageError: unknown name or option, value of a wrong type. PluginError: the file breaks the contract.
+    """
+    module = plugins.load("attention", spec.name, REQUIRED)
+    name = plugins.display_name(spec.name)
+    _check(module, name)
+    options = opts.parse(module.Options, {**(defaults or {}), **spec.options}, f"attention '{name}'")
+    return Attention(name, module, options)
+
+
+def _check(module: ModuleType, name: str) -> None:
+    try:
+        fields(module.Options)
+    except TypeError:
+        raise PluginError(f"Attention '{name}': Options must be a frozen dataclass.") from None
+    impls = module.IMPLS
+    if not isinstance(impls, tuple) or not impls or not all(isinstance(i, str) for i in impls):
+        raise PluginError(f"Attention '{name}': IMPLS must be a tuple of names, such as (\"eager\",).")
+
+
+def check_inputs(q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], same_dim: bool = False) -> None:
+    """Raise UsageError unless q, k [B, H, N, D], v [B, H, N, E] and grid agree; with `same_dim`, unless E = D too."""
+    if not q.dim() == k.dim() == v.dim() == 4:
+        shapes = ", ".join(str(tuple(t.shape)) for t in (q, k, v))
+        raise UsageError(f"q, k, v must be [batch, heads, tokens, dim]; got {shapes}.")
+    if q.shape != k.shape or q.shape[:3] != v.shape[:3]:
+        raise UsageError(f"q, k, v disagree in shape: {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}.")
+    if same_dim and q.shape[3] != v.shape[3]:
+        raise UsageError(f"This attention needs values of the same dim as its queries: {v.shape[3]}, not {q.shape[3]}.")
+    if grid[0] * grid[1] != q.shape[2]:
+        raise UsageError(f"grid {grid[0]}x{grid[1]} does not hold {q.shape[2]} tokens.")
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 for half precision, otherwise the dtype itself."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

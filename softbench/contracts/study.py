@@ -1,0 +1,84 @@
+"""The contract of a study file.
+
+A study answers a question that takes many different numbers, such as how far an approximation is from the truth. A
+file `softbench/studies/<name>.py` (the command is called `<name>` with hyphens) defines
+
+- a docstring whose first line says what it is;
+- `QUANTITY`, `UNIT`: its headline number, which also stands for a task that failed;
+- `DETERMINISTIC`: True where two runs on any two machines must agree, within rounding;
+- `Settings`: a frozen dataclass of `softbench.options.option` fields; each becomes a flag of the command; one called
+  `device` is where the study runs, which is the CPU otherwise;
+- `QUICK`: the settings that `--quick` changes;
+- `VIEWS`: how its numbers are shown, as data (`softbench.records.views.View`); reports draw them;
+- `tasks(settings) -> list[Task]`: the study cut into independent pieces. Everything the settings say is checked here.
+- optionally `recall(environment, device) -> list[Record]` and `remember(records, environment, device) -> Path`: where a
+  study is run once for a machine, what is known of this one, and keeping it. `--force` runs it anew.
+
+A task neither prints nor saves. Its name is its identity: a resumed study skips the tasks whose names it finds.
+Studies import torch inside their functions, so that `softbench <study> --help` answers without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from softbench import plugins
+
+REQUIRED = ("QUANTITY", "UNIT", "DETERMINISTIC", "Settings", "QUICK", "VIEWS", "tasks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """One number of a study, with what it is a number of. Fields are those of `softbench.records.Record`.
+
+    `samples` are the values of single seeds, matrices or repetitions that `value` summarises. `detail` may hold the
+    course of an iteration (`{"trace": [...]}`, one entry a step) besides how the number was taken. A number that was
+    not measured but published has its source in `quoted`; its record then names no machine, and `detail["printed"]` is
+    how tables write it.
+    """
+
+    quantity: str
+    value: float | None
+    unit: str = "1"
+    samples: list[float] = field(default_factory=list)
+    status: str = "ok"
+    note: str = ""
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    attention: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+    model: str = ""
+    impl: str = ""
+    mode: str = "forward"
+
+    batch: int = 1
+    heads: int = 1
+    rows: int = 1
+    cols: int = 1
+    head_dim: int = 1
+    dtype: str = "float64"
+    seed: int = 0
+    coords: dict[str, Any] = field(default_factory=dict)
+    quoted: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """An independent piece of a study; `name` is unique in the study and says all that decides the result.
+
+    A task that `concludes` comes after those whose numbers it draws on: `run` gets the records of all tasks before it,
+    those that a resumed study found included, and it runs again whenever one of them has.
+    """
+
+    name: str
+    run: Callable[..., list[Observation]]
+    concludes: bool = False
+
+
+def load(name: str) -> ModuleType:
+    """The study plugin of that name."""
+    return plugins.load("studies", name, REQUIRED)

@@ -1,0 +1,98 @@
+"""What studies of costs over N share: the attentions and points that their settings name, checked, as cases."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from softbench.bench import session
+from softbench.case import DTYPES, MODES, TRAINING, AttentionSpec, Case, Shape, check_choices
+from softbench.contracts import attention as attentions
+from softbench.contracts.study import Observation
+from softbench.errors import UsageError
+from softbench.records import Record
+from softbench.studies.approx_error import compared
+from softbench.subjects import OneAttention
+
+INPUTS = "normal"
+
+
+class Settings(Protocol):
+    """The settings that both studies have."""
+
+    @property
+    def attn(self) -> str: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def impl(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Attentions in their order, pairs of mode and dtype, and a device that exists."""
+
+    subjects: list[OneAttention]
+    points: list[tuple[str, str]]
+    device: str
+    settings: Settings
+
+    def case(self, subject: OneAttention, point: tuple[str, str], shape: Shape) -> Case:
+        """What is run of an attention at a point."""
+        assert isinstance(subject.spec, AttentionSpec)
+        mode, dtype = point
+        return Case(subject.spec, shape, dtype=dtype, device=self.device, mode=mode, inputs=INPUTS,
+                    impl=subject.spec.impl or self.settings.impl, seed=self.settings.seed)
+
+    def name(self, point: tuple[str, str]) -> str:
+        """What decides the numbers of a point, besides attention and shape."""
+        s = self.settings
+        return (f"{point[0]} {point[1]} H={s.heads} D={s.head_dim} {self.device} impl={s.impl} seed={s.seed}")
+
+
+def check(settings: Settings) -> Setting:
+    """The setting that is asked for.
+
+    Raises:
+        UsageError: an unknown name or a bad value. PluginError: a file that breaks the contract.
+    """
+    subjects = [OneAttention(attentions.load(spec), spec) for spec in compared.parse(settings.attn)]
+    seen: dict[str, str] = {}
+    for subject in subjects:
+        impl = subject.spec.impl or settings.impl
+        if impl != "auto" and impl not in (valid := sorted({name for one in subjects for name in one.impls})):
+            raise UsageError(f"No attention here has an implementation '{impl}'. Valid: auto, {', '.join(valid)}.")
+        same = seen.setdefault(f"{subject.attention} {subject.options} {impl}", subject.spec.label)
+        if same != subject.spec.label:
+            raise UsageError(f"--attn: '{same}' and '{subject.spec.label}' are the same attention. Name it once.")
+    modes = (TRAINING.get(mode.strip(), mode) for mode in settings.mode.split(","))
+    points = itertools.product(check_choices(modes, MODES, "mode"),
+                               check_choices(settings.dtype.split(","), DTYPES, "dtype"))
+    return Setting(subjects, list(points), session.device(settings.device), settings)
+
+
+def observation(record: Record, detail: dict[str, object]) -> Observation:
+    """A measure's record as a number of the study, with more in its detail."""
+    return Observation(
+        quantity=record.quantity, value=record.value, unit=record.unit, samples=record.samples, status=record.status,
+        note=record.note, detail=record.detail | detail, attention=record.attention, options=record.options,
+        label=record.label, impl=record.impl, mode=record.mode, batch=record.batch, heads=record.heads,
+        rows=record.rows, cols=record.cols, head_dim=record.head_dim, dtype=record.dtype, seed=record.seed,
+        coords=record.coords)
+
+
+def of(found: Sequence[Record], label: str, point: tuple[str, str]) -> list[Record]:
+    """The records of one attention, as the command named it, at one point."""
+    return [record for record in found if record.label == label and (record.mode, record.dtype) == point]

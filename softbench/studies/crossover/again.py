@@ -1,0 +1,86 @@
+"""The probes around a crossing, measured again in a process of their own.
+
+The child answers with a line of JSON for each grid: its differences and the share of the CPU that others had.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+from softbench import options as opts
+from softbench.bench import isolate
+from softbench.bench.sweep import Job, verdict
+from softbench.bench.trial import leave_room, packed, unpacked
+from softbench.measures import latency
+from softbench.processes import setup
+from softbench.records import median
+from softbench.studies.crossover.search import ATTENTION, BASELINE, Stopped
+from softbench.subjects import workload
+from softbench.subjects.workload import Workload
+
+
+def measure(jobs: Sequence[tuple[Job, Job]], timing: latency.Settings, rounds: int,
+            seconds: float) -> list[tuple[list[float], float]]:
+    """For each pair of an attention and its baseline, the differences of so many rounds and the share of others.
+
+    Raises:
+        Stopped: the child was not done in so many seconds, or gave nothing.
+    """
+    asked = {"process": opts.to_dict(setup.current()), "timing": opts.to_dict(timing),
+             "rounds": rounds, "pairs": [[packed(job.case, job.subject) for job in pair] for pair in jobs]}
+    answer = isolate.ask("softbench.studies.crossover.again", asked, seconds, None)
+    if not isinstance(answer, list):
+        raise Stopped(ATTENTION, *answer)
+    found = [json.loads(line) for line in answer]
+    for line in found:
+        if "status" in line:
+            raise Stopped(line["side"], line["status"], line["note"])
+    if len(found) < len(jobs):  # a plugin may end its process
+        raise Stopped(ATTENTION, "failed", f"the child process ended after {len(found)} of {len(jobs)} lengths")
+    return [(line["differences"], line["foreign"]) for line in found]
+
+
+def _answers(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The child's part."""
+    timing = latency.Settings(**asked["timing"])
+    for pair in asked["pairs"]:
+        side = ATTENTION
+        try:
+            head = _built(pair[0])
+            side = BASELINE
+            base = _built(pair[1])
+            side = ATTENTION
+            with closing(latency.paired(base, head, timing)) as endless:
+                rounds = list(itertools.islice(endless, asked["rounds"]))
+        except (Exception, SystemExit) as error:  # a plugin may call sys.exit
+            status, note = verdict(error)
+            yield {"side": side, "status": status, "note": note}
+            return
+        del head, base  # before the next are built
+        yield {"differences": [math.log(median(ours) / median(theirs)) for theirs, ours, _ in rounds],
+               "foreign": max(foreign for *_, foreign in rounds)}
+
+
+def _built(one: dict[str, Any]) -> Workload:
+    case, subject = unpacked(one)
+    built = workload.build(case, subject)
+    built.check()
+    return built
+
+
+def main() -> None:
+    """Entry of the child process."""
+    asked, _ = isolate.asked()
+    answers = isolate.answers()
+    leave_room(asked["pairs"][0][0]["case"]["device"])
+    for answer in _answers(asked):
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

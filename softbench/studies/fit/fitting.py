@@ -1,0 +1,174 @@
+"""What fit does for one attention: it searches its largest size, with trials in child processes as probes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from softbench.bench import trial as _trial
+from softbench.bench.trial import Trial
+from softbench.case import MAX_TOKENS, Case, Shape, most_square
+from softbench.contracts.study import Observation
+from softbench.errors import Unsupported
+from softbench.measures import latency
+from softbench.records import median
+from softbench.studies._over_n import setting as _setting
+from softbench.studies._over_n.budget import Budget
+from softbench.studies._over_n.grids import Grids
+from softbench.studies._over_n.setting import Setting
+from softbench.studies.fit.inversion import Answer, Sizes, largest
+from softbench.subjects import OneAttention, workload
+
+TOKENS, BATCH = "tokens", "batch"
+MEMORY, LATENCY = "memory", "latency"
+_MACHINE = "this machine's memory"
+_SLOW = 20.0  # times the budget of latency, that a trial may take at least
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: sizes from `low` to `high` of `vary`, beside `other` of the one that does not vary."""
+
+    budget: Budget
+    vary: str
+    low: int
+    high: int
+    other: int
+    precision: float
+    timing: latency.Settings
+    timeout: float
+
+
+@dataclass
+class Fitting:
+    """The search for one attention at one point. `trials` holds those of each size, by the budget they test."""
+
+    setting: Setting
+    subject: OneAttention
+    point: tuple[str, str]
+    question: Question
+    trials: dict[int, dict[str, Trial]] = field(default_factory=dict)
+    short: int | None = None
+
+    def run(self) -> list[Observation]:
+        """All trials, and the answer.
+
+        Raises:
+            WrongResult: the attention's result is wrong, so that nothing is said about its cost.
+        """
+        question = self.question
+        first = self._sizes().at(question.low)
+        if first is None:
+            raise Unsupported(f"no {question.vary} from {question.low:,} to {question.high:,} that it can run at:"
+                              f" {self._misfit(question.low)}")
+        subject, small = self.subject.probed(self._case(first))
+        workload.probe(small, subject)
+        answer = largest(self._sizes(), self._exceeds, question.precision)
+        assert answer is not None
+        return [*(seen for size in answer.tried for seen in self._probes(size)), *self._answers(answer)]
+
+    def _sizes(self) -> Sizes:
+        low, high = self.question.low, self.question.high
+        between: Callable[[float, float, float], int | None] = _whole
+        if self.question.vary == TOKENS:
+            grids = Grids(low, high, lambda grid: self._misfit(grid[0] * grid[1], grid))
+
+            def between(size: float, above: float, below: float) -> int | None:
+                grid = grids.nearest(size, above, below)
+                return grid[0] * grid[1] if grid else None
+
+        return Sizes(low, high, between)
+
+    def _misfit(self, size: int, grid: tuple[int, int] | None = None) -> str:
+        return self.subject.plugin.misfit(self._shape(size, grid))
+
+    def _shape(self, size: int, grid: tuple[int, int] | None = None) -> Shape:
+        question, settings = self.question, self.setting.settings
+        tokens, batch = (size, question.other) if question.vary == TOKENS else (question.other, size)
+        return Shape(batch, settings.heads, *(grid or most_square(tokens)), settings.head_dim)
+
+    def _case(self, size: int) -> Case:
+        return self.setting.case(self.subject, self.point, self._shape(size))
+
+    def _exceeds(self, size: int) -> str:
+        """What the size exceeds; "" where it fits. Memory is tried first: what does not fit need not be timed."""
+        budget, question, case = self.question.budget, self.question, self._case(size)
+        here = self.trials.setdefault(size, {})
+        if budget.memory is not None:
+            free = _trial.free(case.device)
+            self.short = free if free is not None and free < budget.memory else None
+            trial = here[MEMORY] = _trial.memory(case, self.subject, self.short or budget.memory, question.timeout)
+            if trial.status != "ok":
+                return (_MACHINE if self.short else MEMORY) if trial.status == "oom" else _why(trial)
+        if budget.latency is not None:
+            patience = max(question.timeout, _SLOW * budget.latency)
+            trial = here[LATENCY] = _trial.seconds(case, self.subject, question.timing, budget.latency, patience)
+            if trial.status != "ok":
+                return {"timeout": LATENCY, "oom": _MACHINE}.get(trial.status) or _why(trial)
+            if median(trial.samples) > budget.latency:
+                return LATENCY
+        return ""
+
+    def _probes(self, size: int) -> list[Observation]:
+        shape, found = self._shape(size), []
+        for budgeted, trial in self.trials[size].items():
+            quantity, unit = (f"{budgeted}_tried", "B" if budgeted == MEMORY else "s")
+            value = trial.held if budgeted == MEMORY else median(trial.samples) if trial.samples else None
+            slow = budgeted == LATENCY and trial.status == "timeout"
+            note = f"stopped: {trial.note}" if slow else trial.note
+            found.append(self._observe(
+                quantity, value, unit=unit, samples=trial.samples, status="not_run" if slow else trial.status,
+                note=note, shape=shape, coords={"part": "trial"}, detail={"fits": self._fits(budgeted, trial)}))
+        return found
+
+    def _fits(self, budgeted: str, trial: Trial) -> bool:
+        latest = self.question.budget.latency
+        return trial.status == "ok" and (budgeted == MEMORY or latest is None or median(trial.samples) <= latest)
+
+    def _answers(self, answer: Answer) -> list[Observation]:
+        question = self.question
+        what = f"{question.vary}" if question.vary == TOKENS else f"of {question.other:,} tokens"
+        if not answer.size:
+            binds = f"{answer.binds}: not even {question.low:,} {what}"
+        elif not answer.binds:
+            binds = f"nothing, up to {answer.size:,}"
+        else:
+            binds = answer.binds
+        note = ""
+        if self.short is not None and answer.binds == _MACHINE:
+            note = f"only {self.short >> 20:,} MiB are free here, less than the budget: the answer is for them"
+        detail: dict[str, Any] = {"binds": binds, "above": answer.above, "tried": answer.tried}
+        found = [self._observe(f"largest_{question.vary}", float(answer.size), detail=detail, note=note)]
+        for budgeted, trial in self.trials.get(answer.size, {}).items():
+            value = trial.held if budgeted == MEMORY else median(trial.samples)
+            found.append(self._observe(f"{budgeted}_there", value, unit="B" if budgeted == MEMORY else "s",
+                                       samples=trial.samples, detail={"binds": binds}))
+        return found
+
+    def _observe(self, quantity: str, value: float | None, *, shape: Shape | None = None, unit: str = "1",
+                 coords: dict[str, Any] | None = None, **more: Any) -> Observation:
+        subject, settings, (mode, dtype) = self.subject, self.setting.settings, self.point
+        question = self.question
+        fixed = {"tokens_each": question.other} if question.vary == BATCH else {}
+        at = shape or Shape(question.other if question.vary == TOKENS else 1, settings.heads, 1, 1, settings.head_dim)
+        return Observation(
+            quantity=quantity, value=value, unit=unit, attention=subject.attention, options=subject.options,
+            label=subject.spec.label, impl=subject.spec.impl or settings.impl, mode=mode, dtype=dtype, batch=at.batch,
+            heads=at.heads, rows=at.rows, cols=at.cols, head_dim=at.head_dim, seed=settings.seed,
+            coords={"inputs": _setting.INPUTS, "vary": question.vary, **fixed, **question.budget.coords,
+                    "part": "answer", **(coords or {})}, **more)
+
+
+def _whole(size: float, above: float, below: float) -> int | None:
+    """The whole number nearest to a size, strictly between two others."""
+    low, high = math.floor(above) + 1, math.ceil(below) - 1
+    return min(max(round(size), low), high) if low <= high else None
+
+
+def _why(trial: Trial) -> str:
+    return {"timeout": "the time of a trial"}.get(trial.status, trial.status)
+
+
+MOST = {TOKENS: MAX_TOKENS, BATCH: 1 << 20}

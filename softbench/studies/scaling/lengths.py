@@ -1,0 +1,81 @@
+"""What attentions cost at one length after the other: softbench's own latency, interleaved over them, and memory.
+
+An attention that ran out of memory or time at a length is not run at a longer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from softbench.bench.costs import disturbance
+from softbench.bench.sweep import Job, Sweep
+from softbench.case import Shape, most_square
+from softbench.contracts.study import Observation
+from softbench.measures import latency, memory
+from softbench.studies._over_n.setting import Setting, observation
+from softbench.subjects import OneAttention
+
+_GONE = ("oom", "timeout")
+_PARTS = {1: (1.0,), 2: (1.0, 1.5), 4: (1.0, 1.25, 1.5, 1.75)}
+
+
+def grid(low: int, high: int, per_doubling: int) -> list[int]:
+    """Lengths from `low` to `high`: powers of two times `low`, and equal steps between them; N is near to a square."""
+    found = []
+    while low <= high:
+        found += [int(low * part) for part in _PARTS[per_doubling] if low * part <= high]
+        low *= 2
+    return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The lengths of one study, measured in ascending order.
+
+    Attributes:
+        costs: "latency", "memory" or both.
+        timeout: seconds that a case may take.
+    """
+
+    setting: Setting
+    batch: int
+    costs: Sequence[str]
+    latency: latency.Settings
+    timeout: float
+    _gone: dict[tuple[str, str, tuple[str, str]], tuple[int, str]] = field(default_factory=dict)
+
+    def measure(self, point: tuple[str, str], tokens: int) -> list[Observation]:
+        """The numbers of all attentions at a length; a row that says why for each that has none."""
+        settings = self.setting.settings
+        shape = Shape(self.batch, settings.heads, *most_square(tokens), settings.head_dim)
+        found = []
+        for cost in self.costs:
+            left = [one for one in self.setting.subjects if (cost, one.spec.label, point) not in self._gone]
+            found += [self._out(cost, one, point, shape) for one in self.setting.subjects if one not in left]
+            found += self._run(cost, left, point, shape)
+        return found
+
+    def _run(self, cost: str, chosen: list[OneAttention], point: tuple[str, str], shape: Shape) -> list[Observation]:
+        module, settings = (latency, self.latency) if cost == "latency" else (memory, memory.Settings(passes=1))
+        jobs = [Job(self.setting.case(one, point, shape), one) for one in chosen]
+        sweep = Sweep(cost, module, settings, jobs, environment={}, timeout=self.timeout)
+        records = [record for _, group in sweep for record in group]
+        for record in records:
+            if record.status in _GONE:
+                self._gone[cost, record.label, point] = (shape.tokens, record.status)
+        notes = [disturbance(record.detail) for record in records]
+        return [observation(record, {"disturbed": note} if note else {})
+                for record, note in zip(records, notes, strict=True)]
+
+    def _out(self, cost: str, one: OneAttention, point: tuple[str, str], shape: Shape) -> Observation:
+        tokens, status = self._gone[cost, one.spec.label, point]
+        quantity, unit = (latency.QUANTITY, latency.UNIT) if cost == "latency" else (memory.QUANTITY, memory.UNIT)
+        mode, dtype = point
+        what = "memory ran out" if status == "oom" else "it took too long"
+        return Observation(
+            quantity=quantity, value=None, unit=unit, status=status, note=f"not run: {what} at {tokens:,} tokens",
+            attention=one.attention, options=one.options, label=one.spec.label, mode=mode, dtype=dtype,
+            impl=one.spec.impl or self.setting.settings.impl, batch=shape.batch, heads=shape.heads, rows=shape.rows,
+            cols=shape.cols, head_dim=shape.head_dim, seed=self.setting.settings.seed,
+            coords={"inputs": self.setting.case(one, point, shape).inputs})
