@@ -1,7 +1,12 @@
-"""Entry point of the `softbench` command and of `python -m softbench`: errors become one line and an exit code."""
+"""Entry point of the `softbench` command and of `python -m softbench`: errors become one line and an exit code.
+
+Standard streams that whoever started us had closed lead nowhere, and what an encoding lacks is written as an escape: a
+run ends for what it does, not for who listens.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -14,14 +19,15 @@ INTERRUPTED = 130
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. 0 ok, 1 error, 2 usage, 5 some cases failed, 130 interrupted."""
-    from softbench.cli import cli
+    _prepare_streams()
+    from softbench.cli import cli, printing
 
     try:
         code = cli.main(arguments, prog_name="softbench", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
-        print(error.ctx.get_help() if error.ctx else error.format_message(), file=sys.stderr)
+        printing.say(error.ctx.get_help() if error.ctx else error.format_message())
         sys.exit(2)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
@@ -41,6 +47,17 @@ def main(arguments: list[str] | None = None) -> None:
         raise
 
 
+def _prepare_streams() -> None:
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed: the next file to be opened would get its number, and be written into
+            handle = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(handle, True)
+            setattr(sys, name, os.fdopen(handle, mode, encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _forget_output() -> None:
     """Let what stdout still holds go nowhere, so that Python does not fail on it once more at its end."""
     if not sys.stdout.closed:
@@ -48,8 +65,9 @@ def _forget_output() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    plain = "".join(c if c.isprintable() else " " for c in message)  # file names may hold what a terminal obeys
-    print("Error: " + " ".join(plain.split()), file=sys.stderr)
+    from softbench.cli import printing
+
+    printing.say("Error: " + " ".join(printing.printable(message).split()))
     sys.exit(code)
 
 

@@ -63,8 +63,10 @@ def compare_command(context: click.Context, base: str, head: str, threshold: flo
     noise, run_noise = store.noise()
     terms = Terms(threshold / 100, floor_us / 1e6, tolerance / 100, noise, run_noise, _keys(across), allow_missing)
     found = verdicts.compare(one, other, terms)
-    show(found, one, other, terms, form, everything=everything)
-    drawn = plot is None or _draw(found, one, other, plot)
+    try:
+        show(found, one, other, terms, form, everything=everything)
+    finally:  # also where nobody reads the tables any more
+        drawn = plot is None or _draw(found, one, other, plot)
     if not found.compared:
         printing.say("Nothing could be compared.")
     code = found.exit_code(fail_on_inconclusive)

@@ -56,8 +56,8 @@ def doctor_command(rounds: int, slice_ms: float, look_only: bool, folder: Path |
                              f"{pair.record(0, 1).note}.")
     environment = pair.environments[1]
     looked = checks.look(busy=busy, denormals=str(environment.get("denormals", "")))
-    printing.print_tables([_findings(looked), _noise(found, pair)], form)
     path = store.write(folder or store.NOISE, noises.as_records(found, environment))
+    printing.print_tables([_findings(looked), _noise(found, pair)], form)
     printing.say(f"Noise of this machine: {path}")
 
 

@@ -84,11 +84,13 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
     sweep, known = _resume(sweep, target) if resume else (sweep, [])
     measured = _measure(sweep, settings, target, isolate, limit)
     found = [*known, *measured]
-    presenting.print_records(found, form, baseline)
-    if any("work" in r.detail and "limit" not in r.detail for r in measured):
-        printing.say("No floors beside these times: `softbench roofline` measures once what this machine can do.")
-    drawn = plot is None or presenting.plot_or_say_why(found, plot, baseline)
-    printing.say(f"Records: {target} ({len(measured)} new)")
+    try:
+        presenting.print_records(found, form, baseline)
+    finally:  # also where nobody reads the tables any more
+        if any("work" in r.detail and "limit" not in r.detail for r in measured):
+            printing.say("No floors beside these times: `softbench roofline` measures once what this machine can do.")
+        drawn = plot is None or presenting.plot_or_say_why(found, plot, baseline)
+        printing.say(f"Records: {target} ({len(measured)} new)")
     from softbench.bench.sweep import failed
 
     return running.SOME_FAILED if failed(found) else 0 if drawn else running.ERROR

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -41,5 +42,11 @@ def listing(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 
 def say(message: str) -> None:
-    """A remark for the person at the terminal, on stderr, without what a terminal would obey."""
-    click.echo("".join(c if c.isprintable() or c == "\n" else " " for c in message), err=True)
+    """A remark for the person at the terminal, on stderr. Where nobody can hear it any more, the run goes on."""
+    with suppress(OSError):  # a closed pipe, a log on a full disk
+        click.echo(printable(message), err=True)
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey, such as names of files may hold."""
+    return "".join(c if c.isprintable() or c == "\n" or 0xD800 <= ord(c) < 0xE000 else " " for c in text)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from softbench.cli import printing
 from softbench.records import Record
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         if self._bar:
-            self._bar.stop()
+            with suppress(OSError):  # the terminal may have gone
+                self._bar.stop()
 
     def start(self, item: str) -> None:
         """An item begins."""
@@ -54,10 +57,11 @@ class Progress:
         weight = sum(self._weights[self.done : self.done + items])
         self.done += items
         if self._bar and self._task is not None:
-            self._bar.advance(self._task, weight)
+            with suppress(OSError):
+                self._bar.advance(self._task, weight)
             return
         for line in self._outcomes(group):
-            print(f"[{self.done}/{self.total}] {line}", file=sys.stderr, flush=True)
+            printing.say(f"[{self.done}/{self.total}] {line}")
 
 
 def _bar() -> Bar:

@@ -13,6 +13,7 @@ from softbench import config as configuration
 from softbench import files, plugins
 from softbench.cli import presenting, printing, running
 from softbench.cli.progress import Progress
+from softbench.errors import SoftbenchError
 from softbench.config import Process
 from softbench.contracts import study as studies
 from softbench.records import Record
@@ -68,15 +69,25 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
                    known=[record for group in known.values() for record in group])
     measured = _measure(left, target) if left.tasks else []
     if hasattr(study.module, "remember") and (sound := [r for r in measured if r.status == "ok"]):
-        printing.say(f"Kept for this machine: {study.module.remember(sound, study.environment, study.device)}")
+        _remember(study, sound)
     found = _in_order(study, [*(record for group in known.values() for record in group), *measured])
-    presenting.print_records(found, form, "", chosen)
-    drawn = plot is None or presenting.plot_or_say_why(found, plot, "", chosen)
-    if measured or resume:
-        printing.say(f"Records: {target} ({len(measured)} new)")
+    try:
+        presenting.print_records(found, form, "", chosen)
+    finally:  # also where nobody reads the tables any more
+        drawn = plot is None or presenting.plot_or_say_why(found, plot, "", chosen)
+        if measured or resume:
+            printing.say(f"Records: {target} ({len(measured)} new)")
     from softbench.bench.sweep import failed
 
     return running.SOME_FAILED if failed(found) else 0 if drawn else running.ERROR
+
+
+def _remember(study: Study, found: Sequence[Record]) -> None:
+    """Have a study keep what it found of this machine; where it cannot, say why: the records are in --out anyway."""
+    try:
+        printing.say(f"Kept for this machine: {study.module.remember(found, study.environment, study.device)}")
+    except SoftbenchError as error:
+        printing.say(f"Warning: not kept for this machine. {error}")
 
 
 def _recalled(study: Study) -> dict[int, list[Record]]:

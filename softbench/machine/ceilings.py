@@ -53,9 +53,13 @@ class Ceilings:
 
 
 def path(environment: Mapping[str, Any], device: str) -> Path:
-    """The file that holds the ceilings of this machine and kind of device."""
+    """The file that holds the ceilings of this machine and kind of device. Raises ResultsError without a home."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
+    if not os.path.isabs(cache):
+        cache = os.path.join(os.path.expanduser("~"), ".cache")
+    if not os.path.isabs(cache):  # no HOME, and a user that the system does not know
+        raise ResultsError("There is no home directory: set HOME, or XDG_CACHE_HOME to a folder that can be written.")
+    root = Path(cache)
     return root / "softbench" / f"roofline-{environment.get('machine')}-{device.partition(':')[0]}.jsonl"
 
 
@@ -72,7 +76,12 @@ def recall(environment: Mapping[str, Any], device: str) -> list[Record]:
 def remember(found: Iterable[Record], environment: Mapping[str, Any], device: str) -> Path:
     """Keep records of ceilings; returns the file. Raises ResultsError where it cannot be written."""
     target = path(environment, device)
-    records.append(target, found)
+    try:
+        records.append(target, found)
+    except ResultsError as error:
+        reason = getattr(error.__cause__, "strerror", error)
+        raise ResultsError(f"Cannot write {target}: {reason}. Set XDG_CACHE_HOME to a folder that can be"
+                           " written.") from error
     return target
 
 

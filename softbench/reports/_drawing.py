@@ -6,6 +6,7 @@ Every subject keeps one colour, marker and dash in all panels of a figure.
 from __future__ import annotations
 
 import math
+import os
 import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,11 +62,24 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
 @contextmanager
 def settings() -> Iterator[None]:
     """The fonts and rules under which a figure is made and written."""
-    import matplotlib
-
+    matplotlib = _matplotlib()
     with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
+
+
+def _matplotlib() -> Any:
+    """The package, imported without what MPLBACKEND says of windows: figures are only ever written to files.
+
+    A notebook's backend is often not installed where its kernel's children run, and the import would fail on it.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    return matplotlib
 
 
 def check_path(path: Path | str) -> Path:

@@ -86,3 +86,14 @@ def test_a_bad_setting_is_told_in_one_line(run: Run, flags: tuple[str, str], mes
     assert (code, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("home", ["/dev/null", "/proc"])
+def test_a_home_that_cannot_be_written_is_a_warning(run: Run, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", home)
+    out, err = roofline(run, "--out", "r.jsonl")
+    assert "matrix product" in out
+    assert f"Warning: not kept for this machine. Cannot write {home}/.cache/softbench/" in err
+    assert "Set XDG_CACHE_HOME to a folder that can be written." in err
+    assert "Records: r.jsonl (4 new)" in err

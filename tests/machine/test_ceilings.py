@@ -12,6 +12,7 @@ from softbench import subjects
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.machine import ceilings
 from softbench.machine.ceilings import Ceilings
+from softbench.errors import ResultsError
 from softbench.measures import _work
 from softbench.subjects import workload
 
@@ -65,6 +66,14 @@ def test_a_broken_file_is_as_good_as_none() -> None:
 def test_a_relative_cache_folder_is_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "here")
     assert ceilings.path(ENVIRONMENT, "cpu").is_relative_to(Path.home() / ".cache" / "softbench")
+
+
+def test_without_a_home_nothing_is_known_and_nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user that the system does not know
+    assert ceilings.load(ENVIRONMENT, "cpu") is None
+    with pytest.raises(ResultsError, match="There is no home directory: set HOME, or XDG_CACHE_HOME"):
+        ceilings.remember([], ENVIRONMENT, "cpu")
 
 
 @pytest.mark.parametrize(("mode", "tensors", "forwards"), [
