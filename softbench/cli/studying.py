@@ -13,9 +13,9 @@ from softbench import config as configuration
 from softbench import files, plugins
 from softbench.cli import presenting, printing, running
 from softbench.cli.progress import Progress
-from softbench.errors import SoftbenchError
 from softbench.config import Process
 from softbench.contracts import study as studies
+from softbench.errors import SoftbenchError
 from softbench.records import Record
 
 if TYPE_CHECKING:

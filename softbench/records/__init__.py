@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from softbench import files
 from softbench.errors import ResultsError
+from softbench.records import plausible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -353,6 +354,7 @@ def _from_json(line: bytes) -> Record:
         raise ValueError(f"unknown unit '{data['unit']}'")
     if not all(type(sample) in (int, float) for sample in data["samples"]):
         raise ValueError("samples are not numbers")
+    plausible.check(data, _FIELDS)
     return Record(**{name: data[name] for name in _FIELDS})
 
 

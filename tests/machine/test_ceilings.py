@@ -10,9 +10,9 @@ from reports.fake_records import ENVIRONMENT, record
 
 from softbench import subjects
 from softbench.case import AttentionSpec, Case, Shape
+from softbench.errors import ResultsError
 from softbench.machine import ceilings
 from softbench.machine.ceilings import Ceilings
-from softbench.errors import ResultsError
 from softbench.measures import _work
 from softbench.subjects import workload
 
