@@ -6,12 +6,14 @@
   place and from half of to all of the largest such window in side, resized to 4 x 4 pixels a token, and passed through
   a patch embedding (4 x 4 x 3 -> heads * head_dim), LayerNorm and three projections with Gaussian weights of variance
   1 / fan-in, as at the start of a vision transformer. The weights are the same for every seed, so that samples differ
-  as images do to one network. PATH is a photograph or a folder of them; without it, the two photographs that
-  scikit-learn ships are used.
+  as images do to one network. PATH is a photograph, of any format that Pillow opens and read as
+  `softbench.inputs.pictures` says, or a folder of them; without it, the two photographs that scikit-learn ships are
+  used.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -22,12 +24,11 @@ from torch import Tensor
 
 from softbench.case import Shape
 from softbench.errors import UsageError, unknown
-from softbench.inputs import made_up
+from softbench.inputs import made_up, pictures
 
 _PATCH = 4
 _STEM_SEED = 0
 _SMALLEST_CROP = 0.5  # of the side of the largest
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def check(family: str) -> None:
@@ -110,26 +111,25 @@ def _photographs(path: str) -> list[Tensor]:
         except ImportError:
             raise UsageError("--inputs image needs scikit-learn and Pillow for its photographs: pip install"
                              " 'softbench[images]', or give your own with --inputs image:PATH.") from None
+    if importlib.util.find_spec("PIL") is None:
+        raise UsageError("--inputs image needs Pillow to read photographs: pip install 'softbench[images]'.")
     root = Path(path)
     try:
-        files = sorted(p for p in root.iterdir() if p.suffix.lower() in _SUFFIXES) if os.path.isdir(path) else [root]
+        files = sorted(p for p in root.iterdir() if not pictures.left_out(p.name)) if os.path.isdir(path) else [root]
     except OSError as error:
         raise UsageError(f"--inputs image: cannot read '{path}': {error.strerror}.") from None
     if not files:
-        raise UsageError(f"--inputs image: no photographs in '{path}' (looked for {', '.join(sorted(_SUFFIXES))}).")
+        raise UsageError(f"--inputs image: no photographs in '{path}', of all the formats that Pillow opens.")
     return [_read(file) for file in files]
 
 
 def _read(file: Path) -> Tensor:
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError:
-        raise UsageError("--inputs image needs Pillow to read photographs: pip install 'softbench[images]'.") from None
+    from PIL import Image, UnidentifiedImageError
+
     if os.path.exists(file) and not os.path.isfile(file):  # a pipe would keep Pillow waiting
         raise UsageError(f"--inputs image: '{file}' is no file.")
     try:
-        with Image.open(file) as image:
-            return _to_tensor(np.asarray(image.convert("RGB")))
+        return _to_tensor(np.asarray(pictures.opened(file)))
     except UnidentifiedImageError:
         raise UsageError(f"--inputs image: '{file}' is not a picture that Pillow can read.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all of them from Pillow

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
 from softbench.errors import ResultsError, UsageError
+from softbench.inputs import pictures
 from softbench.training import seeding
 from softbench.training.recipe import Recipe
 from softbench.training.sources import Split
@@ -101,19 +102,19 @@ class Stream(IterableDataset[Sample]):
         worker = get_worker_info()
         reader = copy.copy(self.stream.reader)  # which remembers where its shuffling is
         for number, (image, label) in enumerate(reader):
+            try:
+                picture = pictures.rgb(image)
+            except ValueError:  # numbers without a range
+                continue
             seeding.reseed(self.seed, seeding.IMAGE, self.epoch, worker.id if worker else 0, number, cpu_only=True)
-            yield self.transform(_rgb(image)), int(label), number, []
+            yield self.transform(picture), int(label), number, []
 
 
 def _decoded(image: Any, label: int) -> tuple[Image.Image, int]:
     if isinstance(image, Image.Image):
-        return _rgb(image), int(label)
+        return pictures.rgb(image), int(label)
     with image:
-        return Image.open(image).convert("RGB"), int(label)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    return image if image.mode == "RGB" else image.convert("RGB")
+        return pictures.opened(image), int(label)
 
 
 class Order(Sampler[list[Key]]):

@@ -8,34 +8,34 @@
 
 A reader is what timm calls one: `reader[index]` is an image, or an open file of one, and its label. Streams are
 iterated.
+
+Labels follow the natural order of the classes' names. Where a checkpoint is scored they are those of the same names in
+it, and a class map decides above all.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from timm.data import create_dataset
-from timm.data.readers.reader_image_folder import ReaderImageFolder
-from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
-from softbench import files
 from softbench.errors import UsageError, unknown
+from softbench.training import classmap
+from softbench.training.folders import Pictures, counted, some
 
 SYNTHETIC_IMAGES = {"train": 1_281_167, "val": 50_000}  # as ImageNet-1k has
 SYNTHETIC_SIZE = (500, 375)  # a usual size of its photographs
 DIGITS_HELD_OUT = 360
 _READERS = {"hfds": "datasets", "hfids": "datasets", "wds": "webdataset", "tfds": "tensorflow_datasets"}
 _STREAMS = ("hfids", "wds", "tfds")
+_CLASS = "A class is a folder at the top of a split."
 _FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "eval", "evaluation")}
-_NAMED = 5  # names of classes in a message, at most
 
 
 @dataclass(frozen=True)
@@ -56,34 +56,42 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """Both splits of a data set (`train` is None where only evaluation is asked for) and the number of its classes."""
+    """Both splits of a data set (`train` is None where only evaluation is asked for) and its classes.
+
+    Attributes:
+        classes: their number.
+        names: theirs, in the order of labels, as far as the data or a class map say them.
+        remarks: on what was left out, to be said once.
+    """
 
     train: Split | None
     val: Split
     classes: int
+    names: list[str] | None = None
+    remarks: tuple[str, ...] = ()
 
 
 _Opened = tuple[Split | None, Split, list[str] | None]  # with the names of the classes, where the data have them
 
 
 def open_source(data: str, *, training: bool = True, classes: int | None = None, class_map: str = "",
-                splits: tuple[str, str] = ("train", "validation"), batch: int = 1, seed: int = 0) -> Source:
+                splits: tuple[str, str] = ("train", "validation"), batch: int = 1, seed: int = 0,
+                names: Sequence[str] | None = None) -> Source:
     """The data set that `--data` names.
 
     Args:
         training: also open the training split.
         classes: the number of classes, where the data cannot say it, or a checkpoint decides it.
-        class_map: a file that maps names of classes to labels, as timm reads it.
+        class_map: a file that maps names of classes to labels, see `softbench.training.classmap`.
         splits: names of the two splits in a data set that is not a folder.
         batch, seed: for streams, which shuffle and cut by themselves.
+        names: those of the classes that a model was trained on, in the order of its outputs; a class map goes before.
     Raises:
         UsageError: no such data, an empty or missing split, classes that differ, labels out of range.
     """
     kind, colon, name = data.partition(":")
     if data in ("digits", "synthetic") and class_map:
         raise UsageError(f"--data {data} has labels of its own: leave out --class-map.")
-    if class_map:
-        _check_file("--class-map", class_map)
     if data in ("digits", "synthetic"):
         found: _Opened = _digits() if data == "digits" else _synthetic(classes or 1000)
     elif colon and kind in _READERS:
@@ -91,94 +99,93 @@ def open_source(data: str, *, training: bool = True, classes: int | None = None,
     elif colon and not Path(data).exists() and "/" not in kind:
         raise unknown("kind of data", kind, [*_READERS, "digits", "synthetic"])
     else:
-        found = _from_folder(Path(data), class_map, training)
-    train, val, names = found
-    if names is not None and classes is not None and len(names) != classes:
-        raise UsageError(f"{data} has {len(names)} classes, and {classes} are asked for: the model's head must fit the"
-                         " data. Evaluate on the data it was trained on, or give their labels with --class-map FILE.")
-    count = classes or len(names or ())
+        found = _from_folder(Path(data), training)
+    train, val, own = found
+    labels: dict[str, int] | None = None
+    if class_map:
+        labels = classmap.read(Path(class_map), own or ())
+    elif own is not None:
+        labels = _numbered(data, own, classes, names, by_name=isinstance(val.reader, Pictures))
+    count = classes or (0 if class_map else len(labels or ()))
     if not count:
         raise UsageError(f"{data} does not say how many classes it has: give --classes N.")
-    for split in (train, val):
+    opened = [split and _labelled(split, labels) for split in (train if training else None, val)]
+    for split in opened:
         if split is not None:
             _check_labels(split, count)
-    return Source(train if training else None, val, count)
+    assert opened[1] is not None
+    return Source(opened[0], opened[1], count, classmap.ordered(labels, count) if labels else None,
+                  _remarks(opened, own, labels))
 
 
-def _check_file(flag: str, path: str) -> None:
-    """Raise UsageError for what is no file: a device or a pipe may never end."""
-    try:
-        files.check_regular(path)
-    except OSError as error:
-        raise UsageError(f"{flag}: cannot read '{path}': {error.strerror}.") from error
-
-
-def _from_folder(root: Path, class_map: str, training: bool) -> _Opened:
+def _from_folder(root: Path, training: bool) -> _Opened:
     if not root.exists():
         raise UsageError(f"No folder {root}. --data takes a folder with train/ and val/, digits, synthetic, or"
                          " hfds:NAME, hfids:NAME, wds:DIR, tfds:NAME.")
-    readers = {split: _folder_reader(root, split, class_map) for split in (("train",) if training else ()) + ("val",)}
-    classes = {split: _class_names(reader) for split, reader in readers.items()}
-    if training and classes["train"] != classes["val"] and not class_map:
-        raise UsageError(_classes_differ(root, classes["train"], classes["val"]))
-    opened = {split: Split(reader, len(reader), _labels(reader)) for split, reader in readers.items()}
-    return opened.get("train"), opened["val"], None if class_map else classes["val"]
+    readers = {split: _folder_reader(root, split) for split in (("train",) if training else ()) + ("val",)}
+    opened = {split: Split(reader, len(reader), reader.labels) for split, reader in readers.items()}
+    if training:
+        _check_alike(str(root), {f"{split}/": reader.classes for split, reader in readers.items()})
+    return opened.get("train"), opened["val"], readers["val"].classes
 
 
-def _folder_reader(root: Path, split: str, class_map: str) -> Any:
+def _folder_reader(root: Path, split: str) -> Pictures:
     places = [root / f"{name}{suffix}" for name in _FOLDERS[split] for suffix in ("", ".tar")]
     place = next((path for path in places if path.exists()), None)
     if place is None:
         raise UsageError(f"{root} has neither a folder {split}/ nor a file {split}.tar.")
-    reader = ReaderImageInTar if place.is_file() else ReaderImageFolder
-    try:
-        found = reader(str(place), class_map=class_map)
-    except (RuntimeError, AssertionError, ValueError, OSError, tarfile.TarError) as error:
-        if "Found 0 images" in str(error):
-            raise UsageError(f"{place} holds no images. It needs a folder of images for each class.") from error
-        raise UsageError(f"Cannot read {place}: {error}.") from error
-    if not len(found):
-        raise UsageError(f"{place} holds no images. It needs a folder of images for each class.")
-    if place.is_dir():
-        _check_folders(place, {os.path.dirname(path): path for path, _ in found.samples}, bool(class_map))
-    return found
+    return Pictures(place)
 
 
-def _check_folders(place: Path, images: Mapping[str, str], mapped: bool) -> None:
-    """Refuse what timm takes without a word; `images` has one image of each folder that has any."""
-    if str(place) in images:
-        raise UsageError(f"{images[str(place)]} lies in no class folder: move it into one, or remove it.")
-    known: dict[str, str] = {}
-    for folder in sorted(images):
-        if (other := known.setdefault(os.path.realpath(folder), folder)) != folder:
-            raise UsageError(f"{folder} and {other} are the same folder, by a link: its images would count twice."
-                             " Remove the link.")
-    filled = {Path(folder).relative_to(place).parts[0] for folder in images}
-    empty = [] if mapped else sorted(path.name for path in place.iterdir() if path.is_dir()
-                                     and path.name not in filled and not path.name.startswith("."))
-    if empty:
-        raise UsageError(f"{place} has folders without a single image: {_some(empty)}. Fill them, or remove them.")
+def _check_alike(data: str, classes: Mapping[str, Sequence[str]]) -> None:
+    """Refuse two splits whose classes differ, and a single class, which every model would know."""
+    (train, ours), (val, theirs) = classes.items()
+    if list(ours) != list(theirs):
+        raise UsageError(f"The classes of {data} differ between {train} ({len(ours)}) and {val} ({len(theirs)}):"
+                         f" {_difference({train: ours, val: theirs})}. {_CLASS}")
+    if len(ours) == 1:
+        raise UsageError(f"{data} has a single class, '{ours[0]}', and nothing to tell apart. {_CLASS}")
 
 
-def _class_names(reader: Any) -> list[str]:
-    names: dict[str, int] = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None) or {}
-    return sorted(names, key=lambda name: names[name])
+def _numbered(data: str, own: Sequence[str], classes: int | None, names: Sequence[str] | None, by_name: bool
+              ) -> dict[str, int]:
+    """The labels of classes: their places among the `names` that a model has, which must be the same ones, or their own
+    places. Only `by_name` may the order be another."""
+    wrong = ""
+    if names is not None and (set(own) != set(names) or (not by_name and list(own) != list(names))):
+        words = _difference({"the data": own, "the checkpoint": names})
+        wrong = f"The classes of {data} are not those of the checkpoint: {words}."
+    elif names is None and classes is not None and len(own) != classes:
+        wrong = f"{data} has {len(own)} classes, and {classes} are asked for: the model's head must fit the data."
+    if wrong:
+        raise UsageError(f"{wrong} Evaluate on the data it was trained on, or give their labels with --class-map FILE.")
+    return {name: label for label, name in enumerate(names or own)}
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+def _difference(classes: Mapping[str, Sequence[str]]) -> str:
+    (one, ours), (other, theirs) = classes.items()
+    words = [f"only {who} has {some(extra)}" for who, extra in (
+        (one, [name for name in ours if name not in set(theirs)]),
+        (other, [name for name in theirs if name not in set(ours)])) if extra]
+    return "; ".join(words) or "they are in another order"
 
 
-def _classes_differ(root: Path, train: Sequence[str], val: Sequence[str]) -> str:
-    words = [f"only {split}/ has {_some(extra)}" for split, extra in (
-        ("train", [n for n in train if n not in set(val)]), ("val", [n for n in val if n not in set(train)])) if extra]
-    return f"The classes of {root} differ between train/ ({len(train)}) and val/ ({len(val)}): {'; '.join(words)}."
+def _labelled(split: Split, labels: Mapping[str, int] | None) -> Split:
+    """The split with these labels of its classes' names, where it is of folders."""
+    if labels is None or not isinstance(split.reader, Pictures):
+        return split
+    split.reader.label(labels)
+    return replace(split, labels=split.reader.labels)
 
 
-def _labels(reader: Any) -> Sequence[int]:
-    if hasattr(reader, "targets"):
-        return [int(label) for label in reader.targets]
-    return [label for _, label in reader.samples]
+def _remarks(splits: Sequence[Split | None], own: Sequence[str] | None, labels: Mapping[str, int] | None
+             ) -> tuple[str, ...]:
+    """What was left out of folders, and classes of a map that the data do not have."""
+    found = [f"Left out of {reader.place}: {counted(reader.left_out)}." for split in splits if split is not None
+             if isinstance(reader := split.reader, Pictures) and reader.left_out]
+    if own and labels and (unused := [name for name in labels if name not in set(own)]):
+        found.append(f"Without an image, of the class map: {some(unused)}.")
+    return tuple(found)
 
 
 def _check_labels(split: Split, classes: int) -> None:
@@ -195,11 +202,14 @@ def _from_timm(kind: str, name: str, splits: tuple[str, str], class_map: str, ba
     if not name:
         raise UsageError(f"--data {kind}: lacks a name, as in {kind}:NAME.")
 
+    labels = classmap.read(Path(class_map)) if class_map else None
+
     def open_split(split: str, train: bool) -> Split:
         root, title = (name, f"{kind}/") if kind == "wds" else (None, f"{kind}/{name}")
         try:
             found = create_dataset(title, root=root, split=split, is_training=train, batch_size=batch, seed=seed,
-                                   class_map=class_map or None)  # type: ignore[arg-type]
+                                   class_map=labels,  # type: ignore[arg-type]
+                                   input_img_mode="" if kind in ("hfids", "wds") else "RGB")
             size = found.reader.num_samples if kind in _STREAMS else len(found)  # len() is for one of many processes
         except Exception as error:  # of four libraries
             reason = str(error).rstrip(".") or type(error).__name__
@@ -212,7 +222,17 @@ def _from_timm(kind: str, name: str, splits: tuple[str, str], class_map: str, ba
 
     train = open_split(splits[0], True) if training else None
     val = open_split(splits[1], False)
-    return train, val, None if class_map else _class_names(val.reader) or None
+    if labels is not None:
+        return train, val, None
+    if train is not None:
+        _check_alike(f"{kind}:{name}", {title: _class_names(split.reader)
+                                        for title, split in zip(splits, (train, val), strict=True)})
+    return train, val, _class_names(val.reader) or None
+
+
+def _class_names(reader: Any) -> list[str]:
+    names: dict[str, int] = getattr(reader, "class_to_idx", None) or {}
+    return sorted(names, key=lambda name: names[name])
 
 
 class Digits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -43,7 +44,6 @@ def test_a_tar_of_class_folders(tmp_path):
     assert list(source.train.labels) == [0, 0, 0, 1, 1]
     with source.train.reader[4][0] as file:
         assert Image.open(file).size == (20, 16)
-    source.train.reader.tar_state.tf.close()
 
 
 def test_evaluation_needs_no_training_images(tmp_path):
@@ -135,7 +135,7 @@ def test_other_mistakes(tmp_path, monkeypatch):
             (two, {"classes": 3}, "has 2 classes, and 3 are asked for"),
             (two, {"classes": 2, "class_map": str(tmp_path / "map.txt")}, "label 2, which is not one of 0 to 1"),
             (two, {"class_map": str(tmp_path / "map.txt")}, "give --classes"),
-            (two, {"class_map": "missing.txt"}, "Cannot locate"),
+            (two, {"class_map": "missing.txt"}, "--class-map: cannot read .missing.txt.: No such file"),
             (str(tmp_path / "torn"), {}, "Cannot read"),
             ("hfd:imagenet", {}, "Did you mean 'hfds'"),
             ("hfds:imagenet", {}, "pip install datasets"),
@@ -151,3 +151,109 @@ def test_a_class_map_decides_the_labels(tmp_path):
     source = open_source(str(tmp_path), classes=3, class_map=str(tmp_path / "map.txt"))
     assert source.train.labels == [2, 0]
     assert source.classes == 3
+
+
+def test_data_of_another_layout_are_refused_and_not_a_single_class(tmp_path):
+    """As Tiny ImageNet comes: its validation images are in no classes."""
+    folder(tmp_path, {"n1/images": 2, "n2/images": 2}, {"images": 2})
+    with pytest.raises(UsageError, match=r"only train/ has n1, n2; only val/ has images\. A class is a folder at the"):
+        open_source(str(tmp_path))
+    (tmp_path / "val" / "images").rename(tmp_path / "val" / "n1")
+    with pytest.raises(UsageError, match="only train/ has n2"):
+        open_source(str(tmp_path))
+    for split in ("train", "val"):
+        for name in ("n1", "n2"):
+            (tmp_path / split / "all").mkdir(exist_ok=True)
+            if (tmp_path / split / name).exists():
+                (tmp_path / split / name).rename(tmp_path / split / "all" / name)
+    with pytest.raises(UsageError, match="has a single class, 'all'"):
+        open_source(str(tmp_path))
+
+
+def mapped(root: Path, text: str | bytes, name: str = "map.txt", classes: int | None = 3):
+    (root / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return open_source(str(root), classes=classes, class_map=str(root / name))
+
+
+@pytest.mark.parametrize("text", [
+    "cow\ndog\ncat\n", "\ufeffcow\ndog\ncat", "cow\r\ndog\r\ncat\r\n", "\n cow \n\n\ndog\t\n\ncat\n\n",
+    "cat 2\ndog 1\ncow 0\n", "\ufeffcat,2\r\ndog, 1\r\n\r\ncow,0",
+    "cow\t0\ncat\t2\ndog\t1", "cow\ndog\ncat\n".encode("utf-16"),
+])
+def test_a_class_map_is_read_however_it_was_saved(tmp_path, text):
+    folder(tmp_path, {"cat": 1, "cow": 1, "dog": 1}, {"cat": 1, "cow": 1, "dog": 1})
+    source = mapped(tmp_path, text)
+    assert (source.train.labels, source.val.labels) == ([2, 0, 1], [2, 0, 1])
+    assert (source.names, source.remarks) == (["cow", "dog", "cat"], ())
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("cat\ndgo\ncow\n", r"has no line for the folder 'dog'\. Did you mean 'dgo'\?"),
+    ("cat\n", "no line for the folder 'cow' and 1 other folders"), ("", "is empty"), ("\n\n", "is empty"),
+    ("cat\ncow\ndog\ncat\n", "names 'cat' twice"), ("cat 0\ncow 1\ndog 1\n", "gives 'cow' and 'dog' the same label, 1"),
+    ("cat 0\ncow 1\ndog 7\n", "the label 7, which is not one of 0 to 2"),
+    ("cat 0\ncow\ndog 2\n", "no line for the folder 'cat' and 1 other"),
+    ("Cat\ncow\ndog", "no line for the folder 'cat'"),
+    ("caf\xe9\ncow\ndog".encode("latin-1"), "is not text in UTF-8"),
+])
+def test_a_class_map_that_loses_a_class_is_refused(tmp_path, text, said):
+    folder(tmp_path, {"cat": 1, "cow": 1, "dog": 1}, {"cat": 1, "cow": 1, "dog": 1})
+    with pytest.raises(UsageError, match=said) as error:
+        mapped(tmp_path, text)
+    assert "\n" not in str(error.value)
+
+
+def test_class_maps_of_other_kinds(tmp_path):
+    folder(tmp_path, {"cat 1": 1, "cow 2": 1}, {"cat 1": 1, "cow 2": 1})
+    assert mapped(tmp_path, "cow 2\ncat 1\n").train.labels == [1, 0]  # names that end in a number
+    assert mapped(tmp_path, pickle.dumps({"cow 2": 0, "cat 1": 2}), "map.pkl").train.labels == [2, 0]
+    for content, said in (({"cow 2": "0"}, "something else than names"), ([1], "Cannot read"), ({}, "is empty")):
+        with pytest.raises(UsageError, match=said):
+            mapped(tmp_path, pickle.dumps(content), "map.pkl")
+
+
+def test_what_is_left_out_is_remarked_once_for_each_split(tmp_path):
+    folder(tmp_path, {"cat": 1, "dog": 1}, {"cat": 1, "dog": 1})
+    for name in ("cat/a.heic", "dog/b.txt", "dog/c.txt"):
+        (tmp_path / "train" / name).write_text("")
+    source = mapped(tmp_path, "dog\nowl\ncat\n")
+    assert source.remarks == (f"Left out of {tmp_path / 'train'}: 1 .heic, 2 .txt.",
+                              "Without an image, of the class map: owl.")
+
+
+def test_classes_of_a_checkpoint_are_taken_by_name(tmp_path):
+    folder(tmp_path, {}, {"cat": 1, "dog": 1})
+    source = open_source(str(tmp_path), training=False, classes=2, names=["dog", "cat"])
+    assert (source.val.labels, source.names) == ([1, 0], ["dog", "cat"])
+    for names, said in ((["cat", "ox"], "only the data has dog; only the checkpoint has ox"),
+                        (["cat", "dog", "ox"], "only the checkpoint has ox"), (["cat"], "only the data has dog")):
+        with pytest.raises(UsageError, match=said):
+            open_source(str(tmp_path), training=False, classes=len(names), names=names)
+    with pytest.raises(UsageError, match="they are in another order"):
+        open_source("digits", classes=10, names=[str(digit) for digit in reversed(range(10))])
+    (tmp_path / "map.txt").write_text("dog\ncat")
+    assert open_source(str(tmp_path), training=False, classes=2, names=["ox", "ant"],
+                       class_map=str(tmp_path / "map.txt")).val.labels == [1, 0]
+
+
+class Labelled:
+    """A data set of Hugging Face with these names of its two labels."""
+
+    def __init__(self, *names):
+        self.reader, self.class_to_idx = self, {name: label for label, name in enumerate(names)}
+
+    def __len__(self):
+        return 2
+
+    def iter_targets(self):
+        return [0, 1]
+
+
+def test_splits_whose_labels_have_other_names_are_refused(monkeypatch):
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: True)
+    for val, said in ((("dog", "cat"), "they are in another order"),
+                      (("cat", "ox"), "only train has dog; only val has ox")):
+        splits = {"train": Labelled("cat", "dog"), "val": Labelled(*val)}
+        monkeypatch.setattr(sources, "create_dataset", lambda *names, split, splits=splits, **keys: splits[split])
+        with pytest.raises(UsageError, match=said):
+            open_source("hfds:x", splits=("train", "val"))
