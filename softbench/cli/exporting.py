@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from softbench import records
-from softbench.cli import printing
-from softbench.errors import unknown
+from softbench.cli import printing, selecting
 from softbench.files import keep_apart
 
 _FORMATS = ("pytest-benchmark", "github-action", "junit")
@@ -18,7 +17,7 @@ _FORMATS = ("pytest-benchmark", "github-action", "junit")
 @click.command("export")
 @click.argument("files", nargs=-1, required=True)
 @click.option("--format", "form", type=click.Choice(_FORMATS), required=True, help="Whose format to write.")
-@click.option("--measure", metavar="NAME", help="Only the records of this measure.")
+@click.option("--measure", metavar="NAMES", help="Only the records of these measures, comma-separated.")
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write. [stdout]")
 def export_command(files: Sequence[str], form: str, measure: str | None, out: Path | None) -> None:
     """Write result files for CI tools: the latest record of each case.
@@ -28,19 +27,11 @@ def export_command(files: Sequence[str], form: str, measure: str | None, out: Pa
     """
     from softbench.reports import export
 
-    found, paths = [], records.expand(files)
+    paths = records.expand(files)
     if out is not None:
         keep_apart({"--out": [out]}, paths)
-    for path in paths:
-        whole, problems = records.read(path)
-        found += whole
-        for problem in problems:
-            printing.say(f"Warning: {problem}")
-    found = [record for record in records.latest(found) if record.environment]
-    measures = {record.measure for record in found}
-    if measure is not None and measure not in measures:
-        raise unknown("measure in these files", measure, measures)
-    text = export.FORMATS[form]([record for record in found if measure in (None, record.measure)])
+    found = [record for record in selecting.read(paths)[0] if record.environment]
+    text = export.FORMATS[form](selecting.of_measures(found, measure))
     if out is None:
         click.echo(text, nl=False)
     else:

@@ -8,17 +8,16 @@ from pathlib import Path
 import click
 
 from softbench import records
-from softbench.cli import presenting, printing
-from softbench.errors import ResultsError, UsageError, unknown
+from softbench.cli import presenting, printing, selecting
+from softbench.errors import UsageError
 from softbench.files import keep_apart
 from softbench.records import Record
-from softbench.reports.sheet import BASELINE
 
 
 def _selecting(command: Callable[..., None]) -> Callable[..., None]:
     """The flags that choose records and views."""
     flags = (
-        click.option("--measure", help="Only the records of this measure."),
+        click.option("--measure", metavar="NAMES", help="Only the records of these measures, comma-separated."),
         click.option("--attn", help="Only these attentions, by name or label, comma-separated; the baseline stays."),
         click.option("--model", help="Only these whole models, in the same way."),
         click.option("--where", multiple=True, metavar="COLUMN=VALUE",
@@ -62,48 +61,13 @@ def plot_command(files: Sequence[str], out: Path, measure: str | None, attn: str
 
 def _select(files: Sequence[str], measure: str | None, attn: str | None, model: str | None, where: Sequence[str],
             baseline: str) -> list[Record]:
-    found: list[Record] = []
-    for path in records.expand(files):
-        whole, problems = records.read(path)
-        found += whole
-        for problem in problems:
-            printing.say(f"Warning: {problem}")
-    found = records.latest(found)
-    wanted = dict(_condition(text) for text in where)
-    for column in wanted:
-        columns = {name for record in found for name in _columns(record)}
-        if column not in columns:
-            raise unknown("column", column, columns)
-    chosen = [r for r in found if measure in (None, r.measure) and _named(r, attn, model, baseline)
-              and all(_columns(r).get(column) == value for column, value in wanted.items())]
+    found, _ = selecting.read(records.expand(files))
+    selecting.check_baseline(found, baseline)
+    chosen = selecting.of_subjects(selecting.of_measures(found, measure), attn, model, baseline)
+    chosen = selecting.where(chosen, where)
     if not chosen:
         there = [f"{what} {', '.join(sorted(names))}" for what, names in (
             ("measures", {r.measure for r in found}), ("attentions", {r.label for r in found if not r.model}),
             ("models", {r.label for r in found if r.model})) if names]
-        raise ResultsError(f"No record fits --measure, --attn, --model and --where. The files hold {'; '.join(there)}.")
+        raise UsageError(f"No record fits --measure, --attn, --model and --where. The files hold {'; '.join(there)}.")
     return chosen
-
-
-def _named(record: Record, attn: str | None, model: str | None, baseline: str) -> bool:
-    """Whether --attn or --model asks for this record; both being left out, everything is."""
-    if attn is None and model is None:
-        return True
-    wanted = model if record.model else attn
-    own = {record.model, record.label} if record.model else {record.attention, record.label}
-    return wanted is not None and bool(own & {*wanted.split(","), baseline or BASELINE})
-
-
-def _condition(text: str) -> tuple[str, str]:
-    column, equals, value = text.partition("=")
-    if not equals or not column:
-        raise UsageError(f"--where: '{text}' is not COLUMN=VALUE, as in dtype=float32.")
-    return column, value
-
-
-def _columns(record: Record) -> dict[str, str]:
-    """What --where may ask for, as text: subject, point and coordinates of a record, and its machine."""
-    names = ("quantity", "status", "attention", "model", "label", "impl", "mode", "batch", "heads", "rows", "cols",
-             "head_dim", "dtype", "device", "seed")
-    values = {name: getattr(record, name) for name in names} | {"tokens": record.rows * record.cols}
-    values |= record.coords | {"machine": record.environment.get("machine", "")}
-    return {name: str(value) for name, value in values.items()}

@@ -1,0 +1,99 @@
+"""Selecting: the records of result files that a command is asked for. A name that no record has is a mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from softbench import records
+from softbench.cli import printing
+from softbench.errors import UsageError, unknown
+from softbench.records import Record
+from softbench.reports.sheet import BASELINE
+
+_NONE = "none"
+
+
+def read(paths: Iterable[Path]) -> tuple[list[Record], list[str]]:
+    """The latest record of each case in these files, and what is wrong with some lines, which is also said."""
+    found, problems = [], []
+    for path in paths:
+        whole, wrong = records.read(path)
+        found += whole
+        problems += wrong
+    for problem in problems:
+        printing.say(f"Warning: {problem}")
+    return records.latest(found), problems
+
+
+def of_measures(found: Sequence[Record], wanted: str | None) -> list[Record]:
+    """The records of some measures, named comma-separated as commands are. Raises UsageError where one has none."""
+    there = {record.measure for record in found}
+    names = _names(wanted.replace("-", "_"), "measure", there) if wanted is not None else there
+    return [record for record in found if record.measure in names]
+
+
+def of_subjects(found: Sequence[Record], attn: str | None, model: str | None, baseline: str) -> list[Record]:
+    """The records of some attentions and models and of the baseline; all where neither flag is given.
+
+    Raises:
+        UsageError: a name that no record has.
+    """
+    if attn is None and model is None:
+        return list(found)
+    there = {kind: {name for record in found if bool(record.model) is (kind == "model") for name in _own(record)}
+             for kind in ("attention", "model")}
+    wanted = {kind: {*_names(text, kind, there[kind]), baseline or BASELINE} if text is not None else set()
+              for kind, text in (("attention", attn), ("model", model))}
+    return [record for record in found if _own(record) & wanted["model" if record.model else "attention"]]
+
+
+def where(found: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
+    """The records that have these values, each written COLUMN=VALUE.
+
+    Raises:
+        UsageError: no such column, a value that no record has there, or one column twice.
+    """
+    wanted: dict[str, str] = {}
+    for text in conditions:
+        column, equals, value = text.partition("=")
+        if not equals or not column:
+            raise UsageError(f"--where: '{text}' is not COLUMN=VALUE, as in dtype=float32.")
+        if column in wanted:
+            raise UsageError(f"--where names '{column}' twice, and a record has one value there: leave one out.")
+        wanted[column] = value
+    columns = [(record, _columns(record)) for record in found]
+    for column, value in wanted.items():
+        if column not in (names := {name for _, own in columns for name in own}):
+            raise unknown("column", column, names)
+        if value not in (values := {own[column] for _, own in columns if column in own}):
+            raise unknown(f"value of {column} in these files", value, values)
+    return [record for record, own in columns if wanted.items() <= own.items()]
+
+
+def check_baseline(found: Sequence[Record], name: str) -> None:
+    """Raise UsageError where no record is of the attention or model that ratios are to refer to."""
+    there = {own for record in found for own in _own(record) if own}
+    if name and name != _NONE and name not in there:
+        raise unknown("attention or model in these files", name, {*there, _NONE})
+
+
+def _names(text: str, kind: str, there: Iterable[str]) -> set[str]:
+    names = {name.strip() for name in text.split(",")}
+    there = set(there) - {""}
+    for name in sorted(names - there):
+        raise unknown(f"{kind} in these files", name, there)
+    return names
+
+
+def _own(record: Record) -> set[str]:
+    return {record.model, record.label} if record.model else {record.attention, record.label}
+
+
+def _columns(record: Record) -> dict[str, str]:
+    """What --where may ask for, as text: subject, point and coordinates of a record, and its machine."""
+    names = ("quantity", "status", "attention", "model", "label", "impl", "mode", "batch", "heads", "rows", "cols",
+             "head_dim", "dtype", "device", "seed")
+    values = {name: getattr(record, name) for name in names} | {"tokens": record.rows * record.cols}
+    values |= record.coords | {"machine": record.environment.get("machine", "")}
+    return {name: str(value) for name, value in values.items()}
