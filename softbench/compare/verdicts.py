@@ -78,6 +78,8 @@ class Row:
         margin: the smallest relative change that counts, for times.
         units: what was compared: "5 rounds", "5 pairs", "3 runs"; empty for exact numbers.
         note: the reason of the verdict, or a remark on it.
+        times: of a time, the geometric mean of each side over these units, so that their quotient is the ratio; the
+            medians of whole runs may say something else.
     """
 
     base: Record | None
@@ -89,6 +91,12 @@ class Row:
     margin: float | None = None
     units: str = ""
     note: str = ""
+    times: tuple[float, float] | None = None
+
+    @property
+    def values(self) -> tuple[float | None, float | None]:
+        """The numbers of base and head that the ratio is of; None where a side has none."""
+        return self.times or (self.base.value if self.base else None, self.head.value if self.head else None)
 
     @property
     def record(self) -> Record:
@@ -285,26 +293,33 @@ def _timed(base: list[Record], head: list[Record], terms: Terms, note: str) -> R
             if not _TINIEST < value < 1 / _TINIEST:
                 return replace(row, verdict=INCOMPARABLE, note=f"the {side} holds {value:g} {one.unit}: it cannot be")
     ran = [[run for run in side if run.status == "ok"] for side in (base, head)]
-    rounds = [_rounds(one), _rounds(other)]
+    both = [rounds(one), rounds(other)]
     logs = [[math.log(run.value) for run in side if run.value] for side in ran]
-    if max(map(len, ran)) > 1 and _groups(ran[0]) == _groups(ran[1]) != []:
+    several = max(map(len, ran)) > 1
+    if several and _groups(ran[0]) == _groups(ran[1]) != []:
         estimate, kind = rule.paired([b - a for a, b in zip(*logs, strict=True)]), "paired run"
-    elif max(map(len, ran)) > 1:
+    elif several:
         estimate, kind = rule.unpaired(*logs), "run"
-    elif _groups(ran[0]) == _groups(ran[1]) != [] and len(rounds[0]) == len(rounds[1]):
-        estimate, kind = rule.paired([b - a for a, b in zip(*rounds, strict=True)]), "pair"
+    elif _groups(ran[0]) == _groups(ran[1]) != [] and len(both[0]) == len(both[1]):
+        estimate, kind = rule.paired([b - a for a, b in zip(*both, strict=True)]), "pair"
     else:
-        estimate, kind = rule.unpaired(*rounds), "round"
+        estimate, kind = rule.unpaired(*both), "round"
     assert one.value is not None
     seconds = one.value if one.unit == "s" else 1 / one.value
     known = terms.run_noise if kind == "round" else terms.noise
     noise = known.get(str(other.environment.get("machine")), 0.0)
-    row = replace(row, ratio=math.exp(estimate.mean), units=f"{estimate.units} {kind}{'s' * (estimate.units != 1)}")
+    row = replace(row, ratio=math.exp(estimate.mean), units=f"{estimate.units} {kind}{'s' * (estimate.units != 1)}",
+                  times=times(*(logs if several else both)))
     estimate = replace(estimate, mean=row.cost)
     return _Timed(row, estimate, rule.margin(terms.threshold, noise, terms.floor, seconds))
 
 
-def _rounds(record: Record) -> list[float]:
+def times(base: Sequence[float], head: Sequence[float]) -> tuple[float, float]:
+    """The geometric mean of each side, from the logarithms of its units."""
+    return math.exp(math.fsum(base) / len(base)), math.exp(math.fsum(head) / len(head))
+
+
+def rounds(record: Record) -> list[float]:
     """ln of the median of each round. A record that does not say its rounds is one round."""
     assert record.value is not None
     counts = record.detail.get("samples_per_round")

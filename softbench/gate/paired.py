@@ -177,7 +177,8 @@ class Pair:
         note = f"impl {base.impl}, now {head.impl}" if base.impl != head.impl else ""
         rounds = len(outcome.differences)
         return Row(base, head, outcome.verdict, math.exp(outcome.estimate.mean), math.exp(low), verdicts.exp(high),
-                   math.expm1(outcome.margin), f"{rounds} pair{'s' * (rounds != 1)}", note)
+                   math.expm1(outcome.margin), f"{rounds} pair{'s' * (rounds != 1)}", note,
+                   verdicts.times(verdicts.rounds(base), verdicts.rounds(head)))
 
 
 def describe(job: Job) -> dict[str, Any]:

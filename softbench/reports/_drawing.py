@@ -64,7 +64,8 @@ def settings() -> Iterator[None]:
     """The fonts and rules under which a figure is made and written."""
     matplotlib = _matplotlib()
     with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        for harmless in ("Glyph .* missing from", "constrained_layout not applied"):  # as where a name is very long
+            warnings.filterwarnings("ignore", message=harmless, category=UserWarning)
         yield
 
 

@@ -61,15 +61,15 @@ def _flat(row: Row) -> dict[str, Any]:
     record = row.record
     names = ("measure", "quantity", "unit", "label", "impl", *POINT, "rows", "cols", "coords")
     return {name: getattr(record, name) for name in names} | {
-        "base": row.base.value if row.base else None, "head": row.head.value if row.head else None,
+        "base": _short(row.values[0], 12), "head": _short(row.values[1], 12),
         "base_status": row.base.status if row.base else None, "head_status": row.head.status if row.head else None,
         "ratio": _short(row.ratio), "low": _short(row.low), "high": _short(row.high), "margin": _short(row.margin),
         "units": row.units, "verdict": row.verdict, "note": row.note}
 
 
-def _short(value: float | None) -> float | None:
+def _short(value: float | None, digits: int = 6) -> float | None:
     """Six digits, as no ratio of times has more; None where JSON has no such number."""
-    return None if value is None or math.isinf(value) else float(f"{value:.6g}")
+    return None if value is None or math.isinf(value) else float(f"{value:.{digits}g}")
 
 
 def _table(rows: Sequence[Row], comparison: Comparison, base: Side, head: Side, terms: Terms) -> Table:
@@ -97,21 +97,22 @@ _Cell = Callable[[Row], str]
 
 def _value_columns(timed: bool) -> list[tuple[Column, _Cell]]:
     columns: list[tuple[Column, _Cell]] = [
-        (Column("base"), lambda row: _value(row.base)), (Column("head"), lambda row: _value(row.head)),
+        (Column("base"), lambda row: _value(row.base, row.values[0])),
+        (Column("head"), lambda row: _value(row.head, row.values[1])),
         (Column("ratio"), lambda row: format.ratio(row.ratio))]
     if timed:
         columns.append((Column("interval"), _interval))
     return [*columns, (Column("verdict", right=False), lambda row: row.verdict)]
 
 
-def _value(record: Record | None) -> str:
+def _value(record: Record | None, value: float | None) -> str:
     if record is None:
         return format.MISSING
-    if record.status != "ok" or record.value is None:
+    if record.status != "ok" or value is None:
         return record.status if record.status != "ok" else format.MISSING
-    if record.unit == "1" and float(record.value).is_integer():
-        return format.count(record.value)
-    return format.measured(record.value, record.unit)
+    if record.unit == "1" and float(value).is_integer():
+        return format.count(value)
+    return format.measured(value, record.unit)
 
 
 def _interval(row: Row) -> str:
@@ -203,7 +204,8 @@ def _terms(rows: Sequence[Row], terms: Terms) -> str:
     said = f"A change counts from {100 * terms.threshold:g} %"
     if wide:
         said = f"A change counts from {100 * wide:.2g} %, twice the noise of this machine,"
-    said += f" and {format.tick(terms.floor, 's')} on; intervals are over {' and '.join(kinds)}."
+    said += f" and {format.tick(terms.floor, 's')} on; times are geometric means over {' and '.join(kinds)}, as"
+    said += " are intervals."
     if "rounds" in kinds:
         said += " Rounds of one run do not show how runs differ: record several runs a side where it matters."
     return said

@@ -13,7 +13,8 @@ from reports import fake_records as fake
 
 from softbench.compare import verdicts
 from softbench.compare.verdicts import Comparison, Row, Terms
-from softbench.records import Record
+from softbench.records import Record, median
+from softbench.reports import comparison
 
 TERMS = Terms()
 
@@ -382,3 +383,29 @@ def test_the_geometric_mean_is_over_what_was_compared() -> None:
     found = compare(base, head)
     assert found.mean_ratio("latency", "latency") == pytest.approx(1.0)
     assert found.mean_ratio("memory", "x") is None
+
+
+def test_the_times_beside_a_ratio_are_those_it_is_of() -> None:
+    """The median of all samples may rise where most rounds fall; what is printed must not contradict itself."""
+    base = [[1.0, 1.0, 1.0], [1.0, 5.0, 5.0], [1.0, 5.0, 5.0]]  # median of all 1.0, of rounds 1, 5, 5
+    head = [[1.1, 1.1, 1.1], [1.1, 4.0, 4.0], [1.1, 4.0, 4.0]]  # median of all 1.1, of rounds 1.1, 4, 4
+    sides = []
+    for rounds in (base, head):
+        samples = [sample * 1e-3 for one in rounds for sample in one]
+        sides.append(replace(timed(1e-3), samples=samples, value=median(samples),
+                             detail={"samples_per_round": [3, 3, 3]}))
+    row = only(*sides)
+    assert sides[0].value == 1e-3
+    assert sides[1].value == 1.1e-3
+    assert row.ratio == pytest.approx((1.1 * 4 * 4 / 25) ** (1 / 3))
+    assert row.values == pytest.approx((1e-3 * 25 ** (1 / 3), 1e-3 * 17.6 ** (1 / 3)))
+    (flat,) = comparison.flat(verdicts.Comparison([row]))
+    assert flat["head"] / flat["base"] == pytest.approx(flat["ratio"], rel=1e-5)
+
+
+def test_of_several_runs_the_times_are_over_all_of_them() -> None:
+    base, head = ([timed(s, noise=0.0) for s in seconds] for seconds in ([1e-3, 1.2e-3, 3e-3], [2e-3, 2.2e-3, 1e-3]))
+    (row,) = compare(base, head).rows
+    assert row.times is not None
+    assert row.times[1] / row.times[0] == pytest.approx(row.ratio)
+    assert row.times[0] == pytest.approx((1 * 1.2 * 3) ** (1 / 3) * 1e-3)
