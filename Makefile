@@ -8,14 +8,20 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= results/local
 
-.PHONY: bench bench-field test lint gpu regress check train-demo train-compare clean
+.PHONY: bench bench-field test test-cpus lint gpu regress check train-demo train-compare clean
 
 bench: $(STAMP)  ## measure soft and performer beside softmax: table, records, plot
 	@mkdir -p $(OUT)
 	$(BIN)/softbench latency --attn soft,performer --out $(OUT)/bench.jsonl --plot $(OUT)/bench.png
 
-test: $(STAMP)  ## the whole test suite
-	$(BIN)/python -m pytest --benchmark-skip --durations=15
+# One process a core and one thread each: threads that wait for each other stand still while another process computes.
+TESTS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --benchmark-skip -n auto --dist worksteal
+test: $(STAMP)  ## the whole test suite, and at its end what times something, with nothing beside it
+	$(TESTS) -m "not quiet" --durations=15
+	$(BIN)/python -m pytest --benchmark-skip -m quiet
+
+test-cpus: $(STAMP)  ## the numerical tests as three kinds of CPU compute them, as far as this one can
+	PYTHON="$(BIN)/python" ./tests/cpus.sh
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

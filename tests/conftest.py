@@ -18,6 +18,7 @@ os.environ["XDG_CACHE_HOME"] = _cache.name  # what `softbench roofline` knows of
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # triton reads it when it sees a kernel
 
+THREADS = torch.get_num_threads()
 SEED = int(os.environ.get("TEST_SEED", "0"))  # TEST_SEED=7 make test: no test may pass by the luck of one seed
 
 
@@ -27,7 +28,11 @@ def pytest_report_header() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Seed before the first fixture, so that a test draws the same numbers alone, in the suite, and in any process."""
+    """Seed before the first fixture, so that a test draws the same numbers alone, in the suite, and in any process.
+
+    A command that a test ran in this process left it the number of threads that it had set.
+    """
+    torch.set_num_threads(THREADS)
     torch.manual_seed(SEED)
     np.random.seed(SEED)  # noqa: NPY002
     random.seed(SEED)

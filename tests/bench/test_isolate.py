@@ -43,6 +43,7 @@ def test_memory_limit(tmp_path):
     assert row.environment["malloc"] == "default"
 
 
+@pytest.mark.quiet
 def test_timeout_ends_the_child(tmp_path):
     slow = plugin_files.write(tmp_path, "slow")
     row = rows_of(slow, timeout=0.8, tokens="2k", heads="1")["slow"]

@@ -62,6 +62,7 @@ def test_keyboard_interrupt_is_not_a_row(tmp_path):
         records_of(plugin_files.write(tmp_path, "interrupts"))
 
 
+@pytest.mark.quiet
 def test_timeout_is_a_row_and_ends_early(tmp_path):
     slow = plugin_files.write(tmp_path, "slow")  # 1.5 s a call above 1,024 tokens
     started = time.perf_counter()
@@ -175,6 +176,7 @@ def test_what_float16_cannot_hold_is_not_an_error():
     assert {r.status for r in records_of("soft,gaussian", **keys)} == {"ok"}
 
 
+@pytest.mark.quiet
 def test_timeout_bounds_the_measuring_too():
     flags = {"latency": {"rep": "60000"}, "sweep": {"attn": "soft", "baseline": "none", "tokens": "1k", "heads": "1",
                                                    "device": "cpu"}}

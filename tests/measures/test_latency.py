@@ -118,6 +118,7 @@ def test_garbage_collector_rests_only_while_sampling():
     assert gc.isenabled()
 
 
+@pytest.mark.quiet
 def test_foreign_share_counts_others_but_not_us():
     before = cpu_share.now()
     assert before is not None
@@ -134,6 +135,7 @@ def test_foreign_share_counts_others_but_not_us():
     assert cpu_share.ZERO.foreign_share == 0.0
 
 
+@pytest.mark.quiet
 def test_a_stray_process_is_seen():
     """A second process that spins takes one core of this machine, and must show in the record."""
     stray = subprocess.Popen([sys.executable, "-c", "while True: pass"])

@@ -276,6 +276,7 @@ def test_batch_starts_leak_and_the_others_do_not() -> None:
         assert change > 0.05 if leaks else change < 1e-6
 
 
+@pytest.mark.quiet
 def test_times_are_of_the_steps_that_they_name() -> None:
     found = records(parts="speed", matrices="smooth:0.5", methods="newton,scaled_newton,cholesky", dtype="float64",
                     steps="1,30", rep="4", size="64", count="8", head_dim="8")
