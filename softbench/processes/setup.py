@@ -17,6 +17,7 @@ from typing import Any, Literal, TextIO
 from softbench.config import Process
 from softbench.errors import UsageError
 from softbench.machine.cores import usable_cores
+from softbench.processes import threads
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _TOP_PAD_BYTES = 64 << 20
@@ -40,7 +41,7 @@ def apply(process: Process) -> dict[str, Any]:
     with warnings.catch_warnings():  # some versions of torch ask for another spelling, which others cannot read back
         warnings.filterwarnings("ignore", message=".*TF32")
         torch.backends.cudnn.allow_tf32 = process.tf32
-    return {"threads": torch.get_num_threads(), "malloc": malloc, "denormals": _denormals(), "tf32": process.tf32}
+    return {"threads": threads.working(), "malloc": malloc, "denormals": _denormals(), "tf32": process.tf32}
 
 
 def current() -> Process:

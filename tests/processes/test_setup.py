@@ -88,6 +88,20 @@ def test_threads_default_to_the_cores_of_the_affinity_mask() -> None:
     assert available_cores() == len(os.sched_getaffinity(0))
 
 
+def test_threads_are_those_that_work_not_those_that_were_asked_for() -> None:
+    """The worker threads that exist after a parallel operation, besides the main one, are counted by Linux."""
+    code = ("import os\nstate = apply(Process(threads=3))\n"
+            "print(json.dumps([state['threads'], len(os.listdir('/proc/self/task'))]))")
+    def counted(**environment: str) -> list[int]:
+        return list(child(code, OPENBLAS_NUM_THREADS="1", **environment))  # numpy's own threads
+
+    alone, beside = counted(OMP_THREAD_LIMIT="1")
+    assert alone == 1
+    assert counted(OMP_THREAD_LIMIT="2") == [2, beside + 1]
+    assert counted(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1") == [3, beside + 2]
+    assert counted(OMP_DYNAMIC="true") == [3, beside + 2]  # whatever the load is
+
+
 def test_malloc_that_the_user_changed_is_not_called_default() -> None:
     code = "from softbench.processes import setup\nprint(json.dumps({'malloc': setup._default_malloc()}))"
     assert child(code)["malloc"] == "default"
