@@ -13,6 +13,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import json
 import os
 import re
 import sys
@@ -25,6 +26,7 @@ from typing import Any
 from softbench.errors import PluginError, SoftbenchError, unknown
 
 _ROOT = Path(__file__).parent
+_codes: dict[str, str] = {}
 _SINGULAR = {"attention": "attention", "measures": "measure", "studies": "study"}
 
 
@@ -83,11 +85,64 @@ def load(kind: str, name: str, required: Iterable[str] = ()) -> ModuleType:
     except BaseException as error:  # a plugin may raise anything, SystemExit included, while it is imported
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": .")
         raise PluginError(f"Cannot import {_SINGULAR[kind]} '{name}': {reason}.") from error
+    if name not in _builtin(kind):
+        _codes[f"{kind}:{display_name(name)}"] = _code(kind, name)
     missing = [r for r in required if not hasattr(module, r)]
     if missing:
         raise PluginError(f"{_SINGULAR[kind].capitalize()} '{name}' lacks {', '.join(missing)}: see `softbench/{kind}/`"
                           " for files that keep the contract.")
     return module
+
+
+def codes() -> str:
+    """The plugins from elsewhere that this process has loaded, each with a digest of its code, as JSON."""
+    return json.dumps(_codes, sort_keys=True) if _codes else ""
+
+
+def changed(there: str, here: str, *names: str) -> bool:
+    """Whether any of these plugins, as "attention:mine", has other code in one text of `codes` than in the other."""
+    one, other = (json.loads(text or "{}") for text in (there, here))
+    return any(one.get(name) != other.get(name) for name in names or one.keys() & other.keys())
+
+
+def _code(kind: str, name: str) -> str:
+    """A digest of a plugin's file and the files that belong to it; of an installed package, with its version."""
+    path = where(kind, name).resolve()
+    if is_path(name):
+        return digest(_beside(path, {path}))
+    entry = _entry_points(kind)[name]
+    return f"{entry.dist.version if entry.dist else ''}-{digest(_package(path))}"
+
+
+def digest(files: Iterable[Path]) -> str:
+    """Twelve digits that say whether files of these names hold the same."""
+    found = hashlib.sha256()
+    for file in sorted(files):
+        found.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return found.hexdigest()[:12]
+
+
+def _beside(path: Path, found: set[Path]) -> set[Path]:
+    """The file, what it imports from its own folder, and what that imports from there."""
+    tree = ast.parse(path.read_bytes())
+    named = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    named += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    for name in {name.partition(".")[0] for name in named if name}:
+        if (file := path.parent / f"{name}.py").is_file() and file not in found:
+            found.add(file)
+            _beside(file, found)
+        found.update((path.parent / name).rglob("*.py"))
+    return found
+
+
+def _package(path: Path) -> set[Path]:
+    """All files of the top package that a module is in; of a module in none, itself."""
+    top = None
+    for folder in path.parents:
+        if not (folder / "__init__.py").exists():
+            break
+        top = folder
+    return {path} if top is None else set(top.rglob("*.py"))
 
 
 def _import(kind: str, name: str) -> ModuleType:
@@ -105,8 +160,12 @@ def _import(kind: str, name: str) -> ModuleType:
 
 
 def _import_file(path: Path) -> ModuleType:
+    """The file as a module, anew where it has changed. It may import files beside it, which shadow no other module."""
     path = path.resolve()
-    key = f"softbench_file_{path.stem}_{hashlib.sha1(str(path).encode()).hexdigest()[:8]}"
+    source = path.read_bytes()
+    key = f"softbench_file_{path.stem}_{hashlib.sha1(os.fsencode(path) + source).hexdigest()[:8]}"
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     if key in sys.modules:
         return sys.modules[key]
     spec = importlib.util.spec_from_file_location(key, path)
@@ -115,7 +174,7 @@ def _import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[key] = module  # dataclasses look their module up while the file runs
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, str(path), "exec"), module.__dict__)  # a cached .pyc may be of an older text
     except BaseException:
         del sys.modules[key]
         raise

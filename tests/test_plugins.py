@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -234,3 +235,50 @@ def test_listing_imports_no_plugin() -> None:
 def test_all_errors_are_of_the_family() -> None:
     assert issubclass(PluginError, SoftbenchError)
     assert PluginError.exit_code == UsageError.exit_code == 2
+
+
+def test_a_changed_file_is_imported_anew_even_within_a_second(tmp_path: Path) -> None:
+    path = write(tmp_path, SOURCE + "VALUE = 1\n")
+    stamp = os.stat(path)
+    first = plugins.load("attention", path)
+    assert plugins.load("attention", path) is first
+    before = plugins.codes()
+    write(tmp_path, SOURCE + "VALUE = 2\n")
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert (first.VALUE, plugins.load("attention", path).VALUE) == (1, 2)
+    assert plugins.changed(before, plugins.codes(), "attention:mine")
+    assert not plugins.changed(before, plugins.codes(), "attention:soft")
+    assert plugins.changed(before, plugins.codes())
+    assert not (tmp_path / "__pycache__").exists()
+
+
+def test_a_file_imports_what_lies_beside_it_and_shadows_nothing(tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("random", "profile"):
+        write(tmp_path, "raise SystemExit('shadowed')", f"{name}.py")
+    write(tmp_path, "import lower_neighbour", "neighbour_of_mine.py")
+    write(tmp_path, "VALUE = 3", "lower_neighbour.py")
+    module = plugins.load("attention", write(tmp_path, SOURCE + "import random, profile, neighbour_of_mine as n\n"))
+    assert module.n.lower_neighbour.VALUE == 3
+    before = plugins.codes()
+    write(tmp_path, "VALUE = 4", "lower_neighbour.py")
+    plugins.load("attention", str(tmp_path / "mine.py"))
+    assert plugins.changed(before, plugins.codes(), "attention:mine")
+
+
+def test_code_of_a_package_is_its_version_and_all_its_files(install: Callable[..., None], tmp_path: Path) -> None:
+    def code() -> str:
+        plugins._entry_points.cache_clear()
+        plugins.load("attention", "third")
+        return str(json.loads(plugins.codes())["attention:third"])
+
+    install("third = pack.sub.attn", **{"pack.__init__": "", "pack.sub.__init__": "", "pack.sub.attn": SOURCE,
+                                        "pack.helper": "X = 1"})
+    first = code()
+    assert first.startswith("1.0-")
+    write(tmp_path, "X = 2", "pack/helper.py")
+    second = code()
+    metadata = next(tmp_path.glob("*.dist-info")) / "METADATA"
+    metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 1.1"))
+    assert len({first, second, code()}) == 3

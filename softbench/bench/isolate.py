@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from softbench import options as opts
+from softbench import plugins
 from softbench.bench.sweep import Job, Sweep, make_record
 from softbench.case import AttentionSpec, Case, ModelSpec, Shape, Spec
 from softbench.config import Process
@@ -173,7 +174,8 @@ def _child(request: dict[str, Any], state: dict[str, Any]) -> list[Record]:
     module = measures.load(request["measure"])
     settings = opts.parse(module.Settings, request["settings"], request["measure"])
     jobs = [Job(case, subject)]
-    sweep = Sweep(request["measure"], module, settings, jobs, request["environment"] | state, request["timeout"],
+    environment = request["environment"] | state | {"plugins": plugins.codes()}  # of the files as they are by now
+    sweep = Sweep(request["measure"], module, settings, jobs, environment, request["timeout"],
                   request["check_convergence"])
     return [record for _, group in sweep for record in group]
 

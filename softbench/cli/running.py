@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from softbench import options as opts
-from softbench import records
+from softbench import plugins, records
 from softbench.cli import printing
 from softbench.errors import Interrupted, UsageError
 from softbench.machine import environment
@@ -114,9 +114,8 @@ def known(out: Path, measure: str, here: Mapping[str, Any], keys: Sequence[str],
           items: str, fits: Callable[[Record], bool] = lambda record: True) -> dict[int, list[Record]]:
     """The records of this measure that `out` already holds for this environment, by the position of their key.
 
-    What failed before, was cut short by a budget, or was measured with other settings (`fits`) is left out, as it runs
-    again. Says on stderr
-    what was found and what does not fit.
+    What failed before, was cut short by a budget, or was measured with other settings (`fits`) or of other code is left
+    out, as it runs again. Says on stderr what was found and what does not fit.
     """
     if not out.exists():
         printing.say(f"Nothing to resume: {out} does not exist yet.")
@@ -135,19 +134,33 @@ def known(out: Path, measure: str, here: Mapping[str, Any], keys: Sequence[str],
     here_too = [record for record, differences in found if not differences]
     if not all(map(fits, here_too)):
         printing.say(f"Warning: {out} also holds records made with other settings; these {items} are run again.")
+    if any(_of_other_code(record, here) for record in here_too):
+        printing.say(f"Warning: {out} also holds records of plugins whose files have changed since, or of other files "
+                     f"of the same name; these {items} are run again.")
     kept: dict[str, list[Record]] = {}
-    for record in records.latest(filter(fits, here_too)):
+    for record in records.latest(record for record in here_too if fits(record) and not _of_other_code(record, here)):
         kept.setdefault(key(record), []).append(record)
     positions = {i: kept[name] for i, name in enumerate(keys)
                  if name in kept and not any(record.status == "failed" or records.UNFINISHED in record.detail
                                              for record in kept[name])}
-    commits = {record.environment.get("commit") for group in positions.values() for record in group
-               if record.environment} - {here["commit"]}
-    if commits:
+    others = {(record.environment.get("commit"), record.environment.get("code")) for group in positions.values()
+              for record in group if record.environment} - {(here["commit"], here.get("code"))}
+    if others:
+        commits = sorted({f"{commit}{' with changes' if code else ''}" for commit, code in others})
         printing.say("Warning: some of the kept records were made at another commit of softbench "
-                     f"({', '.join(map(str, sorted(commits, key=str)))}).")
+                     f"({', '.join(commits)}).")
     printing.say(f"Resuming: {len(positions)} of {len(keys)} {items} are in {out}.")
     return positions
+
+
+def _of_other_code(record: Record, here: Mapping[str, Any]) -> bool:
+    """Whether a plugin that the record is of has changed; any that both know, where it is of a study."""
+    if not record.environment:
+        return False
+    there, now = (str(environment.get("plugins") or "") for environment in (record.environment, here))
+    own = plugins.changed(there, now, f"attention:{record.attention}", f"measures:{record.measure}",
+                          f"studies:{record.measure}")
+    return own or ("task" in record.coords and plugins.changed(there, now))
 
 
 def keep(steps: Iterable[tuple[int, list[Record]]], out: Path, progress: Progress, items: str) -> list[Record]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import softbench
+from softbench import plugins
 from softbench._version import __version__
 from softbench.machine import checkout, control_groups
 from softbench.machine.cores import available_cores
@@ -29,7 +30,8 @@ def take(process: dict[str, Any], device: str = "cpu", command: str = "") -> dic
     """
     import torch
 
-    commit, dirty = checkout.commit(Path(softbench.__file__).parent)
+    package = Path(softbench.__file__).parent
+    commit, dirty = checkout.commit(package)
     hardware = _cpu() | _gpu(device)
     return {
         "machine": _machine_name(hardware),
@@ -38,6 +40,8 @@ def take(process: dict[str, Any], device: str = "cpu", command: str = "") -> dic
         "softbench": __version__,
         "commit": commit,
         "dirty": dirty,
+        "code": plugins.digest(package.rglob("*.py")) if dirty or commit is None else None,
+        "plugins": plugins.codes(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if device.startswith("cuda") else None,

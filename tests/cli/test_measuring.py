@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import plugin_files
@@ -97,6 +99,40 @@ def test_resume_tells_options_apart_and_repeats_failures(run, tmp_path):
     assert run("latency", "--attn", f"soft,{bad}", *BRIEF, "--out", "x.jsonl")[0] == 5
     _, _, err = run("latency", "--attn", f"soft:landmarks=4,{bad}", *BRIEF, "--out", "x.jsonl", "--resume")
     assert "Resuming: 2 of 6" in err  # the baseline alone
+
+
+def test_resume_measures_a_file_that_changed_again(run, tmp_path):
+    mine, beside = Path(plugin_files.write(tmp_path, "mean")), tmp_path / "beside.py"
+    (tmp_path / "elsewhere").mkdir()
+    beside.write_text("FACTOR = 1\n")
+    text = mine.read_text().replace("import torch\n", "import torch\nfrom beside import FACTOR\n", 1)
+    mine.write_text(text)
+    (tmp_path / "elsewhere/mean.py").write_text(text.replace("from beside import FACTOR\n", ""))
+
+    def resumed(path=mine):
+        code, _, err = run("latency", "--attn", f"{path},soft", *BRIEF, "--out", "x.jsonl", "--resume")
+        assert code == 0
+        return re.search(r"Resuming: (\d)", err)[1] if "Resuming" in err else "none", "files have changed" in err
+
+    assert resumed() == ("none", False)
+    assert resumed() == ("6", False)
+    mine.write_text(text.replace("self.scale * v", "self.scale * 1.0 * v"))
+    assert resumed() == ("4", True)
+    assert resumed() == ("6", True)
+    beside.write_text("FACTOR = 2\n")  # what the file imports from its folder is code of the same attention
+    assert resumed() == ("4", True)
+    assert resumed(tmp_path / "elsewhere/mean.py") == ("4", True)
+    assert resumed() == ("6", True)  # its own records are there still
+
+
+def test_records_of_an_older_softbench_are_resumed_for_its_own_attentions_alone(run, tmp_path):
+    mine = plugin_files.write(tmp_path, "mean")
+    command = ("latency", "--attn", f"{mine},soft", *BRIEF, "--out", "x.jsonl")
+    run(*command)
+    old = [replace(r, environment={k: v for k, v in r.environment.items() if k not in ("plugins", "code")})
+           for r in records.read("x.jsonl")[0]]
+    Path("x.jsonl").write_text("".join(record.to_json() + "\n" for record in old))
+    assert "Resuming: 4 of 6" in run(*command, "--resume")[2]
 
 
 def test_some_failed_is_exit_5_and_the_others_are_kept(run, tmp_path):
