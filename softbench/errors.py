@@ -38,6 +38,14 @@ class Unsupported(SoftbenchError):
     """This case cannot run here (dtype, device, implementation, shape); a sweep turns it into a row."""
 
 
+def text(error: BaseException) -> str:
+    """What an exception says of itself; one of a plugin may fail even at that."""
+    try:
+        return str(error)
+    except BaseException as another:
+        return f"no text, as its __str__ raised {type(another).__name__}"
+
+
 def unknown(kind: str, name: str, valid: Iterable[str], error: type[SoftbenchError] = UsageError) -> SoftbenchError:
     """The error for a name that does not exist: "No attention named 'sofmax'. Did you mean 'softmax'?" """
     names = sorted(valid)

@@ -23,7 +23,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from softbench.errors import PluginError, SoftbenchError, unknown
+from softbench.contained import Raised, contained
+from softbench.errors import PluginError, SoftbenchError, text, unknown
 
 _ROOT = Path(__file__).parent
 _codes: dict[str, str] = {}
@@ -79,11 +80,14 @@ def load(kind: str, name: str, required: Iterable[str] = ()) -> ModuleType:
         UsageError: no plugin of that name. PluginError: it does not import, or lacks a required name.
     """
     try:
-        module = _import(kind, name)
-    except (SoftbenchError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # a plugin may raise anything, SystemExit included, while it is imported
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": .")
+        with contained():
+            module = _import(kind, name)
+    except SoftbenchError as error:
+        if not isinstance(error, Raised):
+            raise
+        raise PluginError(f"Cannot import {_SINGULAR[kind]} '{name}': {error}.") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {text(error)}".partition("\n")[0].rstrip(": .")
         raise PluginError(f"Cannot import {_SINGULAR[kind]} '{name}': {reason}.") from error
     if name not in _builtin(kind):
         _codes[f"{kind}:{display_name(name)}"] = _code(kind, name)

@@ -53,6 +53,11 @@ _BODIES = {
     "half_wrong": f"({_RIGHT}) * (1.5 if v.dtype == torch.float32 else 1.0)",
     "loud": f"print('no answer') or {_RIGHT}",
     "killed": "__import__('os').kill(__import__('os').getpid(), 9)",
+    "vanishes": "__import__('os')._exit(0)",
+    "lingers": ("__import__('threading').Thread(target=__import__('time').sleep, args=(600,)).start() or"
+                f" __import__('atexit').register(__import__('time').sleep, 600) and {_RIGHT}"),
+    "spawns": ("open(f'{__file__}.pids', 'a').write(f'{__import__(\"subprocess\").Popen([\"sleep\", \"300\"]).pid} ')"
+               f" and __import__('time').sleep(SECONDS) or {_RIGHT}"),
     "aborted": "__import__('os').abort()",
     "hungry": f"torch.ones(1 << 27).sum() * 0 + {_RIGHT}",  # 512 MiB of float32
     "exits": "__import__('sys').exit(3)",

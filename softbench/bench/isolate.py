@@ -1,6 +1,7 @@
 """One child process a case: what it allocates, breaks or hangs on ends with it.
 
-The parent sends a job as JSON on standard input; the child answers with a line `ready` and then one record a line.
+The parent sends a job as JSON on standard input; the child answers with a line `ready`, one record a line, and `done`.
+A child that ends without that last word, even with 0, gave no result.
 A memory limit counts what the child holds beyond an idle, torch-loaded process (Linux: RLIMIT_DATA). Under a limit
 malloc must be left at its default: a heap that keeps freed memory has holes, and would reach the limit before the
 tensors do.
@@ -8,19 +9,18 @@ tensors do.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import resource
 import signal
-import subprocess
 import sys
-import tempfile
-import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from softbench import options as opts
 from softbench import plugins
@@ -29,10 +29,12 @@ from softbench.case import AttentionSpec, Case, ModelSpec, Shape, Spec
 from softbench.config import Process
 from softbench.contracts.measure import Reading
 from softbench.errors import SoftbenchError
-from softbench.processes import setup
+from softbench.processes import child, setup
+from softbench.processes.child import Child
 from softbench.records import Record
 
 _START_SECONDS = 120.0
+_READY, _DONE = "ready\n", "done\n"
 _SPECS: dict[str, type[Spec]] = {kind.__name__: kind for kind in (AttentionSpec, ModelSpec)}
 
 
@@ -75,68 +77,38 @@ def ask(module: str, asked: dict[str, Any], timeout: float | None,
         timeout: seconds from `ready` on.
         memory_limit: what the child was told; some ways to die then mean that memory ran out.
     Returns:
-        The lines of a child that ended well; a status and a note of one that did not.
+        The lines of a child that said it was done; a status and a note of any other, however it ended.
     """
-    with tempfile.TemporaryFile("w+") as errors:
-        child = subprocess.Popen([sys.executable, "-m", module], env=_child_environment(), text=True,
-                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
-        assert child.stdin is not None
-        assert child.stdout is not None
-        overdue = threading.Event()
-        alarm = _alarm(_START_SECONDS, child, overdue)
-        try:
-            child.stdin.write(json.dumps(asked))
-            child.stdin.close()
-            started = child.stdout.readline() == "ready\n"
-            alarm.cancel()
-            if started and timeout is not None:
-                alarm = _alarm(timeout, child, overdue)
-            lines = child.stdout.read().splitlines()
-            child.wait()
-        except BrokenPipeError:
-            lines = []
-            child.wait()
-        finally:
-            alarm.cancel()
-            if child.poll() is None:
-                child.kill()
-                child.wait()
-            child.stdout.close()
-        if child.returncode == 0:
-            return lines
-        errors.seek(0)
-        return _post_mortem(child.returncode, errors.read(), overdue.is_set(), timeout, memory_limit)
+    with child.started("-m", module, environment=_child_environment()) as asking:
+        assert asking.process.stdout is not None
+        with asking.within(_START_SECONDS):
+            _write(asking, asked)
+            ready = asking.process.stdout.readline() == _READY
+        if not ready:
+            return asking.post_mortem(_START_SECONDS, memory_limit)
+        lines: list[str] = []
+        with asking.within(timeout):
+            for line in asking.process.stdout:
+                if line == _DONE:
+                    return lines
+                lines.append(line.rstrip("\n"))
+            return asking.post_mortem(timeout, memory_limit)
+
+
+def _write(asking: Child, asked: dict[str, Any]) -> None:
+    stream = asking.process.stdin
+    assert stream is not None
+    with contextlib.suppress(BrokenPipeError):  # it has ended already, and is asked below why
+        stream.write(json.dumps(asked))
+        stream.close()
 
 
 def _child_environment() -> dict[str, str]:
     """This environment, with this softbench importable whatever the working directory is."""
-    home = str(Path(__file__).resolve().parents[2])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}
-
-
-def _alarm(seconds: float, child: subprocess.Popen[str], overdue: threading.Event) -> threading.Timer:
-    def end() -> None:
-        overdue.set()
-        child.kill()
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    return timer
-
-
-def _post_mortem(code: int, stderr: str, overdue: bool, timeout: float | None,
-                 memory_limit: int | None) -> tuple[str, str]:
-    """Status and note for a child that gave no records."""
-    if overdue:
-        return "timeout", f"no result within {timeout or _START_SECONDS:g} s"
-    last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "").strip()
-    if code >= 0:
-        return "failed", f"the child process ended with {code}: {last[:200]}"
-    name = signal.Signals(-code).name
-    if -code == signal.SIGKILL or (memory_limit and -code in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)):
-        return "oom", f"the child process died of {name}, as when memory runs out"
-    return "failed", f"the child process died of {name}: {last[:200]}".rstrip(": ")
+    home = Path(__file__).resolve().parents[2]
+    if home.name in ("site-packages", "dist-packages"):  # on the path anyway, and behind Python's own modules
+        return dict(os.environ)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(home), os.environ.get("PYTHONPATH")]))}
 
 
 def limit_memory(limit: int) -> None:
@@ -156,11 +128,24 @@ def asked() -> tuple[dict[str, Any], dict[str, Any]]:
     return request, setup.apply(opts.parse(Process, request["process"], "process"))
 
 
-def answers() -> TextIO:
-    """In the child: say `ready`, and return where its answers go."""
+@contextlib.contextmanager
+def answering() -> Iterator[Callable[[str], None]]:
+    """In the child: say `ready`, take answers, say `done`, and end this process.
+
+    It ends at once: neither threads that a plugin left running nor its exit handlers hold up an answer that is given.
+    """
     out = setup.private_stdout()
-    print("ready", file=out, flush=True)
-    return out
+    print(_READY, end="", file=out, flush=True)
+    code = 1
+    try:
+        yield lambda line: print(line, file=out, flush=True)
+        print(_DONE, end="", file=out, flush=True)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _child(request: dict[str, Any], state: dict[str, Any]) -> list[Record]:
@@ -185,9 +170,9 @@ def main() -> None:
     request, state = asked()
     if request["memory_limit"]:
         limit_memory(request["memory_limit"])
-    out = answers()
-    for record in _child(request, state):
-        print(record.to_json(), file=out, flush=True)
+    with answering() as answer:
+        for record in _child(request, state):
+            answer(record.to_json())
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from softbench.bench import sweep
+from softbench.contained import contained
 from softbench.contracts.study import Observation, Task
 from softbench.records import WHOLE_TASK, Record, finite
 
@@ -40,7 +41,8 @@ class Study:
 
     def _observe(self, task: Task, found: list[Record]) -> list[Observation]:
         try:
-            return task.run(found) if task.concludes else task.run()
+            with contained():
+                return task.run(found) if task.concludes else task.run()
         except Exception as error:
             status, note = sweep.verdict(error)
             return [Observation(quantity=self.module.QUANTITY, unit=self.module.UNIT, value=None, status=status,

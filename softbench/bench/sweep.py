@@ -8,27 +8,29 @@ from __future__ import annotations
 
 import gc
 import math
-import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from softbench import options as opts
 from softbench.case import Case
+from softbench.contained import contained
 from softbench.contracts.measure import Reading, readings
-from softbench.errors import SoftbenchError, Unsupported
+from softbench.errors import PluginError, SoftbenchError, Unsupported, text
 from softbench.machine import ceilings
 from softbench.machine import environment as env
 from softbench.ops import pseudo_inverse
-from softbench.records import Record, finite
+from softbench.processes.limits import deadline
+from softbench.records import UNFINISHED, Record, finite
 from softbench.subjects import workload
 from softbench.subjects.workload import Subject, Workload
 
@@ -47,6 +49,8 @@ class Sweep:
 
     Attributes:
         timeout: seconds that a case may take.
+        on_stuck: called from another thread where code takes no end after the timeout, with rows for all that has none
+            yet; it must end this process.
         check_convergence: look, in the untimed call before measuring, whether every small inverse in it has
             converged; the numbers of a case where one has not are marked `diverged`.
     """
@@ -59,6 +63,8 @@ class Sweep:
     timeout: float | None = None
     check_convergence: bool = False
     on_start: Callable[[Case], None] = field(default=lambda case: None)
+    on_stuck: Callable[[list[Record]], None] | None = None
+    _recorded: set[Case] = field(default_factory=set)
     _unconverged: dict[Case, str] = field(default_factory=dict)
     _probed: set[Case] = field(default_factory=set)
 
@@ -85,7 +91,7 @@ class Sweep:
                 results[index] = outcome
         measured = self._attempt(self._measure_group, list(ready.values())) if ready else []
         if ready and not isinstance(measured[0], Reading):
-            results |= {i: readings(self.measure, m) for i, m in zip(ready, measured, strict=True)}
+            results |= dict(zip(ready, measured, strict=True))
         ready.clear()
         outcome = None  # the last workload too must be gone before another is measured alone
         return [record for index, job in enumerate(jobs)
@@ -94,22 +100,45 @@ class Sweep:
     def _run_alone(self, job: Job) -> list[Reading]:
         self.on_start(job.case)
         if hasattr(self.measure, "measure_case"):
-            return readings(self.measure, self._attempt(
-                self.measure.measure_case, job.case, job.subject, self.settings))
+            return list(self._attempt(self._measure_case, job))
         built = self._attempt(self.prepare, job)
-        if not isinstance(built, Workload):
-            return list(built)
-        return readings(self.measure, self._attempt(self._measure, built))
+        return list(self._attempt(self._measure, built) if isinstance(built, Workload) else built)
 
-    def _measure(self, built: Workload) -> Any:
-        with _deadline(self.timeout):
-            return self.measure.measure(built, self.settings)
+    def _measure_case(self, job: Job) -> list[Reading]:
+        with self._deadline(job.case):
+            return readings(self.measure, self.measure.measure_case(job.case, job.subject, self.settings))
 
-    def _measure_group(self, built: list[Workload]) -> Any:
-        with _deadline(None if self.timeout is None else self.timeout * len(built)):
-            return self.measure.measure_group(built, self.settings)
+    def _measure(self, built: Workload) -> list[Reading]:
+        with self._deadline(built.case):
+            return readings(self.measure, self.measure.measure(built, self.settings))
+
+    def _measure_group(self, built: list[Workload]) -> list[list[Reading]]:
+        with self._deadline(*(one.case for one in built)):
+            found = [readings(self.measure, one) for one in self.measure.measure_group(built, self.settings)]
+        if len(found) != len(built):
+            raise PluginError(f"the measure gave readings of {len(found)} cases, not of {len(built)}")
+        return found
+
+    def _deadline(self, *cases: Case) -> AbstractContextManager[None]:
+        """The timeout of so many cases at once."""
+        seconds = None if self.timeout is None else self.timeout * len(cases)
+        return deadline(seconds, partial(self._give_up, cases) if self.on_stuck else None)
+
+    def _give_up(self, cases: Sequence[Case]) -> None:
+        """Hand out rows for these cases, which take no end, and for all that would have come after them."""
+        labels = " or ".join(dict.fromkeys(case.spec.label for case in cases))
+        late = {replace(case, impl="") for case in cases}
+        plain = Reading(self.measure.QUANTITY, self.measure.UNIT, [])
+        own = replace(plain, status="timeout", note=f"no result within {self.timeout:g} s, nor any end to it")
+        others = replace(plain, status="not_run", note=f"not run: there was no end to {labels}; add --isolate",
+                         detail={UNFINISHED: True})
+        rows = [record for job in self.jobs if job.case not in self._recorded
+                for record in self._records(job, [own if replace(job.case, impl="") in late else others])]
+        assert self.on_stuck is not None
+        self.on_stuck(rows)
 
     def _records(self, job: Job, results: Sequence[Reading]) -> list[Record]:
+        self._recorded.add(job.case)
         remark = self._unconverged.get(job.case, "")
         settings = opts.to_dict(self.settings)
         marked = [_diverged(r, remark) if remark else r for r in results]
@@ -119,7 +148,7 @@ class Sweep:
     def prepare(self, job: Job) -> Workload:
         """Build and check a job. One warm call may take a quarter of the timeout, as several calls follow."""
         _refuse_too_large(job)
-        with _deadline(self.timeout):
+        with self._deadline(job.case):
             self._probe(job)
             built = workload.build(job.case, job.subject)
             if self.check_convergence:
@@ -142,8 +171,9 @@ class Sweep:
     def _attempt(self, action: Callable[..., Any], *arguments: Any) -> Any:
         """The action's result, or a list of the one reading that says why there is none."""
         try:
-            return action(*arguments)
-        except (Exception, SystemExit) as error:  # a plugin may call sys.exit
+            with contained():
+                return action(*arguments)
+        except Exception as error:
             status, note = verdict(error)
             return [Reading(self.measure.QUANTITY, self.measure.UNIT, [], status=status, note=note)]
 
@@ -185,9 +215,11 @@ def _limit(reading: Reading, case: Case, environment: dict[str, Any]) -> dict[st
 def resolved_impl(job: Job) -> str:
     """The implementation that runs, or the one asked for where it cannot."""
     case = job.case
+    kind, dtype = torch.device(case.device).type, getattr(torch, case.dtype)
     try:
-        return job.subject.resolve(case.impl, torch.device(case.device).type, getattr(torch, case.dtype), case.shape)
-    except Unsupported:
+        with contained():
+            return job.subject.resolve(case.impl, kind, dtype, case.shape)
+    except Exception:  # what a plugin raises here is told where it is built
         return case.impl
 
 
@@ -217,10 +249,10 @@ def verdict(error: BaseException) -> tuple[str, str]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that memory ran out, on the CPU or on a GPU."""
-    text = str(error).lower()
+    said = text(error).lower()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError)
-        and any(words in text for words in ("out of memory", "can't allocate memory", "bad_alloc")))
+        and any(words in said for words in ("out of memory", "can't allocate memory", "bad_alloc")))
 
 
 def _refuse_too_large(job: Job) -> None:
@@ -231,24 +263,6 @@ def _refuse_too_large(job: Job) -> None:
     needed = job.subject.needed(job.case)
     if needed > available:
         raise MemoryError(f"not run: it needs about {needed / 2**30:,.0f} GiB, {available / 2**30:,.0f} GiB are free")
-
-
-@contextmanager
-def _deadline(seconds: float | None) -> Iterator[None]:
-    """Raise TimeoutError once the time is over, as soon as the running operator returns."""
-    def expire(signum: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"no result within {seconds:g} s")
-
-    if seconds is None:
-        yield
-        return
-    previous = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 def _seconds(built: Workload) -> float:
@@ -268,7 +282,7 @@ def _release() -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:300]
+    return text(error).partition("\n")[0][:300]
 
 
 def failed(records: Sequence[Record]) -> bool:

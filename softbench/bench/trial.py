@@ -24,6 +24,7 @@ from softbench.bench.costs import disturbance
 from softbench.bench.sweep import verdict
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.config import Process
+from softbench.contained import contained
 from softbench.machine import environment as env
 from softbench.measures import latency
 from softbench.processes import setup
@@ -96,11 +97,12 @@ def _answer(asked: dict[str, Any]) -> Trial:
     """The child's part."""
     case, subject = unpacked(asked)
     try:
-        leave_room(case.device)
-        if asked["limit"] is None:
-            return _timed(workload.build(case, subject), latency.Settings(**asked["settings"]), asked["budget"])
-        return _held(case, subject, asked["limit"])
-    except (Exception, SystemExit) as error:
+        with contained():
+            leave_room(case.device)
+            if asked["limit"] is None:
+                return _timed(workload.build(case, subject), latency.Settings(**asked["settings"]), asked["budget"])
+            return _held(case, subject, asked["limit"])
+    except Exception as error:
         return Trial(*verdict(error))
 
 
@@ -170,8 +172,8 @@ def _resident(entry: str) -> int:
 def main() -> None:
     """Entry of the child process."""
     asked, _ = isolate.asked()
-    answers = isolate.answers()
-    print(json.dumps(asdict(_answer(asked))), file=answers, flush=True)
+    with isolate.answering() as answer:
+        answer(json.dumps(asdict(_answer(asked))))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from softbench import options as opts
 from softbench.cli import presenting, printing, running
 from softbench.cli.progress import Progress
 from softbench.config import Config, Process, SweepConfig
+from softbench.contained import contained
 from softbench.contracts import measure as measures
-from softbench.errors import PluginError, Unsupported, UsageError
+from softbench.errors import UsageError
 from softbench.processes.setup import parse_bytes
 from softbench.records import Record
 
@@ -109,8 +110,9 @@ def _measure(sweep: Sweep, settings: Config, out: Path, isolate: bool, limit: in
 def _weight(job: Job) -> float:
     """Seconds that a case should roughly take."""
     try:
-        return _FIXED_SECONDS + _CALLS * job.subject.expected(job.case).flops / _FLOP_PER_SECOND
-    except (PluginError, Unsupported):
+        with contained():
+            return _FIXED_SECONDS + _CALLS * job.subject.expected(job.case).flops / _FLOP_PER_SECOND
+    except Exception:  # told as a row, where it is measured
         return _FIXED_SECONDS
 
 

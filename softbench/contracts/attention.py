@@ -42,7 +42,8 @@ from torch import Tensor, nn
 from softbench import options as opts
 from softbench import plugins
 from softbench.case import AttentionSpec, Shape
-from softbench.errors import PluginError, Unsupported, UsageError
+from softbench.contained import contained
+from softbench.errors import PluginError, Unsupported, UsageError, text
 
 FAMILIES = ("exact", "feature map", "landmark", "low rank", "sparse", "reduction", "channel")
 COMPLEXITIES = ("N", "N log N", "N^2")
@@ -98,16 +99,22 @@ class Attention:
 
     def cost(self, shape: Shape) -> Cost:
         try:
-            cost = self.module.cost(shape, self.options)
+            with contained():
+                cost = self.module.cost(shape, self.options)
         except Exception as error:
-            raise PluginError(f"Attention '{self.name}': cost() raised {type(error).__name__}: {error}.") from error
+            said = f"{type(error).__name__}: {text(error)}"
+            raise PluginError(f"Attention '{self.name}': cost() raised {said}.") from error
         if not isinstance(cost, Cost):
             raise PluginError(f"Attention '{self.name}': cost() must return a Cost, not a {type(cost).__name__}.")
         return cost
 
     def note(self, shape: Shape) -> str:
         describe: Callable[[Shape, Any], str] = getattr(self.module, "note", lambda shape, options: "")
-        return describe(shape, self.options)
+        try:
+            with contained():
+                return str(describe(shape, self.options))
+        except Exception as error:  # which is no reason to lose the number that the remark is on
+            return f"its note() raised {type(error).__name__}: {text(error)}"
 
     def resolve(self, impl: str, device: str, dtype: torch.dtype, shape: Shape | None = None) -> str:
         """The implementation that runs: `impl` itself, or for "auto" the first one that can.

@@ -56,8 +56,8 @@ def load(name: str) -> ModuleType:
 
 
 def readings(module: ModuleType, measured: Sequence[float] | Sequence[Reading]) -> list[Reading]:
-    """What `measure` returned, as readings: plain samples are of the module's own quantity and unit."""
+    """What `measure` returned, as readings: plain samples, or none, are of the module's own quantity and unit."""
     plain = [m for m in measured if not isinstance(m, Reading)]
-    if plain:
+    if plain or not measured:
         return [Reading(module.QUANTITY, module.UNIT, [float(m) for m in plain])]
     return [m for m in measured if isinstance(m, Reading)]

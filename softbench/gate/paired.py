@@ -8,16 +8,14 @@ lies, which would otherwise pass for a difference between the versions.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import subprocess
-import sys
-import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import Any
 
 from softbench import records
 from softbench.bench.sweep import Job, make_record
@@ -29,13 +27,14 @@ from softbench.errors import SoftbenchError
 from softbench.gate import programme
 from softbench.gate.source import Source
 from softbench.gate.worker import PROTOCOL
+from softbench.processes import child
 from softbench.records import Record
 
 _START_SECONDS, _GRACE_SECONDS = 120.0, 120.0
 
 
 class WorkerFailed(SoftbenchError):
-    """A worker died or did not understand: the tool has failed, and no version is slower for it."""
+    """A worker did not come up or did not understand: the tool has failed, and no version is slower for it."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +131,22 @@ class Pair:
         self.environments = [worker.environment for worker in workers.both]
         return workers
 
+    def _ask(self, side: int, workers: _Workers, request: dict[str, Any]) -> dict[str, Any]:
+        """A worker's answer; one that its case has ended is replaced, and the case has failed on that side."""
+        try:
+            return workers.both[side].ask(request, self.plan.timeout)
+        except _Died as died:
+            workers.replace(side)
+            status, note = died.args
+            return {"status": status, "note": note, "samples": [], "impl": "", "options": {}}
+
     def _round(self, case: int, workers: _Workers) -> float | None:
         """One ABBA round of one case; the difference of the log medians, head less base."""
-        courses, both = self.courses[case], workers.both
+        courses = self.courses[case]
         probe = not courses[0].answer
-        for side, worker in enumerate(both):
-            answer = worker.ask({"prepare": {"sweep": describe(self.plan.jobs[case]), "probe": probe,
-                                             "attention": self.plan.attention}}, self.plan.timeout)
+        for side in (0, 1):
+            answer = self._ask(side, workers, {"prepare": {
+                "sweep": describe(self.plan.jobs[case]), "probe": probe, "attention": self.plan.attention}})
             if probe or answer["status"] != "ok":
                 courses[side].answer = answer
         if not (courses[0].ok and courses[1].ok):
@@ -146,7 +154,7 @@ class Pair:
         one, other = (0, 1) if workers.first == 0 else (1, 0)
         taken: tuple[list[float], list[float]] = ([], [])
         for side, share in ((one, 1), (other, 2), (one, 1)):
-            answer = both[side].ask({"time": share * self.plan.slice_ms / 1e3}, self.plan.timeout)
+            answer = self._ask(side, workers, {"time": share * self.plan.slice_ms / 1e3})
             if not answer["samples"]:
                 courses[side].answer = courses[side].answer | {"status": answer.get("status", "failed"),
                                                                "note": answer.get("note", "no samples")}
@@ -198,7 +206,7 @@ class _Workers:
     """A worker for each side, started in turn and ended together."""
 
     def __init__(self, sources: Sequence[Source], plan: Plan, first: int) -> None:
-        self.first = first
+        self.first, self._sources, self._plan = first, sources, plan
         started: dict[int, _Worker] = {}
         try:
             for side in (first, 1 - first):
@@ -211,12 +219,22 @@ class _Workers:
             raise
         self.both = [started[0], started[1]]
 
+    def replace(self, side: int) -> None:
+        """A new worker where a case has ended the one before."""
+        self.both[side].end()
+        self.both[side] = _Worker(self._sources[side], self._plan)
+        self.both[side].greet()
+
     def __enter__(self) -> _Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
         for worker in self.both:
             worker.end()
+
+
+class _Died(Exception):
+    """A worker ended while it had a case; status and note of that case."""
 
 
 class _Worker:
@@ -226,17 +244,18 @@ class _Worker:
 
     def __init__(self, source: Source, plan: Plan) -> None:
         self.source = source
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, it lives as long as the child
-        self.child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "softbench.gate.worker"],  # -P: the working directory may hold another version
-            env=programme.environment(source), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self.errors)
-        device = plan.jobs[0].case.device
-        self._write({"protocol": PROTOCOL, "process": plan.process, "device": device})
+        self.child = child.start("-m", "softbench.gate.worker", environment=programme.environment(source))
+        self._write({"protocol": PROTOCOL, "process": plan.process, "device": plan.jobs[0].case.device})
 
     def greet(self) -> None:
-        """Wait until the worker is ready, and make sure that it is the version it should be."""
+        """Wait until the worker is ready, and make sure that it is the version it should be.
+
+        Raises:
+            WorkerFailed: it does not come up, or is another one.
+        """
         answer = self._read(_START_SECONDS)
+        if answer is None:
+            raise self._unable()
         if answer.get("protocol") != PROTOCOL:
             raise WorkerFailed(f"{self.source.name} speaks another version of the gate's protocol"
                                f" ({answer.get('protocol')}, here {PROTOCOL}). Compare with a later revision.")
@@ -246,57 +265,41 @@ class _Worker:
         self.environment = answer["environment"]
 
     def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """The answer to one request."""
+        """The answer to one request. Raises _Died where the case ends the worker, or is not done in time."""
         self._write(request)
-        return self._read(timeout + _GRACE_SECONDS)
+        answer = self._read(timeout + _GRACE_SECONDS)
+        if answer is None:
+            raise _Died(*self.child.post_mortem(timeout + _GRACE_SECONDS))
+        return answer
 
     def end(self) -> None:
-        """Close the line, and end the process if that does not."""
-        for stream in (self.child.stdin, self.child.stdout):
-            _close(stream)
-        try:
-            self.child.wait(1.0)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            self.child.wait()
-        self.errors.close()
+        """Close the line, and end the process and all that it started if that does not."""
+        with contextlib.suppress(OSError):
+            assert self.child.process.stdin is not None
+            self.child.process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.child.process.wait(1.0)
+        self.child.end()
 
     def _write(self, request: dict[str, Any]) -> None:
-        assert self.child.stdin is not None
-        try:
-            self.child.stdin.write(json.dumps(request) + "\n")
-            self.child.stdin.flush()
-        except OSError:
-            raise self._dead() from None
+        assert self.child.process.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended, and cannot answer
+            self.child.process.stdin.write(json.dumps(request) + "\n")
+            self.child.process.stdin.flush()
 
-    def _read(self, seconds: float) -> dict[str, Any]:
-        assert self.child.stdout is not None
-        alarm = threading.Timer(seconds, self.child.kill)
-        alarm.daemon = True
-        alarm.start()
-        try:
-            line = self.child.stdout.readline()
-        finally:
-            alarm.cancel()
-        if not line:
-            raise self._dead()
+    def _read(self, seconds: float) -> dict[str, Any] | None:
+        assert self.child.process.stdout is not None
+        with self.child.within(seconds):
+            line = self.child.process.stdout.readline()
+        if not line.endswith("\n"):
+            return None
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def _dead(self) -> WorkerFailed:
-        self.child.wait()
-        self.errors.seek(0)
-        text = self.errors.read()
+    def _unable(self) -> WorkerFailed:
+        code, text = self.child.process.wait(), self.child.said()
         if "No module named" in text and "softbench.gate" in text:
             return WorkerFailed(f"{self.source.name} is older than the gate, which it does not have. Compare with a"
                                 " later revision, or record both with `softbench latency` and use `softbench compare`.")
-        last = next((line for line in reversed(text.splitlines()) if line.strip()), "it said nothing").strip()
-        return WorkerFailed(f"The worker of {self.source.name} ended with {self.child.returncode}: {last[:300]}")
-
-
-def _close(stream: IO[str] | None) -> None:
-    try:
-        if stream is not None:
-            stream.close()
-    except OSError:
-        pass
+        return WorkerFailed(f"The worker of {self.source.name} ended with {code}:"
+                            f" {self.child.last_words()[:300] or 'it said nothing'}")

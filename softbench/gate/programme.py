@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ from softbench.compare.verdicts import TIMES
 from softbench.errors import ResultsError, SoftbenchError
 from softbench.gate import settings
 from softbench.gate.source import Source
+from softbench.processes import child
 from softbench.records import Record
 
 _MODELS = "soft-tiny,soft-norm-tiny"
@@ -125,16 +124,16 @@ def _run(step: Step, source: Source, on_step: Callable[[Step], None]) -> Iterato
         out, config = Path(folder) / "out.jsonl", Path(folder) / "bench.toml"
         config.write_text(settings.changed(), encoding="utf-8")
         command = step.measure.replace("_", "-")
-        done = subprocess.run([sys.executable, "-P", "-m", "softbench", command, *step.arguments, "--config",
-                               str(config), "--out", str(out), "--format", "jsonl"], env=environment(source),
-                              capture_output=True, text=True)
+        with child.started("-m", "softbench", command, *step.arguments, "--config", str(config), "--out", str(out),
+                           "--format", "jsonl", environment=environment(source)) as running:
+            running.process.communicate()  # what it prints is in its file too
+            code, last = running.process.returncode, running.last_words() or "it said nothing"
         found: list[Record] = []
         with contextlib.suppress(ResultsError):
             found, _ = records.read(out)
-        if not found or done.returncode not in _FINISHED:
-            last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it said nothing")
+        if not found or code not in _FINISHED:
             what = "did not finish" if found else "gave no records"
-            raise SoftbenchError(f"`softbench {command}` of {source.name} {what} (exit {done.returncode}):"
+            raise SoftbenchError(f"`softbench {command}` of {source.name} {what} (exit {code}):"
                                  f" {last.removeprefix('Error: ')[:300]}")
     version = {"commit": source.commit, "dirty": source.dirty}  # a revision's files are in no checkout that says so
     yield from (replace(record, environment=record.environment | version) for record in found

@@ -22,6 +22,7 @@ from softbench import options as opts
 from softbench.bench import session, sweep
 from softbench.bench.sweep import Sweep
 from softbench.config import Config, Process, SweepConfig
+from softbench.contained import contained
 from softbench.errors import UsageError
 from softbench.machine import environment
 from softbench.measures import latency
@@ -58,15 +59,16 @@ def main() -> None:
 def _prepare(settings: Process, asked: dict[str, Any]) -> tuple[Workload | None, dict[str, Any]]:
     """The case, and what the parent must know of it; None where it does not run, with the reason."""
     try:
-        config = Config(opts.parse(SweepConfig, asked["sweep"], "[sweep]"), settings, attention=asked["attention"])
-        (job,) = session.plan(config, latency.MODES)
-        answer = {"status": "ok", "note": "", "impl": sweep.resolved_impl(job), "options": job.subject.options}
-        if asked["probe"]:
-            return Sweep("latency", latency, latency.Settings(), [job], {}).prepare(job), answer
-        built = workload.build(job.case, job.subject)
-        built.check()
-        return built, answer
-    except (Exception, SystemExit) as error:  # a plugin may call sys.exit
+        with contained():
+            config = Config(opts.parse(SweepConfig, asked["sweep"], "[sweep]"), settings, attention=asked["attention"])
+            (job,) = session.plan(config, latency.MODES)
+            answer = {"status": "ok", "note": "", "impl": sweep.resolved_impl(job), "options": job.subject.options}
+            if asked["probe"]:
+                return Sweep("latency", latency, latency.Settings(), [job], {}).prepare(job), answer
+            built = workload.build(job.case, job.subject)
+            built.check()
+            return built, answer
+    except Exception as error:
         status, note = sweep.verdict(error)
         status = "not_run" if isinstance(error, UsageError) else status  # a version that does not know this case
         return None, {"status": status, "note": note, "impl": "", "options": {}}
@@ -74,9 +76,10 @@ def _prepare(settings: Process, asked: dict[str, Any]) -> tuple[Workload | None,
 
 def _time(built: Workload, seconds: float) -> dict[str, Any]:
     try:
-        (reading,) = latency.measure(built, latency.Settings(rep=1e3 * seconds, warmup=0.0, rounds=1))
+        with contained():
+            (reading,) = latency.measure(built, latency.Settings(rep=1e3 * seconds, warmup=0.0, rounds=1))
         return {"samples": reading.samples, "foreign_cpu": reading.detail.get("foreign_cpu")}
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         status, note = sweep.verdict(error)
         return {"samples": [], "status": status, "note": note}
 

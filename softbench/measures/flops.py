@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from softbench.contracts.measure import Reading
-from softbench.errors import SoftbenchError, Unsupported
+from softbench.errors import SoftbenchError, Unsupported, text
 from softbench.options import option
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _reading(quantity: str, count: Callable[[], Count], settings: Settings) -> R
     except SoftbenchError as error:
         return Reading(quantity, UNIT, [], status="failed", note=str(error))
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+        reason = f"{type(error).__name__}: {text(error).partition(chr(10))[0][:200]}"
         hint = "; try tensors=real" if settings.tensors == "meta" and quantity != "flops_closed_form" else ""
         return Reading(quantity, UNIT, [], status="failed", note=f"cannot count: {reason}{hint}")
     remarks = ([f"supplied {', '.join(counted.supplied)}"] if counted.supplied else []) + counted.remarks

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from softbench.contained import contained
 from softbench.errors import Unsupported
 
 
@@ -43,7 +44,7 @@ def anticipate(model: nn.Module, image: tuple[int, int]) -> Anticipated:
     """
     held, counter = _Held(), FlopCounterMode(display=False)
     try:
-        with torch.no_grad(), held, counter:
+        with contained(), torch.no_grad(), held, counter:
             model(torch.empty(1, 3, *image, device="meta"))
     except Exception as error:
         raise Unsupported(f"its cost cannot be told in advance ({type(error).__name__})") from error

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from softbench import models
 from softbench.case import WHOLE, AttentionSpec, Case, ModelSpec, Shape
+from softbench.contained import contained
 from softbench.contracts import attention as attentions
 from softbench.contracts.attention import Attention, Cost, accumulation_dtype
 from softbench.errors import Unsupported, UsageError
@@ -63,7 +64,8 @@ class Backbone(Subject):
     def check(self, case: Case) -> None:
         """Raise UsageError where the model's name, options and image cannot go together on any machine."""
         try:
-            self.on_meta(case.shape.grid)
+            with contained():
+                self.on_meta(case.shape.grid)
         except UsageError:
             raise
         except Exception:  # what timm raises is a row of the results
@@ -294,7 +296,8 @@ def _stages(model: nn.Module) -> dict[str, str]:
 def anticipated(whole: Backbone, image: tuple[int, int]) -> Anticipated:
     """What the model should cost for one image. Raises Unsupported where that cannot be told."""
     try:
-        model = whole.on_meta(image)
+        with contained():
+            model = whole.on_meta(image)
     except Exception as error:
         raise Unsupported(f"its cost cannot be told in advance ({type(error).__name__})") from error
     return anticipate(model, image)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 import plugin_files
 import pytest
 
 from softbench import config
 from softbench.bench import session
 from softbench.bench.isolate import isolated
+from softbench.processes import child
 
 
 def rows_of(attn: str, *, limit: int | None = None, timeout: float | None = None, **keys):
@@ -21,13 +26,42 @@ def rows_of(attn: str, *, limit: int | None = None, timeout: float | None = None
 def test_what_kills_a_child_becomes_a_row(tmp_path):
     killed, aborted = (plugin_files.write(tmp_path, name) for name in ("killed", "aborted"))
     rows = rows_of(f"{killed},{aborted},soft:landmarks=4")
-    assert rows["killed"].status == "oom"
+    assert rows["killed"].status == "failed"  # nothing says that memory ran out
     assert "SIGKILL" in rows["killed"].note
     assert rows["aborted"].status == "failed"
     assert "SIGABRT" in rows["aborted"].note
     assert rows["soft"].status == "ok"
     assert rows["soft"].options["landmarks"] == 4
     assert rows["soft"].value > 0
+
+
+def test_a_child_that_ends_well_without_a_result_has_failed(tmp_path):
+    row = rows_of(plugin_files.write(tmp_path, "vanishes"))["vanishes"]
+    assert (row.status, row.value) == ("failed", None)
+    assert row.note == "the child process ended with 0 and gave no result"
+
+
+def test_what_a_plugin_leaves_running_does_not_hold_its_result_up(tmp_path):
+    started = time.perf_counter()
+    assert rows_of(plugin_files.write(tmp_path, "lingers"))["lingers"].status == "ok"
+    assert time.perf_counter() - started < 120
+
+
+@pytest.mark.parametrize("name", ["random", "types", "profile", "json", "torch", "softbench", "sitecustomize"])
+def test_files_of_the_working_directory_shadow_nothing(tmp_path, monkeypatch, name):
+    (tmp_path / f"{name}.py").write_text("raise SystemExit('shadowed')")
+    monkeypatch.chdir(tmp_path)
+    answer = child_says("import random, types, profile, json, multiprocessing as m, sys\n"
+                        "print('' in sys.path, m.get_context('spawn').Pool(1).apply(random.Random, (0,)).random() > 0)")
+    assert answer == "False True"
+
+
+def child_says(code):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [Path(__file__).parents[1]]))}
+    with child.started("-c", code, environment=environment) as running:
+        out, _ = running.process.communicate()
+        assert running.said() == ""
+    return out.strip()
 
 
 def test_what_a_plugin_prints_is_no_answer(tmp_path):

@@ -135,15 +135,14 @@ def TIME(case, seconds):
 
 @pytest.mark.parametrize(("behaviour", "words"), [
     ("raise SystemExit('boom')", "ended with 1: boom"),
+    ("raise SystemExit(0)", "ended with 0: it said nothing"),
     ("import nothing_of_this_name", "No module named 'nothing_of_this_name'"),
     ("PROTOCOL = 2", "another version of the gate's protocol"),
     ("REPORTED = '/elsewhere'", "loaded softbench from /elsewhere"),
-    ("def TIME(case, seconds): os._exit(9)", "ended with 9: it said nothing"),
-    ("def TIME(case, seconds): os.kill(os.getpid(), 11)", "ended with -11"),
 ])
 @pytest.mark.parametrize("side", ["base", "head"])
-def test_a_worker_that_fails_is_a_failure_of_the_tool(pair: Callable[..., Pair], side: str, behaviour: str,
-                                                      words: str) -> None:
+def test_a_worker_that_does_not_come_up_is_a_failure_of_the_tool(pair: Callable[..., Pair], side: str, behaviour: str,
+                                                                 words: str) -> None:
     with pytest.raises(WorkerFailed) as raised:
         pair(**{side: behaviour}).compare(TERMS)
     assert words in str(raised.value)
@@ -151,10 +150,26 @@ def test_a_worker_that_fails_is_a_failure_of_the_tool(pair: Callable[..., Pair],
     assert raised.value.exit_code == 1
 
 
-def test_a_worker_that_hangs_is_ended(pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("death", "note"), [
+    ("os._exit(9)", "failed: the child process ended with 9"),
+    ("os._exit(0)", "failed: the child process ended with 0"),
+    ("os.kill(os.getpid(), 11)", "failed: the child process died of SIGSEGV"),
+    ("os.kill(os.getpid(), 9)", "failed: the child process died of SIGKILL"),
+    ("time.sleep(600)", "timeout: no result within 0.3 s"),
+])
+@pytest.mark.parametrize(("side", "verdict"), [("base", "mended"), ("head", "broken")])
+@pytest.mark.parametrize("during", ["PREPARE", "TIME"])
+def test_a_case_that_ends_its_worker_is_a_row(pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch, death: str,
+                                              note: str, side: str, verdict: str, during: str) -> None:
     monkeypatch.setattr("softbench.gate.paired._GRACE_SECONDS", 0.2)
-    with pytest.raises(WorkerFailed, match="ended with -9"):
-        pair(head="def TIME(case, seconds): time.sleep(600)", timeout=0.1).compare(TERMS)
+    code = (f"def {during}(case, seconds=0, usual={during}):\n"
+            f"    if case['attn'] == 'softmax': {death}\n"
+            "    return usual(case, seconds) if seconds else usual(case)")
+    rows = {row.record.label: row for row in pair(**{side: code}, timeout=0.1).compare(TERMS).rows}
+    assert rows["softmax"].verdict == verdict
+    dead = getattr(rows["softmax"], side)
+    assert note in f"{dead.status}: {dead.note}"
+    assert {row.verdict for label, row in rows.items() if label != "softmax"} == {"same"}
 
 
 def test_a_base_without_a_gate_is_told_apart(tmp_path: Path, pair: Callable[..., Pair]) -> None:

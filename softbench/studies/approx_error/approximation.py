@@ -15,6 +15,7 @@ from softbench.bench import sweep
 from softbench.bench.costs import Costs, disturbance
 from softbench.bench.sweep import Job
 from softbench.case import Shape
+from softbench.contained import contained
 from softbench.contracts.study import Observation
 from softbench.errors import Unsupported
 from softbench.processes.threads import one_thread
@@ -52,7 +53,7 @@ def run(point: Point, costs: Costs | None) -> list[Observation]:
         found = [point.observation("error_matrix_fro", 0.0, note="exact by definition")]
     else:
         try:
-            with one_thread(point.shape.tokens <= estimate.DENSE):
+            with contained(), one_thread(point.shape.tokens <= estimate.DENSE):
                 found = _errors_of(point)
         except Exception as error:
             status, note = sweep.verdict(error)

@@ -16,6 +16,7 @@ from softbench import options as opts
 from softbench.bench import isolate
 from softbench.bench.sweep import Job, verdict
 from softbench.bench.trial import leave_room, packed, unpacked
+from softbench.contained import contained
 from softbench.measures import latency
 from softbench.processes import setup
 from softbench.records import median
@@ -51,13 +52,14 @@ def _answers(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for pair in asked["pairs"]:
         side = ATTENTION
         try:
-            head = _built(pair[0])
-            side = BASELINE
-            base = _built(pair[1])
-            side = ATTENTION
-            with closing(latency.paired(base, head, timing)) as endless:
-                rounds = list(itertools.islice(endless, asked["rounds"]))
-        except (Exception, SystemExit) as error:  # a plugin may call sys.exit
+            with contained():
+                head = _built(pair[0])
+                side = BASELINE
+                base = _built(pair[1])
+                side = ATTENTION
+                with closing(latency.paired(base, head, timing)) as endless:
+                    rounds = list(itertools.islice(endless, asked["rounds"]))
+        except Exception as error:
             status, note = verdict(error)
             yield {"side": side, "status": status, "note": note}
             return
@@ -76,10 +78,10 @@ def _built(one: dict[str, Any]) -> Workload:
 def main() -> None:
     """Entry of the child process."""
     asked, _ = isolate.asked()
-    answers = isolate.answers()
-    leave_room(asked["pairs"][0][0]["case"]["device"])
-    for answer in _answers(asked):
-        print(json.dumps(answer), file=answers, flush=True)
+    with isolate.answering() as answer:
+        leave_room(asked["pairs"][0][0]["case"]["device"])
+        for line in _answers(asked):
+            answer(json.dumps(line))
 
 
 if __name__ == "__main__":

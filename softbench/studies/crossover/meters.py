@@ -22,6 +22,7 @@ import torch
 from softbench.bench import sweep
 from softbench.bench.sweep import Job, Sweep
 from softbench.case import Case, Shape
+from softbench.contained import contained
 from softbench.measures import latency, memory
 from softbench.records import median
 from softbench.studies._over_n.grids import Grid
@@ -81,8 +82,9 @@ class _Sides:
 
     def _attempt(self, side: str, action: Any, *arguments: Any) -> Any:
         try:
-            return action(*arguments)
-        except (Exception, SystemExit) as error:  # a plugin may call sys.exit
+            with contained():
+                return action(*arguments)
+        except Exception as error:
             raise Stopped(side, *sweep.verdict(error)) from None
 
 
