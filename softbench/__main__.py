@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
 
 import click
 
@@ -20,11 +21,23 @@ INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. 0 ok, 1 error, 2 usage, 5 some cases failed, 130 interrupted."""
     _prepare_streams()
+    from softbench.cli import printing
+
+    try:
+        with printing.own_stdout():
+            _run(arguments)
+    except SystemExit as stop:
+        if arguments is None:  # the process is this command's own
+            _leave_behind(stop.code if isinstance(stop.code, int) else 0)
+        raise
+
+
+def _run(arguments: list[str] | None) -> None:
     from softbench.cli import cli, printing
 
     try:
         code = cli.main(arguments, prog_name="softbench", standalone_mode=False)
-        sys.stdout.flush()
+        printing.stdout().flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         printing.say(error.ctx.get_help() if error.ctx else error.format_message())
@@ -41,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         _forget_output()
         sys.exit(1)
     except OSError as error:
-        if sys.stdout.closed or error.filename is None:
+        if printing.stdout().closed or error.filename is None:
             _forget_output()
             _fail(f"Cannot write the output: {error.strerror}.", 1)
         raise
@@ -60,8 +73,22 @@ def _prepare_streams() -> None:
 
 def _forget_output() -> None:
     """Let what stdout still holds go nowhere, so that Python does not fail on it once more at its end."""
-    if not sys.stdout.closed:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    from softbench.cli import printing
+
+    if not printing.stdout().closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), printing.stdout().fileno())
+
+
+def _leave_behind(code: int) -> None:
+    """End this process now where a plugin has left a thread or a process running, for which Python would wait."""
+    waited_for = [thread for thread in threading.enumerate() if not thread.daemon
+                  and thread is not threading.main_thread()]
+    processes = sys.modules["multiprocessing"].active_children() if "multiprocessing" in sys.modules else []
+    if waited_for or processes:
+        for process in processes:
+            process.kill()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _fail(message: str, code: int) -> None:

@@ -9,6 +9,7 @@ that listing costs no torch.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib
@@ -80,7 +81,7 @@ def load(kind: str, name: str, required: Iterable[str] = ()) -> ModuleType:
         UsageError: no plugin of that name. PluginError: it does not import, or lacks a required name.
     """
     try:
-        with contained():
+        with contained(), contextlib.redirect_stdout(sys.stderr):  # what it prints is no output of a command
             module = _import(kind, name)
     except SoftbenchError as error:
         if not isinstance(error, Raised):

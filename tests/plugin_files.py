@@ -65,6 +65,28 @@ _BODIES = {
     "unsupported": "(_ for _ in ()).throw(__import__('softbench.errors').errors.Unsupported('no such kernel here'))",
     "too_large": _RIGHT,
     "interrupts": "(_ for _ in ()).throw(KeyboardInterrupt)",
+    "gives_up": "(_ for _ in ()).throw(GeneratorExit('enough'))",
+    "own_kind": "(_ for _ in ()).throw(type('Quit', (BaseException,), {})('of my own'))",
+    "speechless": "(_ for _ in ()).throw(type('Mute', (Exception,), {'__str__': lambda self: 1 / 0})())",
+    "worse_than_speechless": "(_ for _ in ()).throw(type('Mute', (BaseException,), {'__str__': lambda self: 3})())",
+    "presses_ctrl_c": f"__import__('os').kill(__import__('os').getpid(), 2) or {_RIGHT}",
+}
+
+
+# Code in place of the body's one line, which never returns while it is let alone.
+_ENDLESS = {
+    "swallows": "while True:\n            try:\n                __import__('time').sleep(0.01)\n"
+                "            except BaseException:\n                pass",
+    "resets_the_alarm": "import signal, time\n        signal.setitimer(signal.ITIMER_REAL, 0)\n"
+                        "        while True: time.sleep(0.01)",
+    "takes_the_handler": "import signal, time\n        signal.signal(signal.SIGALRM, signal.SIG_IGN)\n"
+                         "        while True: time.sleep(0.01)",
+    "blocks_signals": "import signal, time\n        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))\n"
+                      "        while True: time.sleep(0.01)",
+    "in_c_code": "import ctypes, signal\n        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))\n"
+                 "        ctypes.CDLL(None).sleep(600)",
+    "swallows_once": "try:\n            __import__('time').sleep(600)\n        except Exception:\n"
+                     "            __import__('time').sleep(600)",
 }
 
 
@@ -72,5 +94,6 @@ def write(folder: Path, name: str) -> str:
     """Write the attention of that name into a folder; returns its path."""
     path = folder / f"{name}.py"
     elements = "1e12" if name == "too_large" else "1"
-    path.write_text(MEAN.replace("BODY", _BODIES[name]).replace("ELEMENTS", elements))
+    text = MEAN.replace("        return BODY", f"        {_ENDLESS[name]}") if name in _ENDLESS else MEAN
+    path.write_text(text.replace("BODY", _BODIES.get(name, "")).replace("ELEMENTS", elements))
     return str(path)

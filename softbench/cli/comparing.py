@@ -80,16 +80,16 @@ def show(found: Comparison, base: sides.Side, head: sides.Side, terms: Terms, fo
 
     if form == "jsonl":
         for row in comparison.flat(found):
-            click.echo(json.dumps(row, allow_nan=False))
+            printing.echo(json.dumps(row, allow_nan=False))
     elif form == "csv":
-        click.echo(comparison.to_csv(found), nl=False)
+        printing.echo(comparison.to_csv(found), nl=False)
     else:
         tables = comparison.tables(found, base, head, terms, everything=everything)
         if tables:
             printing.print_tables(tables, form)
-            click.echo()
+            printing.echo()
         summary = comparison.summary(found)
-        click.echo(textwrap.fill(summary, 80) if form == "table" else f"**{summary}**")
+        printing.echo(textwrap.fill(summary, 80) if form == "table" else f"**{summary}**")
 
 
 def _draw(found: Comparison, base: sides.Side, head: sides.Side, path: Path) -> bool:

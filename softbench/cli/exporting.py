@@ -33,7 +33,7 @@ def export_command(files: Sequence[str], form: str, measure: str | None, out: Pa
     found = [record for record in selecting.read(paths)[0] if record.environment]
     text = export.FORMATS[form](selecting.of_measures(found, measure))
     if out is None:
-        click.echo(text, nl=False)
+        printing.echo(text, nl=False)
     else:
         records.write_whole(out, text)
         printing.say(f"Written: {out}")

@@ -94,8 +94,8 @@ def info_command(name: str, form: str) -> None:
     from softbench.contracts import attention
 
     module = attention.load(AttentionSpec(name)).module
-    click.echo(inspect.cleandoc(module.__doc__ or f"{name}: its file has no docstring."))
-    click.echo()
+    printing.echo(inspect.cleandoc(module.__doc__ or f"{name}: its file has no docstring."))
+    printing.echo()
     rows = list(zip(_HEADER[1:-1], _attention(name, facts)[1:-1], strict=True))
     rows += [("keys are the queries", _yes_or_no(facts["SHARES_QK"])),
              ("dim of v", "that of q" if facts.get("SAME_DIM") else "any"),
@@ -119,12 +119,12 @@ def env_command(form: str) -> None:
     state = setup.apply(config.process)
     found = environment.take(state, session.device(config.sweep.device))
     if form == "jsonl":
-        click.echo(json.dumps(found))
+        printing.echo(json.dumps(found))
         return
     width = max(map(len, found))
     for key, value in found.items():
         if key != "command":
-            click.echo(f"{key:<{width}}  {'-' if value is None else value}")
+            printing.echo(f"{key:<{width}}  {'-' if value is None else value}")
 
 
 def _expected(job: Job) -> list[str]:

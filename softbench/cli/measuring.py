@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from softbench.contained import contained
 from softbench.contracts import measure as measures
 from softbench.errors import UsageError
 from softbench.processes.setup import parse_bytes
-from softbench.records import Record
+from softbench.records import Record, append
 
 if TYPE_CHECKING:
     from softbench.bench.sweep import Job, Sweep
@@ -56,6 +57,7 @@ def _isolation_options() -> list[click.Option]:
 def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str, ...], config: Path | None,
          out: Path | None, plot: Path | None, form: str, quick: bool, resume: bool, dry_run: bool, isolate: bool,
          memory_limit: str | None, timeout: float | None, check_convergence: bool) -> int:
+    printing.keep_apart()
     if memory_limit is not None and not isolate:
         raise UsageError("--memory-limit works on child processes: add --isolate.")
     target = running.output(name, out, resume)
@@ -83,28 +85,52 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
         print_plan(sweep.jobs, form)
         return 0
     sweep, known = _resume(sweep, target) if resume else (sweep, [])
-    measured = _measure(sweep, settings, target, isolate, limit)
-    found = [*known, *measured]
-    try:
-        presenting.print_records(found, form, baseline)
-    finally:  # also where nobody reads the tables any more
-        if any("work" in r.detail and "limit" not in r.detail for r in measured):
-            printing.say("No floors beside these times: `softbench roofline` measures once what this machine can do.")
-        drawn = plot is None or presenting.plot_or_say_why(found, plot, baseline)
-        printing.say(f"Records: {target} ({len(measured)} new)")
-    from softbench.bench.sweep import failed
+    measured: list[Record] = []
 
-    return running.SOME_FAILED if failed(found) else 0 if drawn else running.ERROR
+    def tell() -> int:
+        found = [*known, *measured]
+        try:
+            presenting.print_records(found, form, baseline)
+        finally:  # also where nobody reads the tables any more
+            if any("work" in r.detail and "limit" not in r.detail for r in measured):
+                printing.say("No floors beside these times: `softbench roofline` measures once what this machine can"
+                             " do.")
+            drawn = plot is None or presenting.plot_or_say_why(found, plot, baseline)
+            printing.say(f"Records: {target} ({len(measured)} new)")
+        from softbench.bench.sweep import failed
+
+        return running.SOME_FAILED if failed(found) else 0 if drawn else running.ERROR
+
+    _measure(sweep, settings, target, isolate, limit, measured, tell)
+    return tell()
 
 
-def _measure(sweep: Sweep, settings: Config, out: Path, isolate: bool, limit: int | None) -> list[Record]:
-    """Run the sweep and append what it yields to `out`, group by group."""
+def _measure(sweep: Sweep, settings: Config, out: Path, isolate: bool, limit: int | None, measured: list[Record],
+             tell: Callable[[], int]) -> None:
+    """Run the sweep and append what it yields to `out` and to `measured`, group by group.
+
+    Where a case takes no end, all is told from another thread, and the process ended.
+    """
     from softbench.bench import isolate as isolation
 
     progress = Progress([_weight(job) for job in sweep.jobs], _outcomes)
-    watched = replace(sweep, on_start=lambda case: progress.start(str(case)))
+
+    def stuck(rows: list[Record]) -> None:
+        code = running.ERROR
+        try:
+            progress.__exit__(None, None, None)
+            late = next(row.label for row in rows if row.status == "timeout")
+            printing.say(f"Stopped: {late} took no end after --timeout. With --isolate it would have been ended alone.")
+            append(out, rows)
+            measured.extend(rows)
+            code = tell()
+            printing.stdout().flush()
+        finally:
+            os._exit(code)
+
+    watched = replace(sweep, on_start=lambda case: progress.start(str(case)), on_stuck=stuck)
     groups = isolation.isolated(watched, settings.process, limit) if isolate else iter(watched)
-    return running.keep(groups, out, progress, "cases")
+    running.keep(groups, out, progress, "cases", measured)
 
 
 def _weight(job: Job) -> float:

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
-
 from softbench import plugins
 from softbench.cli import printing
 from softbench.contracts import measure as measuring
@@ -93,14 +91,14 @@ def print_records(records: Sequence[Record], form: str, baseline: str, chosen: C
     """The records on stdout: as tables, markdown tables, CSV in SI units, or JSON Lines."""
     if form == "jsonl":
         for record in records:
-            click.echo(record.to_json())
+            printing.echo(record.to_json())
         return
     from softbench.reports import tables
     from softbench.reports import views as reports
 
     frame = to_frame(records)
     if form == "csv":
-        click.echo(tables.to_csv(frame), nl=False)
+        printing.echo(tables.to_csv(frame), nl=False)
         return
     chosen = chosen or Chosen()
     found = []

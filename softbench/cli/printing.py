@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -18,19 +19,60 @@ format_option = click.option("--format", "form", type=click.Choice(FORMATS), def
                              help="What to print: tables to read, or the records as CSV or JSON Lines.")
 
 
+_own: TextIO | None = None
+
+
+@contextlib.contextmanager
+def own_stdout() -> Iterator[None]:
+    """Keep standard output to this command alone: what C code or a raw write puts there goes to standard error.
+
+    `sys.stdout` is the command's own until `keep_apart`. It is given back only to one who had put another in its place:
+    at the end of a process, what plugins still have to say is no output either.
+    """
+    global _own
+    before = _own = sys.stdout
+    real = sys.__stdout__
+    if real is not None and before is real:
+        with contextlib.suppress(OSError):
+            _own = sys.stdout = os.fdopen(os.dup(1), "w", encoding=real.encoding, errors=real.errors)
+            os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        if before is not real:
+            sys.stdout, _own = before, None
+
+
+def keep_apart() -> None:
+    """From here on code of plugins runs: what it prints, in a thread or at the end too, goes to standard error."""
+    global _own
+    _own = stdout()
+    sys.stdout = sys.stderr
+
+
+def stdout() -> TextIO:
+    """Where this command's own output goes."""
+    return sys.stdout if _own is None else _own
+
+
+def echo(text: str = "", nl: bool = True) -> None:
+    """Write to this command's own output."""
+    click.echo(text, nl=nl, file=stdout())
+
+
 def print_tables(sheets: Sequence[Table], form: str) -> None:
     """Tables on stdout, one after the other."""
     from softbench.reports import tables
 
-    if form == "table" and sys.stdout.isatty():
+    if form == "table" and stdout().isatty():
         from rich.console import Console
 
-        console = Console()
+        console = Console(file=stdout())
         for sheet in sheets:
             console.print(tables.rich_table(sheet))
         return
     render = tables.plain if form == "table" else tables.markdown
-    click.echo("\n".join(render(sheet) for sheet in sheets), nl=False)
+    echo("\n".join(render(sheet) for sheet in sheets), nl=False)
 
 
 def listing(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -43,7 +85,7 @@ def listing(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 def say(message: str) -> None:
     """A remark for the person at the terminal, on stderr. Where nobody can hear it any more, the run goes on."""
-    with suppress(OSError):  # a closed pipe, a log on a full disk
+    with contextlib.suppress(OSError):  # a closed pipe, a log on a full disk
         click.echo(printable(message), err=True)
 
 

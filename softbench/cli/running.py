@@ -163,14 +163,14 @@ def _of_other_code(record: Record, here: Mapping[str, Any]) -> bool:
     return own or ("task" in record.coords and plugins.changed(there, now))
 
 
-def keep(steps: Iterable[tuple[int, list[Record]]], out: Path, progress: Progress, items: str) -> list[Record]:
+def keep(steps: Iterable[tuple[int, list[Record]]], out: Path, progress: Progress, items: str,
+         kept: list[Record]) -> None:
     """Append what each step gives to `out` as soon as it is there; a step is a number of items and their records.
 
     Raises:
         ResultsError: `out` cannot be written. Interrupted: Ctrl-C; the message says how to go on.
     """
     records.check_writable(out)  # now, not after an hour of measuring
-    kept: list[Record] = []
     with progress:
         try:
             for count, group in steps:
@@ -182,7 +182,6 @@ def keep(steps: Iterable[tuple[int, list[Record]]], out: Path, progress: Progres
             where = f" and kept in {out}" if kept else ""
             raise Interrupted(f"Interrupted: {progress.done} of {progress.total} {items} are done{where}. "
                               f"Continue with: {again.replace(' --resume', '')} --resume") from None
-    return kept
 
 
 def _metavar(kind: str) -> str:

@@ -42,6 +42,7 @@ def study_command(name: str) -> click.Command:
 def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str, ...], config: Path | None,
          out: Path | None, plot: Path | None, form: str, quick: bool, resume: bool, dry_run: bool,
          view: str | None, force: bool = False) -> int:
+    printing.keep_apart()
     target = running.output(name.replace("_", "-"), out, resume)
     chosen = presenting.choose([name], view, plot=plot is not None)
     if plot is not None:
@@ -108,7 +109,9 @@ def _measure(study: Study, out: Path) -> list[Record]:
     """Run the tasks and append what each gives to `out`."""
     progress = Progress([1.0] * len(study.tasks), _outcome)
     watched = replace(study, on_start=lambda task: progress.start(task.name))
-    return running.keep(((1, found) for _, found in watched), out, progress, "tasks")
+    kept: list[Record] = []
+    running.keep(((1, found) for _, found in watched), out, progress, "tasks", kept)
+    return kept
 
 
 def _task(record: Record) -> str:

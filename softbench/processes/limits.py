@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_AGAIN_SECONDS = 0.2
+_AGAIN_SECONDS = 1.0  # between two exceptions, in which what the first has met may be cleared up
 _GRACE_SECONDS = 5.0
 
 
@@ -31,6 +31,7 @@ def deadline(seconds: float | None, stuck: Callable[[], None] | None = None) -> 
     limit = _Limit(seconds, stuck)
     try:
         try:
+            limit.begin()
             yield
         finally:
             limit.over.set()  # a signal between these lines raises once more, and the next one finds it over
@@ -51,11 +52,15 @@ class _Limit:
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
         self._main = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
-        self._before = signal.signal(signal.SIGALRM, self._expire) if self._main else None
-        if self._main:
-            signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_SECONDS)
+        self._before = signal.getsignal(signal.SIGALRM)
         self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def begin(self) -> None:
+        """Let the time run."""
         self._watcher.start()
+        if self._main:
+            signal.signal(signal.SIGALRM, self._expire)
+            signal.setitimer(signal.ITIMER_REAL, self._seconds, _AGAIN_SECONDS)
 
     def end(self) -> None:
         """Raise no more, and give the alarm back."""
@@ -64,7 +69,8 @@ class _Limit:
         if self._main:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, self._before or signal.SIG_DFL)
-        self._watcher.join()
+        if self._watcher.ident is not None:
+            self._watcher.join()
 
     def _disarmed(self) -> bool:
         try:
@@ -81,7 +87,7 @@ class _Limit:
 
     def _watch(self) -> None:
         """Raise where no signal does, for some seconds; then say that the code cannot be ended."""
-        if self.over.wait(self._seconds + (2 * _AGAIN_SECONDS if self._main else 0)):
+        if self.over.wait(self._seconds + (_AGAIN_SECONDS / 2 if self._main else 0)):
             return
         for _ in range(round(_GRACE_SECONDS / _AGAIN_SECONDS)):
             with self._lock:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
 import weakref
+from pathlib import Path
 
+import helpers
 import plugin_files
 import pytest
 import torch
@@ -57,9 +60,40 @@ def test_half_wrong_result_shows_no_speed(tmp_path):
     assert records_of(bad, baseline="none", dtype="float64")[0].status == "ok"
 
 
-def test_keyboard_interrupt_is_not_a_row(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        records_of(plugin_files.write(tmp_path, "interrupts"))
+@pytest.mark.parametrize(("name", "note"), [
+    ("interrupts", "KeyboardInterrupt"), ("gives_up", "GeneratorExit: enough"), ("own_kind", "Quit: of my own"),
+    ("speechless", "Mute: no text, as its __str__ raised ZeroDivisionError"),
+    ("worse_than_speechless", "Mute: no text, as its __str__ raised TypeError")])
+def test_whatever_a_plugin_raises_is_a_row(tmp_path, name, note):
+    bad, good = plugin_files.write(tmp_path, name), plugin_files.write(tmp_path, "mean")
+    rows = {r.attention: r for r in records_of(f"{bad},{good}", baseline="none")}
+    assert (rows[name].status, rows[name].note) == ("failed", note)
+    assert rows["mean"].status == "ok"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_ends_the_sweep_even_where_a_plugin_swallows_it(tmp_path):
+    pressed = plugin_files.write(tmp_path, "presses_ctrl_c")
+    swallowing = tmp_path / "swallowing.py"
+    text = Path(pressed).read_text()
+    swallowing.write_text(text.replace("        return __import__('os').kill(__import__('os').getpid(), 2) or ",
+                                       "        try:\n            __import__('os').kill(__import__('os').getpid(), 2)\n"
+                                       "        except BaseException:\n            pass\n        return "))
+    assert "except BaseException" in swallowing.read_text()
+    for path in (pressed, swallowing):
+        with helpers.hearing_ctrl_c(), pytest.raises(KeyboardInterrupt):
+            records_of(str(path))
+
+
+@pytest.mark.parametrize("name", ["swallows_once", "resets_the_alarm", "takes_the_handler", "blocks_signals"])
+def test_a_timeout_holds_against_code_that_resists(tmp_path, name):
+    bad, good = plugin_files.write(tmp_path, name), plugin_files.write(tmp_path, "mean")
+    started = time.perf_counter()
+    rows = {r.attention: r for r in records_of(f"{bad},{good}", baseline="none", timeout=1.0)}
+    assert (rows[name].status, rows[name].note) == ("timeout", "no result within 1 s")
+    assert rows["mean"].status == "ok"
+    assert time.perf_counter() - started < 60
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, range(1, 32))
 
 
 @pytest.mark.quiet

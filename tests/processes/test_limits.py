@@ -1,0 +1,96 @@
+"""Time limits within a process: they come back where the code swallows them, and are gone when the block is."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+
+from softbench.processes import limits
+from softbench.processes.limits import deadline
+
+
+def test_what_is_in_time_is_let_alone_and_the_alarm_is_given_back() -> None:
+    before, threads = signal.getsignal(signal.SIGALRM), threading.active_count()
+    with deadline(60.0):
+        assert signal.getsignal(signal.SIGALRM) is not before
+    with deadline(None):
+        assert signal.getsignal(signal.SIGALRM) is before
+    assert (signal.getsignal(signal.SIGALRM), threading.active_count()) == (before, threads)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 1e-4, 1e-2, 0.2])
+def test_nothing_comes_after_the_block(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """However the end of the time and of the block fall together."""
+    monkeypatch.setattr(limits, "_AGAIN_SECONDS", 0.001)
+    for _ in range(20):
+        with pytest.raises(TimeoutError, match="no result within"), deadline(seconds):
+            while True:
+                time.sleep(0.0001)
+        time.sleep(0.003)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def swallow(times: int) -> None:
+    for _ in range(times):
+        try:
+            while True:
+                time.sleep(0.001)
+        except BaseException:
+            pass
+
+
+def reset() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    swallow(1)
+
+
+def block() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    swallow(1)
+
+
+@pytest.mark.parametrize("resist", [lambda: swallow(3), reset, block])
+def test_it_is_raised_again_where_code_resists(monkeypatch: pytest.MonkeyPatch, resist: object) -> None:
+    monkeypatch.setattr(limits, "_AGAIN_SECONDS", 0.02)
+    try:
+        with pytest.raises(TimeoutError, match="no result within 0.05 s"), deadline(0.05):
+            resist()  # type: ignore[operator]
+            while True:
+                time.sleep(0.001)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+
+
+def test_it_holds_in_another_thread() -> None:
+    found: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with deadline(0.05):
+                while True:
+                    time.sleep(0.001)
+        except TimeoutError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(30.0)
+    assert str(found[0]) == "no result within 0.05 s"
+
+
+def test_who_set_the_limit_is_told_where_there_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr(limits, "_GRACE_SECONDS", 0.1)
+    told = threading.Event()
+    with pytest.raises(TimeoutError), deadline(0.05, told.set):
+        while not told.is_set():
+            try:
+                time.sleep(0.001)
+            except BaseException:
+                pass
+        while True:
+            time.sleep(0.001)
