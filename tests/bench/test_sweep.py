@@ -91,7 +91,7 @@ def test_a_timeout_holds_against_code_that_resists(tmp_path, name):
     started = time.perf_counter()
     rows = {r.attention: r for r in records_of(f"{bad},{good}", baseline="none", timeout=1.0)}
     assert (rows[name].status, rows[name].note) == ("timeout", "no result within 1 s")
-    assert rows["mean"].status == "ok"
+    assert [*rows] == [name, "mean"]
     assert time.perf_counter() - started < 60
     signal.pthread_sigmask(signal.SIG_UNBLOCK, range(1, 32))
 

@@ -48,6 +48,18 @@ def answers(path: str = "f.jsonl") -> dict[str, records.Record]:
     return {r.label: r for r in records.latest(records.read(path)[0]) if r.quantity.startswith("largest_")}
 
 
+@pytest.mark.parametrize("status", ["failed", "timeout", "unsupported"])
+def test_where_no_size_could_be_tried_there_is_no_answer(run: Run, made_up: list[Any], status: str,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that died says nothing about a budget, and 0 would be an answer."""
+    monkeypatch.setattr(_trial, "memory", lambda *asked: Trial(status, "the child process ended with 1"))
+    code, out, _ = run(*COMMAND, "--memory", "1MiB")
+    assert code == 5
+    assert {(r.value, r.status, r.note) for r in answers().values()} == {
+        (None, status, "the child process ended with 1")}
+    assert "not even" not in out
+
+
 def test_memory_binds(run: Run, made_up: list[Any]) -> None:
     code, out, err = run(*COMMAND, "--memory", "1MiB")
     assert code == 0, err

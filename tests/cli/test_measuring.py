@@ -454,3 +454,77 @@ def test_repository_configuration_is_the_default(run, monkeypatch):
     elsewhere = run("latency", "--dry-run")[1]
     monkeypatch.chdir(ROOT)
     assert run("latency", "--dry-run")[1] == elsewhere
+
+
+ONE = ["--tokens", "16", "--heads", "2", "--head-dim", "8", "--device", "cpu"]
+LOUD = ("print('IMPORT'); os.write(1, b'RAW IMPORT'); atexit.register(lambda: os.write(1, b'RAW END'))\n"
+        "atexit.register(print, 'END')\n")
+SHOUT = ("        print('FORWARD'); sys.__stdout__.write('DUNDER'); ctypes.CDLL(None).printf(b'C CODE')\n"
+         "        threading.Thread(target=print, args=('THREAD',)).start()\n        return ")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+@pytest.mark.parametrize("more", [[], ["--isolate"]])
+def test_what_a_plugin_prints_is_no_output_of_the_command(process, tmp_path, form, more):
+    path = Path(plugin_files.write(tmp_path, "mean"))
+    text = path.read_text().replace("from torch import nn\n", "import atexit, ctypes, os, sys, threading\n"
+                                    f"from torch import nn\n{LOUD}", 1)
+    cost = "def cost(*given):\n    print('COST')\n    return _cost(*given)\n\n\ndef _cost("
+    path.write_text(text.replace("        return ", SHOUT, 1).replace("def cost(", cost))
+    child = process("latency", "--attn", str(path), "--baseline", "none", *BRIEF, "--format", form, *more)
+    out, err = child.communicate()
+    assert child.returncode == 0, err
+    lines = out.splitlines()
+    if form == "jsonl":
+        assert [json.loads(line)["label"] for line in lines] == ["mean", "mean"]
+    else:
+        assert [line.partition(",")[0] for line in lines] == ["measure", "latency", "latency"]
+    if not more:
+        said = ("IMPORT", "RAW IMPORT", "FORWARD", "DUNDER", "C CODE", "THREAD", "COST", "RAW END", "\nEND")
+        assert [word for word in said if word not in err] == []
+
+
+@pytest.mark.parametrize("name", ["swallows", "in_c_code"])
+def test_code_that_takes_no_end_ends_the_run_in_order(process, tmp_path, name):
+    """What was measured is kept and told, and what was not says so."""
+    bad, good = plugin_files.write(tmp_path, name), plugin_files.write(tmp_path, "mean")
+    child = process("memory", "--attn", f"{good},{bad},soft", "--baseline", "none", *ONE, "--timeout", "2", "--out",
+                    "x.jsonl", "--format", "jsonl")
+    out, err = child.communicate()
+    assert child.returncode == 5
+    assert f"Stopped: {name} took no end after --timeout." in err
+    told = {row["label"]: row for row in map(json.loads, out.splitlines())}
+    assert {label: row["status"] for label, row in told.items()} == {"mean": "ok", name: "timeout", "soft": "not_run"}
+    assert "add --isolate" in told["soft"]["note"]
+    assert {r.label: r.status for r in records.read("x.jsonl")[0]} == {"mean": "ok", name: "timeout", "soft": "not_run"}
+    again = process("memory", "--attn", f"{good},soft", "--baseline", "none", *ONE, "--out", "x.jsonl", "--resume")
+    assert "Resuming: 1 of 2" in again.communicate()[1]
+
+
+def test_a_thread_left_running_does_not_keep_the_command_alive(process, tmp_path):
+    path = Path(plugin_files.write(tmp_path, "mean"))
+    thread = "        import threading, time\n        threading.Thread(target=time.sleep, args=(600,)).start()\n"
+    path.write_text(path.read_text().replace("        return ", f"{thread}        return ", 1))
+    started = time.perf_counter()
+    child = process("memory", "--attn", str(path), "--baseline", "none", *ONE)
+    out, err = child.communicate()
+    assert (child.returncode, "mean" in out) == (0, True), err
+    assert time.perf_counter() - started < 300
+
+
+def test_children_of_an_isolated_run_end_with_it(process, tmp_path):
+    spawning = Path(plugin_files.write(tmp_path, "spawns"))
+    spawning.write_text(spawning.read_text().replace("SECONDS", "300"))
+    child = process("memory", "--attn", str(spawning), "--baseline", "none", *ONE, "--isolate")
+    pids = Path(f"{spawning}.pids")
+    while not (pids.exists() and pids.read_text()) and child.poll() is None:
+        time.sleep(0.1)
+    child.kill()
+    child.communicate()
+    (grandchild,) = pids.read_text().split()
+    end = time.monotonic() + 30
+    while Path(f"/proc/{grandchild}/stat").exists() and time.monotonic() < end:
+        if Path(f"/proc/{grandchild}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            break
+        time.sleep(0.1)
+    assert time.monotonic() < end

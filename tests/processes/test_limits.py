@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from softbench.processes import limits
 from softbench.processes.limits import deadline
+
+
+def forever(first: Callable[[], object] = lambda: None) -> None:
+    first()
+    while True:
+        time.sleep(0.001)
 
 
 def test_what_is_in_time_is_let_alone_and_the_alarm_is_given_back() -> None:
@@ -28,19 +36,15 @@ def test_nothing_comes_after_the_block(monkeypatch: pytest.MonkeyPatch, seconds:
     monkeypatch.setattr(limits, "_AGAIN_SECONDS", 0.001)
     for _ in range(20):
         with pytest.raises(TimeoutError, match="no result within"), deadline(seconds):
-            while True:
-                time.sleep(0.0001)
+            forever()
         time.sleep(0.003)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def swallow(times: int) -> None:
     for _ in range(times):
-        try:
-            while True:
-                time.sleep(0.001)
-        except BaseException:
-            pass
+        with contextlib.suppress(BaseException):
+            forever()
 
 
 def reset() -> None:
@@ -54,13 +58,11 @@ def block() -> None:
 
 
 @pytest.mark.parametrize("resist", [lambda: swallow(3), reset, block])
-def test_it_is_raised_again_where_code_resists(monkeypatch: pytest.MonkeyPatch, resist: object) -> None:
+def test_it_is_raised_again_where_code_resists(monkeypatch: pytest.MonkeyPatch, resist: Callable[[], None]) -> None:
     monkeypatch.setattr(limits, "_AGAIN_SECONDS", 0.02)
     try:
-        with pytest.raises(TimeoutError, match="no result within 0.05 s"), deadline(0.05):
-            resist()  # type: ignore[operator]
-            while True:
-                time.sleep(0.001)
+        with pytest.raises(TimeoutError, match=r"no result within 0\.05 s"), deadline(0.05):
+            forever(resist)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
 
@@ -71,8 +73,7 @@ def test_it_holds_in_another_thread() -> None:
     def run() -> None:
         try:
             with deadline(0.05):
-                while True:
-                    time.sleep(0.001)
+                forever()
         except TimeoutError as error:
             found.append(error)
 
@@ -86,11 +87,11 @@ def test_who_set_the_limit_is_told_where_there_is_no_end(monkeypatch: pytest.Mon
     monkeypatch.setattr(limits, "_AGAIN_SECONDS", 0.02)
     monkeypatch.setattr(limits, "_GRACE_SECONDS", 0.1)
     told = threading.Event()
-    with pytest.raises(TimeoutError), deadline(0.05, told.set):
+
+    def until_told() -> None:
         while not told.is_set():
-            try:
+            with contextlib.suppress(BaseException):
                 time.sleep(0.001)
-            except BaseException:
-                pass
-        while True:
-            time.sleep(0.001)
+
+    with pytest.raises(TimeoutError), deadline(0.05, told.set):
+        forever(until_told)

@@ -129,6 +129,8 @@ class Fitting:
 
     def _answers(self, answer: Answer) -> list[Observation]:
         question = self.question
+        if not answer.size and answer.binds not in (MEMORY, LATENCY, _MACHINE):
+            return [self._nothing(answer)]
         what = f"{question.vary}" if question.vary == TOKENS else f"of {question.other:,} tokens"
         if not answer.size:
             binds = f"{answer.binds}: not even {question.low:,} {what}"
@@ -146,6 +148,12 @@ class Fitting:
             found.append(self._observe(f"{budgeted}_there", value, unit="B" if budgeted == MEMORY else "s",
                                        samples=trial.samples, detail={"binds": binds}))
         return found
+
+    def _nothing(self, answer: Answer) -> Observation:
+        """No answer, where not even the smallest size could be tried: that is no budget exceeded."""
+        trial = next(trial for trial in self.trials[answer.tried[-1]].values() if trial.status != "ok")
+        return self._observe(f"largest_{self.question.vary}", None, status=trial.status, note=trial.note,
+                             detail={"binds": answer.binds, "above": answer.above, "tried": answer.tried})
 
     def _observe(self, quantity: str, value: float | None, *, shape: Shape | None = None, unit: str = "1",
                  coords: dict[str, Any] | None = None, **more: Any) -> Observation:
