@@ -57,7 +57,6 @@ def _isolation_options() -> list[click.Option]:
 def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str, ...], config: Path | None,
          out: Path | None, plot: Path | None, form: str, quick: bool, resume: bool, dry_run: bool, isolate: bool,
          memory_limit: str | None, timeout: float | None, check_convergence: bool) -> int:
-    printing.keep_apart()
     if memory_limit is not None and not isolate:
         raise UsageError("--memory-limit works on child processes: add --isolate.")
     target = running.output(name, out, resume)
@@ -77,6 +76,7 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
 
     from softbench.bench import session
 
+    printing.others_to_stderr()
     sweep = session.start(settings, name, command=running.command(), timeout=timeout,
                           check_convergence=check_convergence)
     if dry_run:

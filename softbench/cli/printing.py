@@ -26,7 +26,7 @@ _own: TextIO | None = None
 def own_stdout() -> Iterator[None]:
     """Keep standard output to this command alone: what C code or a raw write puts there goes to standard error.
 
-    `sys.stdout` is the command's own until `keep_apart`. It is given back only to one who had put another in its place:
+    `sys.stdout` is the command's own until `others_to_stderr`. It is given back only to one who had put another in its place:
     at the end of a process, what plugins still have to say is no output either.
     """
     global _own
@@ -43,7 +43,7 @@ def own_stdout() -> Iterator[None]:
             sys.stdout, _own = before, None
 
 
-def keep_apart() -> None:
+def others_to_stderr() -> None:
     """From here on code of plugins runs: what it prints, in a thread or at the end too, goes to standard error."""
     global _own
     _own = stdout()

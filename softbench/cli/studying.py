@@ -42,7 +42,6 @@ def study_command(name: str) -> click.Command:
 def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str, ...], config: Path | None,
          out: Path | None, plot: Path | None, form: str, quick: bool, resume: bool, dry_run: bool,
          view: str | None, force: bool = False) -> int:
-    printing.keep_apart()
     target = running.output(name.replace("_", "-"), out, resume)
     chosen = presenting.choose([name], view, plot=plot is not None)
     if plot is not None:
@@ -57,6 +56,7 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
 
     from softbench.bench import session
 
+    printing.others_to_stderr()
     study = session.start_study(settings, name, command=running.command())
     if dry_run:
         title = f"{len(study.tasks)} tasks, not run."
