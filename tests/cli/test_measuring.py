@@ -494,9 +494,11 @@ def test_code_that_takes_no_end_ends_the_run_in_order(process, tmp_path, name):
     assert child.returncode == 5
     assert f"Stopped: {name} took no end after --timeout." in err
     told = {row["label"]: row for row in map(json.loads, out.splitlines())}
-    assert {label: row["status"] for label, row in told.items()} == {"mean": "ok", name: "timeout", "soft": "not_run"}
+    assert told["mean"]["status"] in ("ok", "timeout")  # the latter on a busy machine
+    assert (told[name]["status"], told["soft"]["status"]) == ("timeout", "not_run")
     assert "add --isolate" in told["soft"]["note"]
-    assert {r.label: r.status for r in records.read("x.jsonl")[0]} == {"mean": "ok", name: "timeout", "soft": "not_run"}
+    assert {r.label: r.status for r in records.read("x.jsonl")[0]} == {
+        label: row["status"] for label, row in told.items()}
     again = process("memory", "--attn", f"{good},soft", "--baseline", "none", *ONE, "--out", "x.jsonl", "--resume")
     assert "Resuming: 1 of 2" in again.communicate()[1]
 
