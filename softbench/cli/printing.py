@@ -26,8 +26,8 @@ _own: TextIO | None = None
 def own_stdout() -> Iterator[None]:
     """Keep standard output to this command alone: what C code or a raw write puts there goes to standard error.
 
-    `sys.stdout` is the command's own until `others_to_stderr`. It is given back only to one who had put another in its place:
-    at the end of a process, what plugins still have to say is no output either.
+    `sys.stdout` is the command's own until `others_to_stderr`. It is given back only to one who had put another in its
+    place: at the end of a process, what plugins still have to say is no output either.
     """
     global _own
     before = _own = sys.stdout
