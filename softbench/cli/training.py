@@ -23,6 +23,7 @@ from softbench.training.recipe import Recipe, changed, row
 if TYPE_CHECKING:
     from softbench.training.position import Position
 
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 _AMP = ("auto", "none", "bfloat16", "float16")
 _LINE_SECONDS = 10.0  # between lines on steps, where there is no bar
 _PEER = f"{TIMM}:"
@@ -36,7 +37,8 @@ def _shared(command: Callable[..., int]) -> Callable[..., int]:
                           " tfds:NAME as timm reads them; synthetic; digits."),
         click.option("--splits", metavar="TRAIN,VAL", default="train,validation", show_default=True,
                      help="Names of the splits where the data are not a folder."),
-        click.option("--class-map", default="", metavar="FILE", help="Labels of the classes, a name a line."),
+        click.option("--class-map", default="", metavar="FILE",
+                     help="Labels of the classes: a name a line, or a name and its label."),
         click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N images of each split."),
         click.option("--device", default="auto", show_default=True, metavar="NAME",
                      help="cpu, cuda; auto takes a GPU if there is one."),
@@ -54,6 +56,20 @@ def _shared(command: Callable[..., int]) -> Callable[..., int]:
     for flag in reversed(flags):
         command = flag(command)
     return command
+
+
+def _colours(context: click.Context, flag: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    """Three numbers for red, green and blue."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        numbers = ()
+    low = 0.0 if flag.name == "mean" else 1e-3
+    if len(numbers) != 3 or not all(low <= number <= 1 for number in numbers):
+        raise UsageError(f"--{flag.name} takes three numbers from {low:g} to 1, as in 0.485,0.456,0.406; not '{text}'.")
+    return numbers
 
 
 @click.command("train-imagenet", context_settings=running.CONTEXT)
@@ -125,12 +141,18 @@ def train_imagenet_command(arch: str, out: Path | None, device: str, amp: str, w
               help="Which of a checkpoint's: those that scored best in training, the averaged, or the last ones.")
 @click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True, metavar="N",
               help="Images that a device computes at once.")
-@click.option("--img-size", type=click.IntRange(min=4), metavar="PIXELS", help="Side of the images. [that of training]")
+@click.option("--img-size", type=click.IntRange(min=4), metavar="PIXELS",
+              help="Side of the images. [that of training; for weights of timm its own, as with the next four]")
+@click.option("--crop", type=running.Number(min=0.01, max=1), metavar="X",
+              help="Side of the crop over the side of the resized image.")
+@click.option("--interpolation", type=click.Choice(_INTERPOLATIONS), help="How images are resized.")
+@click.option("--mean", callback=_colours, metavar="R,G,B", help="Subtracted from images, where white is 1.")
+@click.option("--std", callback=_colours, metavar="R,G,B", help="What images are divided by afterwards.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON Lines file to append records to.")
 @printing.format_option
 def eval_imagenet_command(arch: str, checkpoint: Path, out: Path | None, device: str, amp: str, workers: int | None,
                           splits: str, assignments: Sequence[str], form: str, **flags: Any) -> int:
-    """Score a checkpoint: top-1, top-5 and images a second over the validation split, by centre crops."""
+    """Score a checkpoint: top-1, top-5 and images a second over the validation split, prepared as for its training."""
     from softbench import records
     from softbench.bench import session
     from softbench.training import scoring

@@ -172,12 +172,14 @@ class Trained:
     Attributes:
         arch: as `--arch` was given; `options` are those of the attention inside.
         run: what decided the result, the recipe's keys among it.
+        names: those of the classes, in the order of the outputs; None where it does not know them.
     """
 
     path: str
     arch: str
     options: dict[str, Any]
     run: dict[str, Any]
+    names: list[str] | None = None
 
     def registered(self, advice: str) -> str:
         """The arch, which a data file may choose among those that are registered, never from code in files.
@@ -206,7 +208,9 @@ def trained(state: Mapping[str, Any], path: str | Path) -> Trained | None:
     if plain is None or not _is_plain(run) or ModelSpec(arch).display_name != run.get("arch"):
         raise ResultsError(f"{path} does not say in plain words what it is a checkpoint of: it is damaged, or not by"
                            " train-imagenet.")
-    return Trained(str(path), arch, plain, run)
+    names = state.get("class_names")
+    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return Trained(str(path), arch, plain, run, names if known else None)
 
 
 def _is_plain(table: dict[Any, Any]) -> bool:

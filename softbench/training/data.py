@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_
 from softbench.errors import ResultsError, UsageError
 from softbench.inputs import pictures
 from softbench.training import seeding
+from softbench.training.preparing import Prepared
 from softbench.training.recipe import Recipe
 from softbench.training.sources import Split
 
@@ -66,8 +67,9 @@ class Images(Dataset[Sample]):
     """Images of a split by (epoch, index). One that cannot be read is replaced by the next one that can; in evaluation
     it stays away, as no image may count twice."""
 
-    def __init__(self, split: Split, transform: Any, seed: int, img_size: int, subset: Tensor | None = None) -> None:
-        self.reader, self.transform, self.seed, self.img_size = split.reader, transform, seed, img_size
+    def __init__(self, split: Split, transform: Any, seed: int, size: tuple[int, int], subset: Tensor | None = None
+                 ) -> None:
+        self.reader, self.transform, self.seed, self.size = split.reader, transform, seed, size
         self.subset = subset
 
     def __len__(self) -> int:
@@ -86,7 +88,7 @@ class Images(Dataset[Sample]):
                 continue
             seeding.reseed(self.seed, seeding.IMAGE, epoch, index, cpu_only=True)
             return self.transform(image), label, index, bad
-        return torch.zeros(3, self.img_size, self.img_size, dtype=torch.uint8), -1, PADDING, bad
+        return torch.zeros(3, *self.size, dtype=torch.uint8), -1, PADDING, bad
 
 
 class Stream(IterableDataset[Sample]):
@@ -175,7 +177,7 @@ class TrainingLoader:
             self.loader: Any = DataLoader(self.dataset, recipe.batch, drop_last=True, generator=self.generator,
                                           **common)
         else:
-            self.dataset = Images(split, transform, recipe.seed, recipe.img_size, subset)
+            self.dataset = Images(split, transform, recipe.seed, (recipe.img_size, recipe.img_size), subset)
             self.order = Order(len(self.dataset), recipe.batch, accumulate, rank, world, recipe.seed)
             self.steps = self.order.steps
             self.loader = DataLoader(self.dataset, batch_sampler=self.order, **common)
@@ -199,20 +201,19 @@ class TrainingLoader:
                 yield batch
 
 
-def evaluation_loader(split: Split, recipe: Recipe, *, batch: int, rank: int, world: int, workers: int, pin: bool,
+def evaluation_loader(split: Split, prepared: Prepared, *, batch: int, rank: int, world: int, workers: int, pin: bool,
                       subset: Tensor | None = None) -> Any:
-    """Batches of a split for evaluation: centre crops, each image once over all processes.
+    """Batches of a split for evaluation, each image once over all processes.
 
     Of a stream, every process reads all, as shards cannot be dealt out without losing or repeating images.
     """
-    transform = create_transform(recipe.img_size, interpolation="bicubic", crop_pct=recipe.eval_crop, normalize=False)
-    common = _loading(workers, pin)
+    transform, common = prepared.transform(), _loading(workers, pin)
     if split.stream is not None:
         _no_limit(subset)
         split.stream.reader.dist_rank, split.stream.reader.dist_num_replicas = 0, 1
         split.stream.set_loader_cfg(num_workers=workers)
-        return DataLoader(Stream(split, transform, recipe.seed), batch, **common)
-    images = Images(split, transform, recipe.seed, recipe.img_size, subset)
+        return DataLoader(Stream(split, transform, seed=0), batch, **common)
+    images = Images(split, transform, 0, prepared.size, subset)  # nothing is drawn, so any seed will do
     return DataLoader(images, batch_sampler=Shard(len(images), batch, rank, world), **common)
 
 

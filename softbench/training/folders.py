@@ -66,14 +66,19 @@ class Pictures:
     def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
         return self.open(self.samples[index]), self.labels[index]
 
-    def open(self, file: File, most: int = -1) -> BinaryIO:
-        """One of the samples as an open file; of one in a tar, `most` bytes at most."""
+    def open(self, file: File) -> BinaryIO:
+        """One of the samples as an open file."""
         if not self.in_tar:
             files.check_regular(path := self.place / file.path)
             return path.open("rb")
         with self.place.open("rb") as tar:
             tar.seek(file.start)
-            return io.BytesIO(tar.read(file.size if most < 0 else min(file.size, most)))
+            return io.BytesIO(tar.read(file.size))
+
+    def beginning(self, file: File, most: int) -> bytes:
+        """The size of one of the samples in text, and so many of its first bytes."""
+        with self.open(file) as opened:
+            return f"{opened.seek(0, os.SEEK_END)} ".encode() + (opened.seek(0), opened.read(most))[1]
 
     def filename(self, index: int) -> str:
         """The path of a picture below the split."""

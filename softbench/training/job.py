@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import time
@@ -25,12 +24,13 @@ from softbench.machine import environment
 from softbench.processes import setup
 from softbench.processes.stopping import Stop
 from softbench.records import Record
-from softbench.training import checkpoint, data, distributed, journal, learner, loop
+from softbench.training import checkpoint, data, distributed, fingerprint, journal, learner, loop
 from softbench.training.badimages import BadImages
 from softbench.training.distributed import Group
 from softbench.training.evaluate import Scores, evaluate
 from softbench.training.learner import Arithmetic, Learner
 from softbench.training.position import Position
+from softbench.training.preparing import Prepared
 from softbench.training.recipe import Recipe, differences
 from softbench.training.sources import open_source
 from softbench.training.views import TRAIN
@@ -159,20 +159,18 @@ class _Run:
                                   batch=self.recipe.batch, seed=self.recipe.seed)
         assert self.source.train is not None
         self.images = {"train": self.source.train.size, "val": self.source.val.size}
-        if found and found.get("images", self.images) != self.images:
-            raise UsageError(f"{job.data} has other images than when the run in {job.out} began"
-                             f" ({'; '.join(differences(found['images'], self.images))}). Give the same data to go on,"
-                             " or another --out to start anew.")
+        self.data = self._same_data(found)
         common: dict[str, Any] = {"rank": group.rank, "world": group.world, "workers": job.workers,
                                   "pin": group.device.type == "cuda"}
         self.loader = data.TrainingLoader(
             self.source.train, self.recipe, accumulate=learner.accumulation(self.recipe, group.world),
             subset=data.subset(self.source.train.size, job.limit, self.recipe.seed), **common)
         self.validation = data.evaluation_loader(
-            self.source.val, self.recipe, batch=self.recipe.batch,
+            self.source.val, Prepared.by_recipe(self.recipe), batch=self.recipe.batch,
             subset=data.subset(self.source.val.size, job.limit, self.recipe.seed), **common)
         self.model: nn.Module = learner.build(job.arch, job.options, self.recipe, self.source.classes)
-        self.name = hashlib.sha256(json.dumps(job.identity, sort_keys=True).encode()).hexdigest()[:8]
+        more = {"data_digest": fingerprint.digest(self.data)} if self.data else {}
+        self.name = fingerprint.digest(job.identity | more)
         self.position = Position(**found["position"]) if found else Position()
         self.bad = BadImages(self.source.train, "train", job.out, job.max_bad, group, self.position.bad, watch.say)
         self.bad_in_val = BadImages(self.source.val, "val", job.out, job.max_bad, group, [], watch.say)
@@ -182,6 +180,18 @@ class _Run:
         self.saved = time.monotonic()
         self.first: float | None = None
         self.lr = 0.0
+
+    def _same_data(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The fingerprint of the data that this run began with. Raises UsageError where they are others now."""
+        now = fingerprint.of(self.source)
+        if found is None:
+            return now
+        kept: dict[str, Any] | None = found.get("data")  # none in checkpoints of earlier versions
+        changes = fingerprint.changes(kept, now) if kept else differences(found.get("images", self.images), self.images)
+        if changes:
+            raise UsageError(f"{self.job.data} has other images than when the run in {self.job.out} began"
+                             f" ({'; '.join(changes)}). Give the same data to go on, or another --out to start anew.")
+        return kept
 
     def prepare(self, found: dict[str, Any] | None) -> None:
         """Set the learner up on all processes together, as it was in a checkpoint where one was found."""
@@ -215,6 +225,9 @@ class _Run:
         self.watch.say(f"Total batch {recipe.total_batch:,} = {recipe.batch} images x {self.group.world} device"
                        f"{'s' * (self.group.world > 1)} x {self.learner.accumulate} accumulated;"
                        f" {self.loader.steps:,} steps an epoch, {recipe.epochs} epochs")
+        self.watch.say(f"Evaluation: {Prepared.by_recipe(recipe)}")
+        for remark in self.source.remarks:
+            self.watch.say(remark)
         if resumed:
             done = position.epoch >= recipe.epochs
             self.watch.say(f"Finished already: all {recipe.epochs} epochs are in {self.job.out}." if done else
@@ -335,14 +348,16 @@ class _Run:
         job, recipe, epoch = self.job, self.recipe, self.position.epoch + 1
         found = journal.made(
             TRAIN, numbers, spec=ModelSpec(job.arch, job.options), model=self.model, batch=recipe.batch,
-            image=recipe.img_size, dtype="float32" if job.arithmetic.amp == "none" else job.arithmetic.amp,
+            image=(recipe.img_size, recipe.img_size),
+            dtype="float32" if job.arithmetic.amp == "none" else job.arithmetic.amp,
             device=self.group.device.type, seed=recipe.seed, environment=self.environment,
             coords={"data": data_name(job.data), "epoch": epoch, "epochs": recipe.epochs,
                     "total_batch": recipe.total_batch, "classes": self.source.classes, "images": images,
                     "run": self.name},
             detail={"settings": job.identity, "devices": self.group.world, "accumulated": self.learner.accumulate,
                     "first_step_seconds": self.first, "waited_share": waited, "skipped_steps": self.position.skipped,
-                    "bad_images": len(self.bad.known), "compile": job.arithmetic.compile, "fsdp": job.arithmetic.fsdp})
+                    "bad_images": len(self.bad.known), "data_digest": fingerprint.digest(self.data),
+                    "compile": job.arithmetic.compile, "fsdp": job.arithmetic.fsdp})
         records.append(job.out / journal.RECORDS, found)
         with journal.aside(self.watch.say):
             records.write_whole(job.out / journal.SUMMARY, journal.summary(journal.own(job.out, self.name)))
@@ -368,7 +383,8 @@ class _Run:
         with self.group.together():
             if self.group.leads:
                 plain = json.dumps({"run": self.job.identity, "arch": self.job.arch, "options": self.job.options,
-                                    "classes": self.source.classes, "images": self.images,
+                                    "classes": self.source.classes, "class_names": self.source.names,
+                                    "images": self.images, "data": self.data,
                                     "position": self.position.as_dict(),
                                     "environment": self.environment})  # some are subclasses of str, which torch refuses
                 checkpoint.save(self.folder, state | json.loads(plain), self.position.updates, best=best)

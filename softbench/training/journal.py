@@ -27,7 +27,7 @@ UNITS = {"images_per_second": "image/s", "peak_memory": "B"}
 
 
 def made(measure: str, numbers: Mapping[str, float], *, spec: ModelSpec, model: nn.Module,
-         batch: int, image: int, dtype: str, device: str, seed: int, coords: Mapping[str, Any],
+         batch: int, image: tuple[int, int], dtype: str, device: str, seed: int, coords: Mapping[str, Any],
          detail: Mapping[str, Any], environment: Mapping[str, Any]) -> list[Record]:
     """A record for each of these numbers, which share all the rest. Accuracies are shares, 1 is all."""
     inside = next((module for module in model.modules() if isinstance(module, ProjectedAttention)), None)
@@ -40,7 +40,7 @@ def made(measure: str, numbers: Mapping[str, float], *, spec: ModelSpec, model: 
             detail=dict(detail), attention=inside.attention.name if inside else "",
             options=opts.to_dict(inside.attention.options) if inside else {}, model=spec.display_name,
             impl=inside.impl if inside else "", mode="forward" if measure == "eval" else "forward_backward",
-            batch=batch, heads=0, rows=image, cols=image, head_dim=0, dtype=dtype, device=device, seed=seed,
+            batch=batch, heads=0, rows=image[0], cols=image[1], head_dim=0, dtype=dtype, device=device, seed=seed,
             coords=dict(coords), label=spec.label, environment=dict(environment),
             started=datetime.now(UTC).isoformat(timespec="seconds")))
     return found

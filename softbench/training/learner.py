@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup
+from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
@@ -27,6 +27,7 @@ from softbench.errors import UsageError
 from softbench.training import seeding
 from softbench.training.data import Batch
 from softbench.training.distributed import Group
+from softbench.training.preparing import Prepared
 from softbench.training.recipe import Recipe
 
 
@@ -82,7 +83,7 @@ class Learner:
 
     def images(self, batch: Batch) -> Tensor:
         """The images of a batch as normalised floats on the device, [B, 3, rows, cols]."""
-        return normalised(batch, self.group.device)
+        return Prepared.by_recipe(self.recipe).normalised(batch.images, self.group.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """What networks run under."""
@@ -190,13 +191,6 @@ class Learner:
 def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
     """Autocast to the dtype of that name, or nothing for "none"."""
     return nullcontext() if amp == "none" else torch.autocast(device.type, getattr(torch, amp))
-
-
-def normalised(batch: Batch, device: torch.device) -> Tensor:
-    """The images of a batch as floats on a device, [B, 3, rows, cols], normalised as ImageNet is in timm."""
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255
-                 for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-    return batch.images.to(device, non_blocking=True).float().sub_(mean).div_(std)
 
 
 def build(arch: str, options: Mapping[str, Any], recipe: Recipe, classes: int) -> nn.Module:

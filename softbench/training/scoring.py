@@ -23,12 +23,13 @@ from softbench.models.checkpoints import Trained
 from softbench.processes import setup
 from softbench.processes.stopping import Stop
 from softbench.records import Record
-from softbench.training import data, distributed, journal
+from softbench.training import data, distributed, fingerprint, journal
 from softbench.training.badimages import BadImages
 from softbench.training.evaluate import evaluate
 from softbench.training.job import data_name
-from softbench.training.learner import autocast, normalised
+from softbench.training.learner import autocast
 from softbench.training.position import Position
+from softbench.training.preparing import Prepared
 from softbench.training.recipe import Recipe, row
 from softbench.training.sources import open_source
 from softbench.training.views import EVAL
@@ -43,7 +44,8 @@ class Scoring:
     Attributes:
         arch: "" takes that of a checkpoint of ours.
         weights: "best" takes what scored best in training, or what is there; "ema", "model".
-        img_size: side of the images; None takes that of training.
+        img_size, crop, interpolation, mean, std: see `Prepared`; what is not given is that of training here, or timm's
+            own for its weights.
         out: folder for the names of bad images.
     """
 
@@ -53,6 +55,10 @@ class Scoring:
     options: dict[str, Any] = field(default_factory=dict)
     weights: str = "best"
     img_size: int | None = None
+    crop: float | None = None
+    interpolation: str = ""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     batch: int = 128
     device: str = "cpu"
     amp: str = "none"
@@ -70,7 +76,7 @@ def score(asked: Scoring, say: Callable[[str], None] = lambda text: None) -> lis
     """The records of an evaluation; on processes other than the first, none.
 
     Args:
-        say: told what went wrong beside the score.
+        say: told how images are prepared, and what went wrong beside the score.
     Raises:
         ResultsError: the checkpoint cannot be read. UsageError: it does not fit the arch or the data.
     """
@@ -85,16 +91,17 @@ def score(asked: Scoring, say: Callable[[str], None] = lambda text: None) -> lis
             position = Position.read(loaded.get("position"), asked.checkpoint) if said else None
             arch, options, recipe = _subject(asked, said)
             model, weights = _model(asked, loaded, arch, options, recipe, position)
-            if asked.img_size:
-                recipe = replace(recipe, img_size=asked.img_size)
+            prepared = _prepared(asked, model, recipe, by_timm=said is None and arch.startswith(models.PEER))
             source = open_source(asked.data, training=False, classes=_classes(model), class_map=asked.class_map,
-                                 splits=asked.splits, batch=asked.batch)
+                                 splits=asked.splits, batch=asked.batch, names=said.names if said else None)
+            for remark in (f"Evaluation: {prepared}", *source.remarks) if group.leads else ():
+                say(remark)
             chosen = data.subset(source.val.size, asked.limit, recipe.seed)
             loader = data.evaluation_loader(
-                source.val, recipe, batch=asked.batch, rank=group.rank, world=group.world, workers=asked.workers,
+                source.val, prepared, batch=asked.batch, rank=group.rank, world=group.world, workers=asked.workers,
                 pin=group.device.type == "cuda", subset=chosen)
         model = model.to(group.device)
-        scores = evaluate(model, loader, group, prepare=lambda batch: normalised(batch, group.device),
+        scores = evaluate(model, loader, group, prepare=lambda batch: prepared.normalised(batch.images, group.device),
                           autocast=lambda: autocast(asked.amp, group.device),
                           stopped=lambda: stop.signal != 0, shared=source.val.stream is None)
         if scores is None:
@@ -106,12 +113,13 @@ def score(asked: Scoring, say: Callable[[str], None] = lambda text: None) -> lis
         return journal.made(
             EVAL, {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss,
                    "images_per_second": scores.images / scores.seconds},
-            spec=ModelSpec(arch, options), model=model, batch=asked.batch, image=recipe.img_size,
+            spec=ModelSpec(arch, options), model=model, batch=asked.batch, image=prepared.size,
             dtype="float32" if asked.amp == "none" else asked.amp, device=group.device.type, seed=recipe.seed,
             coords={"data": data_name(asked.data), "weights": weights, "classes": source.classes,
-                    "images": scores.images, "checkpoint": asked.checkpoint.name},
+                    "images": scores.images, "checkpoint": asked.checkpoint.name,
+                    "digest": fingerprint.digest(fingerprint.of(source))},
             detail={"waited_share": scores.waited / scores.seconds, "bad_images": len(bad.known),
-                    "devices": group.world, "eval_crop": recipe.eval_crop,
+                    "devices": group.world, "eval_crop": prepared.crop, "prepared": prepared.as_dict(),
                     "trained": said.run if said else None, "epochs_done": position.epoch if position else None},
             environment=environment.take(state, str(group.device), asked.command))
     raise AssertionError("unreachable")
@@ -155,13 +163,33 @@ def _model(asked: Scoring, loaded: Mapping[str, Any], arch: str, options: dict[s
         more: dict[str, Any] = {"official": True} if official else {"img_size": recipe.img_size}
         make = partial(models.create, arch, num_classes=classes, attn_options=options, **more)
         return checkpoints.pyramid(make, weights, asked.checkpoint), kind
-    model = models.create(arch, num_classes=classes)
+    model = _peer(arch, classes, asked.img_size)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UsageError(f"{asked.checkpoint} does not fit {arch}: {reason}") from error
     return model, kind
+
+
+def _peer(arch: str, classes: int, img_size: int | None) -> nn.Module:
+    """A model of timm, for images of a size where it is built for one."""
+    if img_size:
+        try:
+            return models.create(arch, num_classes=classes, img_size=img_size)
+        except UsageError as error:
+            if "does not take" not in str(error):
+                raise
+    return models.create(arch, num_classes=classes)
+
+
+def _prepared(asked: Scoring, model: nn.Module, recipe: Recipe, by_timm: bool) -> Prepared:
+    """How images are prepared: as the weights want it, but for what is asked for."""
+    own = Prepared.by_timm(model) if by_timm else Prepared.by_recipe(recipe)
+    size = (asked.img_size, asked.img_size) if asked.img_size else None
+    given: dict[str, Any] = {"size": size, "crop": asked.crop, "interpolation": asked.interpolation, "mean": asked.mean,
+             "std": asked.std}
+    return replace(own, **{key: value for key, value in given.items() if value})
 
 
 def _classes(model: nn.Module) -> int:

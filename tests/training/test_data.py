@@ -13,6 +13,7 @@ from training import jobs
 from softbench.errors import UsageError
 from softbench.training import data, seeding
 from softbench.training.data import PADDING, Images, Order, Shard, Stream, TrainingLoader
+from softbench.training.preparing import Prepared
 from softbench.training.sources import Split, open_source
 
 
@@ -82,7 +83,7 @@ class Reader:
 
 
 def test_training_takes_the_next_image_for_one_that_cannot_be_read():
-    images = Images(Split(Reader(), 6), data.training_transform(jobs.recipe()), 0, 32)
+    images = Images(Split(Reader(), 6), data.training_transform(jobs.recipe()), 0, (32, 32))
     image, label, index, bad = images[0, 2]
     assert (label, index, bad) == (4, 4, [2, 3])
     assert image.shape == (3, 32, 32)
@@ -90,7 +91,8 @@ def test_training_takes_the_next_image_for_one_that_cannot_be_read():
 
 
 def test_evaluation_leaves_it_out():
-    loader = data.evaluation_loader(Split(Reader(), 6), jobs.recipe(), batch=4, rank=0, world=1, workers=0, pin=False)
+    prepared = Prepared.by_recipe(jobs.recipe())
+    loader = data.evaluation_loader(Split(Reader(), 6), prepared, batch=4, rank=0, world=1, workers=0, pin=False)
     batches = list(loader)
     assert [label for batch in batches for label in batch.labels.tolist()] == [0, 1, -1, -1, 4, 5]
     assert [index for batch in batches for index in batch.bad] == [2, 3]
@@ -101,7 +103,7 @@ def test_no_readable_image_at_all_ends_the_search():
         def __getitem__(self, index):
             raise OSError("gone")
 
-    _, label, index, bad = Images(Split(Broken(), 6), None, 0, 32)[0, 1]
+    _, label, index, bad = Images(Split(Broken(), 6), None, 0, (32, 32))[0, 1]
     assert (label, index) == (-1, PADDING)
     assert len(bad) == 100
 
@@ -178,7 +180,8 @@ def test_a_limit_of_a_stream_is_refused():
         TrainingLoader(split, jobs.recipe(total_batch=2, batch=2), accumulate=1, rank=0, world=1, workers=0, pin=False,
                        subset=few)
     with pytest.raises(UsageError, match="--limit: these data are a stream"):
-        data.evaluation_loader(split, jobs.recipe(), batch=4, rank=0, world=1, workers=0, pin=False, subset=few)
+        data.evaluation_loader(split, Prepared.by_recipe(jobs.recipe()), batch=4, rank=0, world=1, workers=0, pin=False,
+                               subset=few)
 
 
 def test_an_augmentation_that_timm_does_not_know():

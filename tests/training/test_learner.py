@@ -87,8 +87,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
 
 
 def test_images_are_normalised_as_timm_does():
-    found = learners.normalised(Batch(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8), torch.tensor([0]), [0], []),
-                                torch.device("cpu"))
+    found = learner(jobs.recipe()).images(
+        Batch(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8), torch.tensor([0]), [0], []))
     expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(found[0, :, 0, 0], expected)
 

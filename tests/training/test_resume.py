@@ -132,7 +132,7 @@ def test_other_images_in_the_same_folder_are_refused(tmp_path):
     asked = jobs.job(tmp_path / "run", data=str(tmp_path / "data"), limit=None, epochs=1)
     jobs.train(asked)
     (tmp_path / "data" / "train" / "cat" / "0.jpg").unlink()
-    with pytest.raises(UsageError, match=r"has other images than when the run .* began \(train: 40 -> 39\)"):
+    with pytest.raises(UsageError, match=r"has other images than when the run .* began \(images in train: 40 -> 39\)"):
         jobs.train(asked)
 
 

@@ -6,8 +6,12 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
 from training import jobs
 from training.test_sources import folder
 
@@ -15,6 +19,7 @@ from softbench import models
 from softbench.errors import ResultsError, SoftbenchError, UsageError
 from softbench.inputs import captured
 from softbench.models import checkpoints
+from softbench.training.preparing import Prepared
 from softbench.training.scoring import Scoring, score
 
 
@@ -39,7 +44,7 @@ def test_scores_are_those_of_training(run, weights, suffix):
     assert found["images_per_second"] > 0
     assert records[0].measure == "eval"
     assert records[0].coords == {"data": "digits", "weights": weights, "classes": 10, "images": 100,
-                                 "checkpoint": path.name}
+                                 "checkpoint": path.name, "digest": records[0].coords["digest"]}
     assert records[0].detail["epochs_done"] == 2
 
 
@@ -55,6 +60,92 @@ def test_official_weights(tmp_path):
     assert 0 <= found["top1"] <= found["top5"] <= 1
     assert records[0].coords["weights"] == "official"
     assert records[0].options["sampling"] == "conv_ratio"
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Seeded noise of two classes, dark and light, in other shapes than models take."""
+    generator = np.random.default_rng(0)
+    for name, level in (("cat", 60), ("dog", 180)):
+        (tmp_path / "data" / "val" / name).mkdir(parents=True)
+        for i in range(4):
+            noise = generator.normal(level, 50, (50 + 9 * i, 70, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(noise).save(tmp_path / "data" / "val" / name / f"{i}.png")
+    return tmp_path / "data"
+
+
+def peer(name, path):
+    """A model of timm that sees a difference between pictures, and its weights in a file."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=2).eval()
+    torch.nn.init.normal_(model.get_classifier().weight, std=3.0)
+    torch.save(model.state_dict(), path)
+    return model
+
+
+def by_timm(model, data, **changes):
+    """The mean loss over a validation split by timm's own preprocessing."""
+    transform = create_transform(**resolve_data_config({}, model=model) | changes)
+    images = [(transform(Image.open(path).convert("RGB")), label) for label, name in enumerate(("cat", "dog"))
+              for path in sorted((data / "val" / name).iterdir())]
+    with torch.no_grad():
+        logits = model(torch.stack([image for image, _ in images]))
+    return float(torch.nn.functional.cross_entropy(logits, torch.tensor([label for _, label in images])))
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_mambaout", "test_efficientnet"])
+def test_weights_of_timm_are_scored_as_timm_scores_them(tmp_path, photographs, name):
+    """The models differ in mean, standard deviation, interpolation and crop."""
+    model = peer(name, tmp_path / "x.pt")
+    said: list[str] = []
+    found = score(Scoring(tmp_path / "x.pt", str(photographs), arch=f"timm:{name}", threads=1), said.append)
+    loss = next(record.value for record in found if record.quantity == "loss")
+    assert loss == pytest.approx(by_timm(model, photographs), rel=1e-4)
+    config = resolve_data_config({}, model=model)
+    assert found[0].detail["prepared"]["mean"] == config["mean"]
+    assert (found[0].rows, found[0].cols) == (160, 160)
+    assert f"160 x 160 pixels, {config['interpolation']}, center crop {config['crop_pct']:g}, mean" in said[0]
+
+
+def test_flags_go_before_what_timm_does(tmp_path, photographs):
+    model = peer("test_resnet", tmp_path / "x.pt")
+    usual = by_timm(model, photographs)
+    for given, changes in (({"img_size": 96}, {"input_size": (3, 96, 96)}), ({"crop": 0.5}, {"crop_pct": 0.5}),
+                           ({"mean": (0.1, 0.2, 0.3)}, {"mean": (0.1, 0.2, 0.3)}),
+                           ({"std": (0.2, 0.3, 1)}, {"std": (0.2, 0.3, 1)}),
+                           ({"interpolation": "nearest"}, {"interpolation": "nearest"})):
+        found, records = scores(tmp_path / "x.pt", data=str(photographs), limit=None, arch="timm:test_resnet", **given)
+        expected = by_timm(model, photographs, **changes)
+        assert found["loss"] == pytest.approx(expected, rel=1e-4)
+        assert abs(expected - usual) > 1e-3 * usual, "this case could not fail"
+    assert records[0].detail["prepared"]["interpolation"] == "nearest"
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_each_of_timms_crops_gives_its_pixels(photographs, mode):
+    ours = Prepared((40, 60), 0.9, "bilinear", mode, (0.1, 0.5, 0.9), (0.5, 0.6, 0.7))
+    theirs = create_transform((3, 40, 60), interpolation="bilinear", crop_pct=0.9, crop_mode=mode, mean=ours.mean,
+                              std=ours.std)
+    image = Image.open(photographs / "val" / "cat" / "0.png")
+    torch.testing.assert_close(ours.normalised(ours.transform()(image)[None], torch.device("cpu"))[0], theirs(image),
+                               rtol=1e-5, atol=1e-5)
+
+
+def test_classes_of_the_data_are_those_of_the_checkpoint(tmp_path):
+    names = ["cat", "dog", "10", "2", "a", "A", "01", "1", "x", "y"]
+    data = folder(tmp_path / "data", dict.fromkeys(names, 8), dict.fromkeys(names, 4))
+    watch = jobs.Watch()
+    jobs.train(jobs.job(tmp_path / "run", data=str(data), limit=None, epochs=1, total_batch=16, batch=16), watch)
+    path = tmp_path / "run" / "checkpoints" / "best.pt"
+    kept = torch.load(path, weights_only=True)["class_names"]
+    assert kept == ["01", "1", "2", "10", "A", "a", "cat", "dog", "x", "y"]
+    assert scores(path, data=str(data), limit=None, weights="model")[0]["top1"] == watch.epochs[0]["top1"]
+    (data / "val" / "dog").rename(data / "val" / "ardvark")
+    with pytest.raises(UsageError, match="only the data has ardvark; only the checkpoint has dog"):
+        scores(path, data=str(data), limit=None)
+    (tmp_path / "map.txt").write_text("01\n1\n2\n10\nA\na\ncat\nardvark\nx\ny\n")
+    found, _ = scores(path, data=str(data), limit=None, weights="model", class_map=str(tmp_path / "map.txt"))
+    assert found["top1"] == watch.epochs[0]["top1"]
 
 
 def test_a_state_dict_of_timm(tmp_path):
@@ -92,8 +183,8 @@ def test_a_list_of_bad_images_that_cannot_be_written_costs_no_score(run, tmp_pat
     said: list[str] = []
     found = score(Scoring(run[0], str(tmp_path / "data"), threads=1, out=tmp_path / "file"), said.append)
     assert (found[0].coords["images"], found[0].detail["bad_images"]) == (19, 1)
-    assert len(said) == 1
-    assert said[0].startswith("Warning: Cannot write")
+    assert [text.partition(":")[0] for text in said] == ["Evaluation", "Warning"]
+    assert said[1].startswith("Warning: Cannot write")
 
 
 EVIL = """from softbench.attention.softmax import *
