@@ -1,4 +1,4 @@
-"""Ending: SIGTERM ends a gate as Ctrl-C does, so that no child process and no laid-out revision stays behind."""
+"""Ending: SIGTERM and SIGHUP end a gate as Ctrl-C does: no child process and no laid-out revision stays behind."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from softbench.processes.stopping import Terminated
 def in_order() -> Iterator[None]:
     """Raise Terminated at SIGTERM, from the beginning of a `with` block (or of the function it decorates) to its end.
 
-    By itself SIGTERM would end this process alone, and what it started would run on.
+    By itself the signal would end this process before it could clear up. So does SIGHUP, unless `nohup` ignores it.
     """
     if threading.current_thread() is not threading.main_thread():  # Python allows no handlers there
         yield
         return
-    before = signal.signal(signal.SIGTERM, _end)
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _end) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    raise Terminated("Ended by SIGTERM before all was measured.")
+    raise Terminated(f"Ended by {signal.Signals(number).name} before all was measured.")

@@ -46,7 +46,8 @@ ROOT = str(Path(__file__).resolve().parents[1])
 
 
 @pytest.mark.parametrize(("half", "number", "code"), [
-    ("exact", signal.SIGTERM, 143), ("times", signal.SIGTERM, 143), ("times", signal.SIGINT, 130)])
+    ("exact", signal.SIGTERM, 143), ("times", signal.SIGTERM, 143), ("times", signal.SIGHUP, 143),
+    ("times", signal.SIGINT, 130)])
 def test_nothing_stays_behind(tmp_path: Path, half: str, number: signal.Signals, code: int) -> None:
     version = stub.source(tmp_path, "stub", _WAIT)
     (version.root / "softbench" / "__main__.py").write_text(_COMMAND)
@@ -68,7 +69,7 @@ def test_nothing_stays_behind(tmp_path: Path, half: str, number: signal.Signals,
     parent.send_signal(number)
     _, err = parent.communicate(timeout=30)
     assert parent.returncode == code
-    assert err.splitlines()[-1] == ("Error: Ended by SIGTERM before all was measured." if code == 143 else
+    assert err.splitlines()[-1] == (f"Error: Ended by {number.name} before all was measured." if code == 143 else
                                     "Error: Interrupted.")
     assert [pid for pid in pids.read_text().split() if Path(f"/proc/{pid}").exists()] == []
     assert list(laid_out.iterdir()) == []
