@@ -22,6 +22,7 @@ from softbench.reports._seen import (
     whole_tasks,
     word,
 )
+from softbench.reports.sheet import ranks
 from softbench.reports.tables import Column, Table
 
 if TYPE_CHECKING:
@@ -87,11 +88,11 @@ def _middle(view: Rows, found: list[Seen]) -> list[Seen]:
     """The records at the middle of `view.middle` among those that agree in the other columns; all if it is none."""
     if not view.middle:
         return found
-    groups: dict[Key, set[Any]] = {}
+    groups: dict[Key, dict[Any, None]] = {}
     others = [column for column in view.by if column != view.middle]
     for seen in found:
-        groups.setdefault(seen.key(others), set()).add(seen.at(view.middle))
-    middles = {key: sorted(values)[len(values) // 2] for key, values in groups.items()}
+        groups.setdefault(seen.key(others), {})[seen.at(view.middle)] = None
+    middles = {key: list(ranks(values))[len(values) // 2] for key, values in groups.items()}
     return [seen for seen in found if seen.at(view.middle) == middles[seen.key(others)]]
 
 

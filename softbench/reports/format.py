@@ -211,12 +211,17 @@ FORMS: dict[str, Callable[[float], str]] = {"gmac": gmac_digits, "percent": perc
                                              "bytes": decimal_bytes, "about": about}
 
 
+def pieces(cell: str) -> list[str]:
+    """The parts between which a cell may be broken: behind punctuation or a space, but not within 4,096."""
+    return re.findall(r"(?:[^:=,\s-]|(?<=\d),(?=\d))*(?:(?!(?<=\d),(?=\d))[:=,\s-])*", cell)
+
+
 def wrap(cell: str, width: int) -> list[str]:
     """Pieces of at most `width`, broken behind punctuation or a space where there is one."""
     if len(cell) <= width:
         return [cell]
     lines = [""]
-    for piece in re.findall(r"[^:=,\s-]*[:=,\s-]*", cell):
+    for piece in pieces(cell):
         if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
             lines.append("")
         lines[-1] += piece

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import textwrap
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from softbench.errors import UsageError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 AGREEMENT = 0.01  # counts of FLOP agree where they differ by at most this share
 _CAPTION_WIDTH = 80
 _AFTER_SIZE = ("grid", "part")  # columns of the point that stand behind the number of tokens or the image
-_NARROWEST = 12  # characters that a folded column keeps
+_NARROWEST, _LONG_WORD = 12, 24  # characters that a folded column keeps, and of a word that is not broken
 _HEADLINES = {
     "latency": "latency: median time of one call; IQR is the middle half of its samples.",
     "memory": "memory: the most bytes that one call holds at once, beyond its inputs and parameters.",
@@ -33,11 +34,17 @@ _STATUS_WORDS = [status for status in STATUSES if status != "ok"]
 
 @dataclass(frozen=True)
 class Column:
-    """A header and its alignment; `wraps` marks text that may be folded where the table is too wide."""
+    """A header and its alignment, and what may become of it where the table is too wide.
+
+    Attributes:
+        wraps: its text may be folded.
+        spare: it may be left out, of several those with the larger number first; 0 for never.
+    """
 
     header: str
     right: bool = True
     wraps: bool = False
+    spare: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ def tables(frame: pd.DataFrame, baseline: str = "") -> list[Table]:
 def plain(table: Table, width: int | None = None) -> str:
     """Aligned columns without colour, the same on every machine; nothing is cut off.
 
-    Where a `width` is given and the table is wider, its text columns are folded; should that not do, it stays wider.
+    Where a `width` is given and the table is wider, headers and text are folded; should that not do, spare columns go,
+    which a footnote says, and then the table comes in parts that share its first columns.
     """
     return "".join(line.text.rstrip() + "\n" for line in _layout(table, width))
 
@@ -195,9 +203,9 @@ def _latency_columns(sheet: Sheet) -> list[tuple[Column, _Cell]]:
         times_faster = [1 / r if r else None for r in sheet.ratios(quantity)]
         columns.append((Column(f"vs {sheet.baseline}"), lambda i, e: format.ratio(times_faster[i])))
     if _has_floors(sheet):
-        columns += [(Column("floor"), lambda i, e: _floor(e.number(quantity))),
+        columns += [(Column("floor", spare=1), lambda i, e: _floor(e.number(quantity))),
                     (Column("of limit"), lambda i, e: _reached(e.number(quantity)))]
-    columns.append((Column("samples"), lambda i, e: _samples(e.number(quantity))))
+    columns.append((Column("samples", spare=2), lambda i, e: _samples(e.number(quantity))))
     return columns
 
 
@@ -302,12 +310,20 @@ def _marks(entry: Entry, notes: dict[str, int]) -> str:
 
 def _layout(table: Table, width: int | None) -> Iterator[_Line]:
     """The lines of the table as text, each with what it is."""
-    widths = [max(map(len, cells)) for cells in zip([c.header for c in table.columns], *table.rows, strict=True)]
-    if width is not None:
-        widths = _fold(widths, table.columns, width)
-    total = width or max(_CAPTION_WIDTH, sum(widths) + 2 * (len(widths) - 1))
+    table, widths = _narrowed(table, width if width is not None else sys.maxsize)
+    total = width or max(_CAPTION_WIDTH, _whole(widths))
     for number, caption in enumerate(table.captions):
         yield from (_Line("caption" if number else "title", line) for line in _paragraph(caption, total))
+    for part in _parts(table.columns, widths, width):
+        yield from _grid(replace(table, columns=[table.columns[i] for i in part],
+                                 rows=[[row[i] for i in part] for row in table.rows]), [widths[i] for i in part])
+    if table.footnotes:
+        yield _Line("space", "")
+    for note in table.footnotes:
+        yield from (_Line("flag" if note.startswith("!") else "caption", line) for line in _paragraph(note, total))
+
+
+def _grid(table: Table, widths: list[int]) -> Iterator[_Line]:
     yield _Line("space", "")
     yield from (_Line("header", line) for line in _lines([c.header for c in table.columns], widths, table.columns))
     yield _Line("space", "  ".join("-" * w for w in widths))
@@ -317,17 +333,62 @@ def _layout(table: Table, width: int | None) -> Iterator[_Line]:
         if index in table.headings:
             yield _Line("header", table.headings[index])
         yield from (_Line("row", line) for line in _lines(row, widths, table.columns))
-    if table.footnotes:
-        yield _Line("space", "")
-    for note in table.footnotes:
-        yield from (_Line("flag" if note.startswith("!") else "caption", line) for line in _paragraph(note, total))
 
 
-def _fold(widths: list[int], columns: list[Column], width: int) -> list[int]:
-    """Widths that fit, by taking from the widest column that may wrap."""
-    widths = list(widths)
-    while sum(widths) + 2 * (len(widths) - 1) > width:
-        foldable = [i for i, c in enumerate(columns) if c.wraps and widths[i] > max(_NARROWEST, len(c.header))]
+def _whole(widths: Sequence[int]) -> int:
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
+def _narrowed(table: Table, width: int) -> tuple[Table, list[int]]:
+    """The table and its widths. One that is too wide gets headers and text folded, then spare columns taken away."""
+    widths = [max(map(len, cells)) for cells in _by_column(table)]
+    if _whole(widths) <= width:
+        return table, widths
+    gone: list[str] = []
+    while True:
+        widths = [max(map(len, [*header.split(" "), *cells])) for header, *cells in _by_column(table)]
+        widths = _fold(widths, table, width)
+        spare = max(table.columns, key=lambda column: column.spare)
+        if _whole(widths) <= width or not spare.spare:
+            break
+        gone.insert(0, spare.header)
+        left = [i for i, column in enumerate(table.columns) if column is not spare]
+        table = replace(table, columns=[table.columns[i] for i in left],
+                        rows=[[row[i] for i in left] for row in table.rows])
+    if gone:
+        said = f"Not shown at this width: {', '.join(gone)}. --format md has all columns."
+        table = replace(table, footnotes=[*table.footnotes, said])
+    return table, widths
+
+
+def _by_column(table: Table) -> list[list[str]]:
+    """The cells of each column, the header first."""
+    return [[column.header, *(row[i] for row in table.rows)] for i, column in enumerate(table.columns)]
+
+
+def _parts(columns: Sequence[Column], widths: Sequence[int], width: int | None) -> Iterator[list[int]]:
+    """The columns of each part of the table, which all begin with those up to its first text, such as a name."""
+    every = list(range(len(columns)))
+    if width is None or _whole(widths) <= width:
+        yield every
+        return
+    first = 1 + max((i for i, column in enumerate(columns) if column.wraps), default=0)
+    first = first if _whole(widths[:first]) <= width // 2 else 1
+    part = every[:first]
+    for i in every[first:]:
+        if len(part) > first and _whole([widths[j] for j in [*part, i]]) > width:
+            yield part
+            part = every[:first]
+        part.append(i)
+    yield part
+
+
+def _fold(widths: list[int], table: Table, width: int) -> list[int]:
+    """Widths that fit, by taking from the widest column that may wrap; words stay whole unless they are very long."""
+    least = [max(_NARROWEST, *(min(len(piece.rstrip()), _LONG_WORD) for cell in cells for piece in format.pieces(cell)))
+             for cells in _by_column(table)]
+    while _whole(widths) > width:
+        foldable = [i for i, column in enumerate(table.columns) if column.wraps and widths[i] > least[i]]
         if not foldable:
             break
         widths[max(foldable, key=lambda i: widths[i])] -= 1

@@ -201,7 +201,7 @@ def test_a_case_is_described_so_that_it_is_planned_again(jobs: list[Job]) -> Non
 def test_real_workers_on_one_version_agree_and_see_an_injected_slowdown(tmp_path: Path, jobs: list[Job]) -> None:
     """The whole way: the package itself, and a copy whose every call takes five times as long."""
     shutil.copytree(sources.HERE / "softbench", tmp_path / "softbench", ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "softbench" / "workload.py").open("a") as file:
+    with (tmp_path / "softbench" / "subjects" / "workload.py").open("a") as file:
         file.write('''
 
 def _slowed(self, _=None, call=Workload._forward):

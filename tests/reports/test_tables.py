@@ -15,9 +15,10 @@ import pytest
 from reports import fake_records as fake
 from rich.console import Console
 
+from softbench.cli import presenting
 from softbench.errors import UsageError
-from softbench.records import Record, to_frame
-from softbench.reports import tables
+from softbench.records import Record, latest, read, to_frame
+from softbench.reports import tables, views
 
 GOLDEN = Path(__file__).parent / "golden"
 EPYC = fake.ENVIRONMENT | {"machine": "epyc-64c-256g-ffffff", "cpu": "AMD EPYC (fake)", "threads": 64}
@@ -65,6 +66,36 @@ def test_whole_markdown_table() -> None:
 def test_the_usual_table_fits_80_columns() -> None:
     assert max(map(len, draw(fake.latency()).splitlines())) <= 80
     assert max(map(len, draw(fake.memory()).splitlines())) <= 80
+
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def committed(name: str) -> list[tables.Table]:
+    """All tables of a file of results, as `softbench show` makes them."""
+    frame = to_frame(latest(read(RESULTS / name)[0]))
+    chosen = presenting.choose(frame["measure"], None, plot=False)
+    parts = [(measure, frame[frame["measure"] == measure]) for measure in dict.fromkeys(frame["measure"])]
+    return [table for measure, part in parts for table in (
+        views.tables(chosen.tables(measure), part) if measure in chosen.views else tables.tables(part))]
+
+
+@pytest.mark.parametrize("name", ["latency-cpu", "roofline-cpu"])
+def test_a_table_that_is_too_wide_is_cut_down_to_80_columns(name: str) -> None:
+    """Headers are folded, spare columns go and are named, and what is still too wide comes in parts."""
+    drawn = "\n".join(tables.plain(table, 80) for table in committed(f"{name}.jsonl"))
+    assert drawn == (GOLDEN / f"{name}_80.txt").read_text(encoding="utf-8")
+    assert "\n".join(map(tables.plain, committed(f"{name}.jsonl"))) != drawn
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize("name", sorted(str(path.relative_to(RESULTS)) for path in RESULTS.rglob("*.jsonl")))
+def test_every_table_of_the_results_fits_a_terminal(name: str, width: int) -> None:
+    for table in committed(name):
+        drawn = tables.plain(table, width)
+        assert max(map(len, drawn.splitlines())) <= width
+        for column in table.columns:  # shown, or told to be left out
+            assert set(re.findall(r"[^\s,.]+", column.header)) <= set(re.findall(r"[^\s,.]+", drawn))
 
 
 def test_a_speed_up_above_one_is_faster_and_a_memory_ratio_below_one_is_less() -> None:
@@ -130,7 +161,15 @@ def test_several_measures_give_several_tables() -> None:
         tables.table(frame)
 
 
-@pytest.mark.parametrize("width", [1, 40, 60, 80, 100, 140])
+@pytest.mark.parametrize("width", [1, 40, 60])
+def test_a_small_width_loses_spare_columns_alone_and_says_so(width: int) -> None:
+    drawn, wanted = draw(long_labels(), width), draw(long_labels())
+    assert "Not shown at this width: samples." in " ".join(drawn.split())
+    for cell in ("2.20 ms", "3.06..3.19 ms", "0.704x", "6.38..6.64 ms", "oom"):
+        assert drawn.count(cell) == wanted.count(cell)
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
 def test_no_width_loses_a_character(width: int) -> None:
     wanted = sorted(draw(long_labels()).replace(" ", "").replace("-", "").replace("\n", ""))
     assert sorted(draw(long_labels(), width).replace(" ", "").replace("-", "").replace("\n", "")) == wanted
