@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,8 @@ class Attention(nn.Module):
     """An attention by name, built on its first call: `softbench.create("soft", landmarks=64)(q, k, v)`.
 
     Parameters (of `linformer`, or of `soft` with a convolution) are drawn at that first call from torch's global
-    generator, on the device and in the dtype of q; call `prepare` to have them before. Autocast changes nothing within,
-    nor in a backward under it if the call was too.
+    generator, on the device and in the dtype of q; call `prepare` to have them before, as `load_state_dict` needs them.
+    Autocast changes nothing within, nor in a backward under it if the call was too.
     """
 
     def __init__(self, attention: _contract.Attention, impl: str) -> None:
@@ -40,16 +41,13 @@ class Attention(nn.Module):
         Returns:
             [B, H, N, E]
         Raises:
-            UsageError: shapes that do not fit each other or the attention.
+            UsageError: shapes, dtypes or devices that do not fit each other or the attention.
             Unsupported: the implementation does not run on this device and dtype.
         """
         if grid is None:
-            grid = most_square(q.shape[2]) if q.dim() == 4 and q.shape[2] else (0, 0)
-        _contract.check_inputs(q, k, v, grid)
-        if not q.shape[2] or not q.is_floating_point():
-            raise UsageError(f"q, k, v must hold floating-point numbers of at least one token, not {q.dtype} of"
-                             f" {q.shape[2]}.")
+            grid = most_square(q.shape[2]) if isinstance(q, Tensor) and q.dim() == 4 and q.shape[2] else (0, 0)
         if self.core is None:
+            _contract.check_inputs(q, k, v, grid)
             self.prepare(Shape(q.shape[0], q.shape[1], *grid, q.shape[3]), like=q, value_dim=v.shape[3])
         assert self.core is not None
         output: Tensor = run_uncast(self.core, q, k, v, grid=grid)
@@ -60,6 +58,13 @@ class Attention(nn.Module):
         widest = replace(shape, head_dim=max(shape.head_dim, value_dim))
         impl = self.attention.resolve(self.impl, like.device.type, like.dtype, widest)
         self.core = self.attention.build(shape, impl).to(like).train(self.training)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *more: Any) -> None:
+        """Raises UsageError where there is something to load and nothing yet that could hold it."""
+        if self.core is None and any(key.startswith(f"{prefix}core.") for key in state_dict):
+            raise UsageError(f"This {self.attention.name} has no parameters before its first call: call prepare(shape,"
+                             " like=q) before load_state_dict.")
+        super()._load_from_state_dict(state_dict, prefix, *more)
 
     def extra_repr(self) -> str:
         return f"{self.attention.name}, {self.attention.options}"

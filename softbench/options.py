@@ -18,9 +18,14 @@ from softbench.errors import PluginError, UsageError, unknown
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 
-def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """A dataclass field with a one-line help and inclusive bounds."""
-    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high})
+def option(default: Any, help: str, *, low: float | None = None, high: float | None = None, size: bool = False) -> Any:
+    """A dataclass field with a one-line help and inclusive bounds.
+
+    Args:
+        size: of an attention's options, that this one is m, the number of landmarks, features or the like that its
+            accuracy is bought with; a whole number, and one option at most.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "size": size})
 
 
 def parse(cls: type, values: Mapping[str, Any], where: str) -> Any:

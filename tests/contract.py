@@ -5,7 +5,9 @@ Each check takes a loaded attention and the name of one implementation. `CHECKS`
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 import functools
 import math
 import warnings
@@ -19,6 +21,7 @@ from torch import Tensor
 from softbench import options as opts
 from softbench.case import Shape
 from softbench.contracts.attention import Attention
+from softbench.errors import UsageError
 from softbench.measures._flops_counters import by_torch
 
 GRIDS = [(8, 8), (14, 14), (7, 9), (1, 60), (13, 1), (2, 3), (1, 1)]
@@ -150,6 +153,44 @@ def layouts(attention: Attention, impl: str) -> None:
             assert torch.equal(now, then), f"{name} was written to"
 
 
+def empty_batch(attention: Attention, impl: str) -> None:
+    """A batch of no samples gives an output of none, and gradients."""
+    for dtype in (torch.float64, torch.float16):
+        module = helpers.build(attention, SMALL, impl).to(dtype)
+        q, k, v = (t[:0].requires_grad_() for t in helpers.inputs(SMALL, dtype=dtype))
+        y = module(q, k, v, grid=SMALL.grid)
+        assert y.shape == v.shape, f"{list(y.shape)} for v {list(v.shape)}"
+        assert all(g.shape == t.shape for g, t in zip(helpers.gradients(y, [q, k, v]), (q, k, v), strict=True))
+
+
+def wrong_inputs(attention: Attention, impl: str) -> None:
+    """What no attention can take is told in one line; other heads than it was built for are served rightly, or told."""
+    module, (q, k, v), grid = helpers.build(attention, SMALL, impl), helpers.inputs(SMALL), SMALL.grid
+    wrong = {
+        "one dtype": [(q, k.half(), v, grid), (q.float(), k, v, grid), (q, k, v.bfloat16(), grid)],
+        "one device": [(q, k.to("meta"), v, grid)],
+        "floating-point": [(q.int(), k.int(), v.int(), grid), (q[:, :, :0], k[:, :, :0], v[:, :, :0], (0, 0)),
+                           (q[:, :0], k[:, :0], v[:, :0], grid)],
+        "disagree": [(q, k[:, :, :-1], v[:, :, :-1], grid), (q, k, v[:, :, :-1], grid), (q, k[:1], v, grid)],
+        "must be": [(q[0], k[0], v[0], grid), (q.numpy(), k, v, grid), (q, None, v, grid), (q, k, v, (7.0, 9.0)),
+                    (q, k, v, (63,))],
+        "does not hold": [(q, k, v, (8, 8)), (q, k, v, (-7, -9))],
+    }
+    for message, calls in wrong.items():
+        for call in calls:
+            said = _refusal(module, call)
+            assert message in said, f"{message} is not in {said!r}"
+            assert "\n" not in said, said
+    for built, called in ((1, 8), (2, 8)), ((4, 8), (2, 8)), ((2, 4), (2, 8)), ((2, 8), (2, 6)):
+        shapes = [Shape(2, heads, *grid, head_dim) for heads, head_dim in (built, called)]
+        tensors = _inputs(attention, shapes[1])
+        module, fresh = (helpers.build(attention, shape, impl) for shape in shapes)
+        if said := _refusal(module, (*tensors, grid)):
+            assert "was built for" in said, said
+        else:
+            _assert_near(module(*tensors, grid), fresh(*tensors, grid), 1e-12, f"{called} where {built} was built")
+
+
 def linearity(attention: Attention, impl: str) -> None:
     """Where LINEAR_IN_V: attn(q, k, I) is the attention's own matrix."""
     if not attention.module.LINEAR_IN_V:
@@ -180,6 +221,21 @@ def determinism(attention: Attention, impl: str) -> None:
     assert torch.equal(ys[0], ys[2]), "two modules of one seed differ"
 
 
+def state(attention: Attention, impl: str) -> None:
+    """All draws that decide the result are in the state_dict: a module with others gives the same once it has it."""
+    shape = Shape(1, 2, 30, 30, 8)
+    seeds = [{"seed": seed} if hasattr(attention.options, "seed") else {} for seed in (3, 4)]
+    ours, other = (helpers.build(dataclasses.replace(attention, options=dataclasses.replace(attention.options, **one)),
+                                 shape, impl, seed=i) for i, one in enumerate(seeds))
+    other.load_state_dict(ours.state_dict())
+    for rows, cols in ((30, 30), (28, 32)):
+        call = *_inputs(attention, Shape(1, 2, rows, cols, 8), kind="structured"), (rows, cols)
+        if said := _refusal(ours, call):
+            assert "was built for" in said, said
+        else:
+            assert torch.equal(ours(*call), other(*call)), f"another result on {rows}x{cols} tokens"
+
+
 def cost(attention: Attention, impl: str) -> None:
     """The FLOPs of the first implementation that a CPU can run are what torch counts, within 1 %, at several shapes."""
     if impl != attention.resolve("auto", "cpu", torch.float64):
@@ -199,6 +255,20 @@ def options(attention: Attention, impl: str) -> None:
     assert all(help for *_, help in opts.describe(attention.module.Options)), "an option has no help"
 
 
+def size(attention: Attention, impl: str) -> None:
+    """The option that is m is marked: where a whole number decides the rank, it is that one."""
+    if not hasattr(attention.module, "rank"):
+        return
+    shape = Shape(1, 2, 16, 16, 64)
+    for field in dataclasses.fields(attention.options):
+        ranks = set()
+        for value in (2, 3, 5) if type(field.default) is int else ():
+            with contextlib.suppress(UsageError):
+                ranks.add(attention.module.rank(shape, dataclasses.replace(attention.options, **{field.name: value})))
+        decides = len(ranks) > 1
+        assert decides == (field.name == attention.size_option), f"{field.name} decides the rank: {decides}"
+
+
 def device(attention: Attention, impl: str, where: str) -> None:
     """On another device: values in every dtype are near to the CPU's float64, gradients in float64 are the same."""
     shape = Shape(2, 2, 9, 17, 32)
@@ -215,10 +285,11 @@ def device(attention: Attention, impl: str, where: str) -> None:
 
 
 CHECKS = {check.__name__: check for check in (shapes, precision, batch_invariance, gradients, further_derivatives,
-                                              poisoned_memory, layouts, linearity, shared_keys, determinism, cost,
-                                              options)}
+                                              poisoned_memory, layouts, empty_batch, wrong_inputs, linearity,
+                                              shared_keys, determinism, state, cost, options,
+                                              size)}
 VARY_WITH_OPTIONS = ("shapes", "precision", "batch_invariance", "gradients", "further_derivatives", "layouts",
-                     "linearity", "cost")
+                     "empty_batch", "wrong_inputs", "linearity", "state", "cost")
 
 
 def counted_flops(attention: Attention, shape: Shape, impl: str) -> float:
@@ -248,6 +319,14 @@ def _with_gradients(attention: Attention, shape: Shape, impl: str, tensors: list
     y = module(q, q if attention.module.SHARES_QK else k, v, grid=shape.grid)
     seen = y if cotangent_of is None else y[cotangent_of:cotangent_of + 1]
     return [y.detach(), *helpers.gradients(seen, leaves)]
+
+
+def _refusal(module: torch.nn.Module, call: tuple[object, ...]) -> str:
+    try:
+        module(*call)
+    except UsageError as error:
+        return str(error)
+    return ""
 
 
 def _right_or_refused(derive: Callable[[], list[Tensor]], truths: list[Tensor], what: str) -> None:

@@ -77,6 +77,7 @@ import torch
 from torch import nn
 
 from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.options import option
 
 FAMILY = "feature map"
 COMPLEXITY = "N"
@@ -126,12 +127,19 @@ DEFECTS = {
     "reads uninitialised memory": ("poisoned_memory", "/ size", "/ size + 0 * torch.empty_like(v)"),
     "assumes contiguous inputs": ("layouts", "check_inputs(q, k, v, grid)", "q = q.view(-1).view(k.shape)"),
     "writes into its inputs": ("layouts", "check_inputs(q, k, v, grid)", "q.data.mul_(2)"),
+    "fails without samples": ("empty_batch", "y = q @", "q = q.view(len(q), -1).view(q.shape)\n        y = q @"),
+    "takes the heads of its build for those of the call": ("wrong_inputs", "return Linear()", "module = Linear()\n    "
+        "module.register_forward_hook(lambda module, inputs, y: y * shape.heads)\n    return module"),
     "is not linear in v": ("linearity", "k.mT @ v", "k.mT @ v.relu()"),
     "uses k though it says not": ("shared_keys", "SHARES_QK = False", "SHARES_QK = True"),
     "ignores k though it says not": ("shared_keys", "check_inputs(q, k, v, grid)", "k = q"),
     "draws numbers in the call": ("determinism", "/ size", "/ size * torch.rand(())"),
     "disturbs the random state": ("determinism", "/ size", "/ size + 0 * torch.rand(())"),
     "leaves an option unexplained": ("options", "    pass\n", "    size: int = 3\n"),
+    "does not say which option is m": ("size", "    pass\n", "    size: int = 3\n\n\ndef rank(shape, options):\n    "
+                                       "return options.size\n"),
+    "forgets what it drew": ("state", "return Linear()", "module, drawn = Linear(), torch.rand(())\n    "
+        "module.register_forward_hook(lambda module, inputs, y: y * drawn)\n    return module"),
     "costs half": ("cost", "flops=4.0", "flops=2.0"),
     "forgets the heads in its cost": ("cost", "* shape.heads", ""),
 }

@@ -116,6 +116,28 @@ def test_state_moves_between_two_of_a_kind() -> None:
     assert torch.equal(one(q, k, v), other(q, k, v))
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_state_for_what_is_not_built_yet_is_told(strict: bool) -> None:
+    full = torch.nn.ModuleDict({"mix": softbench.create("luna")})
+    full["mix"](*qkv(1, 2, 8, 4))
+    empty = torch.nn.ModuleDict({"mix": softbench.create("luna")})
+    with pytest.raises(UsageError, match=r"call prepare\(shape, like=q\) before load_state_dict"):
+        empty.load_state_dict(full.state_dict(), strict=strict)
+    softbench.create("linear").load_state_dict({})
+
+
+@pytest.mark.parametrize("name", plugins.names("attention"))
+def test_no_samples_give_an_output_of_none(name: str) -> None:
+    assert softbench.create(name)(*qkv(0, 2, 8, 4)).shape == (0, 2, 8, 4)
+
+
+def test_weights_elsewhere_are_told() -> None:
+    attention = softbench.create("luna")
+    attention(*qkv(1, 2, 8, 4))
+    with pytest.raises(UsageError, match=r"weights of this luna are on meta, and q, k, v on cpu: move one"):
+        attention.to("meta")(*qkv(1, 2, 8, 4))
+
+
 def test_copies_are_independent() -> None:
     q, k, v = qkv(1, 2, 8, 4)
     attention = softbench.create("linformer")

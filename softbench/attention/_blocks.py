@@ -164,7 +164,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part], impl: str) 
     for part in parts:
         # copies of keys are bounded, but where autograd would keep them all and add up gradients of the whole
         bounded = part.copies and not needs_grad(q, k, v)
-        step = max(1 + _COPIED_AT_ONCE // (len(q) * part.seen), part.blocks // 8) if bounded else part.blocks
+        step = max(1 + _COPIED_AT_ONCE // (max(1, len(q)) * part.seen), part.blocks // 8) if bounded else part.blocks
         for at in _places(len(q), part.blocks, len(q), step):
             keys, values = part.select(k, at), part.select(v, at)
             ys.append(softmax_attention(at.queries(q, part), keys, values, impl, at.mask(part.mask)).flatten(1, 2))
@@ -203,6 +203,6 @@ class _Blocks(torch.autograd.Function):
 
 
 def _places(groups: int, blocks: int, group_step: int, step: int) -> Iterator[At]:
-    for group in range(0, groups, group_step):
+    for group in range(0, max(1, groups), max(1, group_step)):  # of no groups there are empty places
         for low in range(0, blocks, step):
             yield At(group, min(groups, group + group_step), low, min(blocks, low + step))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softbench.attention import _adaptive
+from softbench.attention._drawn import Drawn
 from softbench.errors import UsageError
 from softbench.ops._common import is_traced, needs_grad, once
 from softbench.ops.average_pool import add_gradient
@@ -92,7 +93,7 @@ def landmark_note(grid: Grid, sampling: str, count: int, window: int = 0) -> str
     return f"{used} of {count} landmarks: they form a grid"
 
 
-class Landmarks(nn.Module):
+class Landmarks(Drawn):
     """Landmarks of SOFT (NeurIPS 2021, Table 4b), and two that look at the tokens (`_adaptive`).
 
     - `avg`: adaptive average pooling to the landmark grid, the paper's default.
@@ -112,7 +113,8 @@ class Landmarks(nn.Module):
 
     def __init__(self, sampling: str, count: int, grid: Grid, head_dim: int, seed: int = 0, window: int = 0) -> None:
         super().__init__()
-        self.sampling, self.count, self.seed = sampling, count, seed
+        self.sampling, self.count = sampling, count
+        self.seed = seed if sampling in ("random", *_adaptive.SAMPLINGS) else None
         self.built_for = grid
         if sampling in CONVOLVED:
             size = conv_window(grid, count, window)
@@ -129,15 +131,14 @@ class Landmarks(nn.Module):
         if self.sampling in CONVOLVED:
             return self._convolve(x, grid)
         if self.sampling in _adaptive.SAMPLINGS:
+            assert self.seed is not None
             return _adaptive.landmarks(x, self.sampling, self.count, self.seed)
         usual = math.prod(grid) == math.prod(self.built_for) and self.picked.device == x.device
         return x.index_select(2, self.picked if usual else self._pick(math.prod(grid)).to(x.device))
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Landmarks:  # every .to() and .to_empty() comes through here
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if "picked" in self._buffers:  # to_empty leaves in it what was in memory
+    def redraw(self) -> None:
+        if "picked" in self._buffers:
             self.picked = self._pick(math.prod(self.built_for)).to(self.picked.device)
-        return self
 
     def beside(self, x: Tensor, grid: Grid, dtype: torch.dtype, impl: str) -> tuple[Tensor, Tensor]:
         """The tokens, for one use that follows, and their landmarks in `dtype`; spares a gradient as large as x.
@@ -161,7 +162,7 @@ class Landmarks(nn.Module):
         if max(border) > 0:
             image = F.pad(image, (0, border[0], 0, border[1]), mode="replicate")
         image = F.conv2d(image, self.conv.weight.to(x.dtype), stride=window)
-        made = image.flatten(2).mT.reshape(b, h, -1, d)
+        made = image.flatten(2).mT.unflatten(0, (b, h))
         pooled = avg_pool(made, positions, conv_landmark_grid(grid, self.sampling, self.count, window))
         weight, bias = self.norm.weight.to(x.dtype), self.norm.bias.to(x.dtype)
         return F.gelu(F.layer_norm(pooled, (d,), weight, bias, self.norm.eps))
@@ -172,6 +173,7 @@ class Landmarks(nn.Module):
             return torch.arange(count, device="cpu")
         if self.sampling == "strided":
             return torch.arange(count, device="cpu") * tokens // count
+        assert self.seed is not None
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randperm(tokens, generator=generator, device="cpu")[:count].sort().values
 

@@ -26,7 +26,7 @@ from softbench.attention._feature_maps import check_odd
 from softbench.attention._landmarks import Landmarks, landmark_count, landmark_note
 from softbench.attention._nystrom import HeadwiseConv
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 from softbench.ops._common import needs_grad
 from softbench.options import option
 
@@ -40,7 +40,7 @@ IMPLS = ("eager", "math")
 
 @dataclass(frozen=True)
 class Options:
-    agents: int = option(49, "agents m, at any number of tokens", low=1, high=4096)
+    agents: int = option(49, "agents m, at any number of tokens", low=1, high=4096, size=True)
     conv: int = option(0, "size of the depthwise convolution of v that is added (odd, 0: none; the paper's is 3)",
                        low=0, high=99)
 
@@ -56,7 +56,6 @@ class Agent(nn.Module):
         self.conv = HeadwiseConv(shape.heads, options.conv) if options.conv else None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid)
         acc = accumulation_dtype(q.dtype)
         agents = self.agents(q, grid, acc)  # [B, H, m, D]
         if self.impl == "eager" and not (q.device.type == "cpu" and needs_grad(q, k, v)):

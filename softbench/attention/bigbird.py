@@ -17,8 +17,7 @@ the appendix on the implementation; the defaults are those of its internal const
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +25,9 @@ from torch.nn import functional as F
 
 from softbench.attention import _blocks
 from softbench.attention._blocks import Band, Gathered
+from softbench.attention._drawn import Drawn
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, check_inputs
+from softbench.contracts.attention import Cost
 from softbench.errors import UsageError
 from softbench.options import option
 
@@ -62,18 +62,17 @@ class Options:
         return self.window + self.globals + self.random
 
 
-class BigBird(nn.Module):
+class BigBird(Drawn):
     drawn: Tensor
 
     def __init__(self, shape: Shape, options: Options, impl: str) -> None:
         super().__init__()
-        self.options, self.impl = options, impl
+        self.options, self.impl, self.seed = options, impl, options.seed
         self.built_for = shape.heads, -(-shape.tokens // options.block)
         drawn = random_blocks(*self.built_for, options)
         self.register_buffer("drawn", drawn.to(torch.get_default_device()), persistent=False)  # [H, n - g, r]
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid)
         tokens, spare = q.shape[2], -q.shape[2] % self.options.block
         x = [t.flatten(0, 1).contiguous() for t in (q, k, v)]  # [G, N, D]
         if (tokens + spare) // self.options.block <= self.options.seen:
@@ -89,7 +88,7 @@ class BigBird(nn.Module):
         size, (head, tail) = self.options.block, self.options.ends
         n = -(-tokens // size)
         usual = (heads, n) == self.built_for and self.drawn.device == device
-        drawn = self.drawn if usual else random_blocks(heads, n, self.options).to(device)
+        drawn = self.drawn if usual else self._blocks(heads, n).to(device)
         near = torch.arange(head, n - tail, device=device).unsqueeze(1) + torch.arange(self.options.window,
                                                                                       device=device)
         near = near - self.options.window // 2
@@ -108,10 +107,12 @@ class BigBird(nn.Module):
             parts.append(Band((n - tail) * size, 1, tail * size, 0, tokens))
         return parts
 
-    def _apply(self, fn: Any, recurse: bool = True) -> BigBird:  # every .to() and .to_empty() comes through here
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.drawn = random_blocks(*self.built_for, self.options).to(self.drawn.device)  # to_empty left it unwritten
-        return self
+    def redraw(self) -> None:
+        self.drawn = self._blocks(*self.built_for).to(self.drawn.device)
+
+    def _blocks(self, heads: int, blocks: int) -> Tensor:
+        assert self.seed is not None
+        return random_blocks(heads, blocks, replace(self.options, seed=self.seed))
 
 
 def random_blocks(heads: int, blocks: int, options: Options) -> Tensor:

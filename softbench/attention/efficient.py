@@ -19,7 +19,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 from softbench.options import option
 
 FAMILY = "feature map"
@@ -41,7 +41,6 @@ class Efficient(nn.Module):
         self.options = options
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid)
         acc, kind = accumulation_dtype(q.dtype), v.dtype
         q, k, v = q.to(acc), k.to(acc), v.to(acc)
         if self.options.normalisation == "scaling":

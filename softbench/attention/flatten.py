@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from softbench.attention._feature_maps import DepthwiseConv, added, check_odd, over, quotient_flops
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 from softbench.ops._common import needs_grad
 from softbench.options import option
 
@@ -59,7 +59,6 @@ class Flatten(nn.Module):
         self.conv = DepthwiseConv(1, head_dim, options.conv) if options.conv else None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid, same_dim=True)
         acc, kind = accumulation_dtype(q.dtype), v.dtype
         values = v.to(acc)
         (fq, size_q), (fk, size_k) = self._focused(q.to(acc)), self._focused(k.to(acc))

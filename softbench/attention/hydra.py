@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 
 FAMILY = "feature map"
 COMPLEXITY = "N"
@@ -42,7 +42,6 @@ class Options:
 
 class Hydra(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid, same_dim=True)
         acc, kind = accumulation_dtype(q.dtype), v.dtype
         q, k, v = q.to(acc), k.to(acc), v.to(acc)
         values = _norm(k).reciprocal().mT @ (k * v)  # [B, H, 1, D]

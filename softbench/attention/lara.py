@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from softbench.attention._landmarks import avg_pool, landmark_count, landmark_grid, landmark_note
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 from softbench.options import option
 
 FAMILY = "landmark"
@@ -46,7 +46,7 @@ _LEAST = 1e-8  # of a weight, which may come out negative
 
 @dataclass(frozen=True)
 class Options:
-    proposals: int = option(49, "proposals m, at any number of tokens", low=1, high=4096)
+    proposals: int = option(49, "proposals m, at any number of tokens", low=1, high=4096, size=True)
     beta: float = option(1.0, "weight of the queries' own nearness to a proposal (0: the balance heuristic)",
                          low=0, high=100)
 
@@ -57,7 +57,6 @@ class LARA(nn.Module):
         self.options = options
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid)
         acc, scale = accumulation_dtype(q.dtype), q.shape[-1] ** -0.25
         to = landmark_grid(grid, self.options.proposals)
         q, k = q.to(acc) * scale, k.to(acc) * scale

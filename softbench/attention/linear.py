@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from softbench.attention._feature_maps import elu_plus_one, normalised, quotient_flops
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 from softbench.options import option
 
 FAMILY = "feature map"
@@ -43,7 +43,6 @@ class Linear(nn.Module):
         self.options = options
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid)
         acc = accumulation_dtype(q.dtype)
         fq, fk = elu_plus_one(q.to(acc)), elu_plus_one(k.to(acc))  # [B, H, N, D]
         return normalised(fq, fk, v.to(acc), self.options.eps).to(v.dtype)

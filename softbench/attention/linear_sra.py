@@ -25,7 +25,7 @@ from softbench.attention._landmarks import avg_pool
 from softbench.attention._reduction import Grid, Reduction, reduction_flops
 from softbench.attention._softmax import softmax_attention
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 from softbench.options import option
 
 FAMILY = "reduction"
@@ -49,7 +49,6 @@ class LinearSRA(nn.Module):
         self.reduce = Reduction(shape.heads * shape.head_dim, 1)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid, same_dim=True)
         acc, to = accumulation_dtype(q.dtype), _pooled(grid, self.options)
         keys, values = (F.gelu(t) for t in self.reduce(avg_pool(k, grid, to, acc), avg_pool(v, grid, to, acc), to))
         return softmax_attention(q, keys, values, self.impl, dtype=v.dtype)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from softbench.attention._softmax import softmax_attention
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 from softbench.errors import UsageError
 from softbench.options import option
 
@@ -32,7 +32,7 @@ IMPLS = ("sdpa", "math")
 
 @dataclass(frozen=True)
 class Options:
-    projected: int = option(256, "length r to which keys and values are projected", low=1, high=65536)
+    projected: int = option(256, "length r to which keys and values are projected", low=1, high=65536, size=True)
 
 
 class Linformer(nn.Module):
@@ -43,7 +43,6 @@ class Linformer(nn.Module):
         self.project_v = nn.Parameter(torch.randn(tokens, projected) * projected**-0.5)  # F
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid)
         if k.shape[2] != len(self.project_k):
             raise UsageError(f"This linformer was built for {len(self.project_k)} tokens, not {k.shape[2]}: its "
                              "projections fit one length. Build another.")
@@ -60,3 +59,8 @@ def build(shape: Shape, options: Options, impl: str) -> nn.Module:
 def cost(shape: Shape, options: Options) -> Cost:
     groups, n, d, r = shape.batch * shape.heads, shape.tokens, shape.head_dim, options.projected
     return Cost(flops=8.0 * groups * n * r * d, elements=2.0 * n * r + groups * (2 * r * d + n))
+
+
+def rank(shape: Shape, options: Options) -> int:
+    """The projected length r, which bounds the rank of the attention matrix."""
+    return min(options.projected, shape.tokens)

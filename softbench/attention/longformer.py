@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from softbench.attention import _blocks
 from softbench.attention._blocks import Band
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, check_inputs
+from softbench.contracts.attention import Cost
 from softbench.options import option
 
 FAMILY = "sparse"
@@ -47,7 +47,6 @@ class Longformer(nn.Module):
         self.options, self.impl = options, impl
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid)
         queries, keys, values = (x.flatten(0, 1) for x in (q, k, v))  # [G, N, D]
         parts = [replace(part, mask=self._mask(part, q.device)) for part in _parts(math.prod(grid), self.options)]
         return _blocks.attend(queries, keys, values, parts, self.impl).view(v.shape)

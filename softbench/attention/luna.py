@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 from softbench.options import option
 
 FAMILY = "low rank"
@@ -37,7 +37,7 @@ IMPLS = ("sdpa", "math")
 
 @dataclass(frozen=True)
 class Options:
-    slots: int = option(16, "learnt slots p, at any number of tokens", low=1, high=4096)
+    slots: int = option(16, "learnt slots p, at any number of tokens", low=1, high=4096, size=True)
 
 
 class Luna(nn.Module):
@@ -47,7 +47,6 @@ class Luna(nn.Module):
         self.slots = nn.Parameter(torch.randn(shape.heads, options.slots, shape.head_dim))  # s
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid)
         acc, scale = accumulation_dtype(q.dtype), q.shape[-1] ** -0.5
         keys = k.to(acc)
         pack = ((self.slots.to(acc) * scale) @ keys.mT).softmax(-1)  # A [B, H, p, N]

@@ -34,7 +34,7 @@ from softbench.attention._feature_maps import (
     quotient_flops,
 )
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 from softbench.options import option
 
 FAMILY = "feature map"
@@ -65,7 +65,6 @@ class Mlla(nn.Module):
         self.conv = DepthwiseConv(heads, head_dim, options.conv) if options.conv else None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid, same_dim=True)
         acc = accumulation_dtype(q.dtype)
         values = v.to(acc)
         return added(self._attend(q.to(acc), k.to(acc), values, grid), values, self.conv, grid).to(v.dtype)

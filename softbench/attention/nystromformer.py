@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from softbench.attention._feature_maps import check_odd
 from softbench.attention._landmarks import avg_pool, landmark_grid, landmark_note, segment_means
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 from softbench.ops import pseudo_inverse
 from softbench.options import option
 
@@ -37,7 +37,7 @@ IMPLS = ("sdpa", "math")
 
 @dataclass(frozen=True)
 class Options:
-    landmarks: int = option(64, "landmarks m, at any number of tokens", low=1, high=4096)
+    landmarks: int = option(64, "landmarks m, at any number of tokens", low=1, high=4096, size=True)
     pooling: Literal["segment", "avg"] = option("segment", "means of token segments, or of windows of the token grid")
     iterations: int = option(6, "steps of the pseudo-inverse", low=1, high=1000)
     conv: int = option(0, "length of the depthwise convolution of v that is added (odd, 0: none)", low=0, high=255)
@@ -55,7 +55,6 @@ class Nystromformer(nn.Module):
                      if options.conv else None)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid)
         acc, scale = accumulation_dtype(q.dtype), q.shape[-1] ** -0.25
         queries, keys, values = q.to(acc) * scale, k.to(acc) * scale, v.to(acc)
         lq, lk = self._landmarks(queries, grid), self._landmarks(keys, grid)  # [B, H, m, D]

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 from softbench.ops._common import needs_grad
 from softbench.options import option
 
@@ -40,7 +40,7 @@ _RELU_FLOOR = 1e-3
 
 @dataclass(frozen=True)
 class Options:
-    features: int = option(256, "random features r", low=1, high=65536)
+    features: int = option(256, "random features r", low=1, high=65536, size=True)
     kernel: Literal["softmax", "relu"] = option("softmax", "feature map: positive features of softmax, or relu")
     eps: float = option(1e-6, "added to each softmax feature, relative to the largest", low=0, high=1)
     seed: int = option(0, "seed of the random projection", low=0)
@@ -56,7 +56,6 @@ class Performer(nn.Module):
         self.register_buffer("projection", projection.to(torch.get_default_device()))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid)
         acc = accumulation_dtype(q.dtype)
         fq = self._features(q.to(acc), query=True)  # [B, H, N, r]
         fk = self._features(k.to(acc), query=False)  # [B, H, N, r]

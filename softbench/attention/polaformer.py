@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from softbench.attention._feature_maps import DepthwiseConv, added, check_odd, over
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 from softbench.options import option
 
 FAMILY = "feature map"
@@ -59,7 +59,6 @@ class Polaformer(nn.Module):
         self.conv = DepthwiseConv(1, head_dim, options.conv) if options.conv else None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid, same_dim=True)
         acc, kind = accumulation_dtype(q.dtype), v.dtype
         values, dim, share = v.to(acc), q.shape[3], 1 / q.shape[2]
         powers = 1 + self.options.alpha * self.power.to(acc).sigmoid()

@@ -25,15 +25,16 @@ of the paper's settings, buckets of 64 the known codes' default.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softbench.attention._drawn import Drawn
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 from softbench.ops._common import needs_grad, once
 from softbench.options import option
 
@@ -55,17 +56,17 @@ class Options:
     seed: int = option(0, "seed of the rotations", low=0)
 
 
-class Reformer(nn.Module):
+class Reformer(Drawn):
     rotations: Tensor
 
     def __init__(self, shape: Shape, options: Options) -> None:
         super().__init__()
-        self.options, self.built_for = options, (shape.head_dim, _chunks(shape.tokens, options)[0])
+        self.options, self.seed = options, options.seed
+        self.built_for = shape.head_dim, _chunks(shape.tokens, options)[0]
         rotations = random_rotations(*self.built_for, options).to(torch.get_default_device())
         self.register_buffer("rotations", rotations, persistent=False)  # [r, D, buckets / 2]
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid)
         acc, tokens, rounds = accumulation_dtype(q.dtype), q.shape[2], self.options.hashes
         x, values = q.flatten(0, 1).to(acc), F.pad(v.flatten(0, 1).to(acc), (0, 1), value=1.0)  # sums come along
         order = self._order(x.detach())  # [G, r, T]
@@ -78,11 +79,11 @@ class Reformer(nn.Module):
         there = (order + base * padded).flatten()
         rows = torch.arange(there.numel(), device=q.device).view(order.shape)
         back = torch.empty_like(order).scatter_(2, order, rows).transpose(0, 1).flatten()  # [r G T]
-        place = order.view(groups, rounds * count, -1)
+        place = order.view(groups, rounds * count, padded // count)
         x, values = (_sort(t, there, back, place.shape) for t in (x, values))
         sums, largest = self._in_chunks(x, values, place, tokens)
         unsorted = (order + base * padded + torch.arange(rounds, device=q.device)[:, None] * groups * padded).flatten()
-        sums = _Moved.apply(sums.flatten(0, 2), back, unsorted, 1).view(rounds, groups, padded, -1)
+        sums = _Moved.apply(sums.flatten(0, 2), back, unsorted, 1).view(rounds, groups, padded, sums.shape[3])
         largest = largest.flatten().index_select(0, back).view(rounds, groups, padded, 1)
         total = (sums * (largest - largest.amax(0)).exp()).sum(0)[:, :tokens]  # [G, N, E + 1]
         return (total[..., :-1] / total[..., -1:]).view(v.shape).to(v.dtype)
@@ -92,7 +93,7 @@ class Reformer(nn.Module):
         dim, tokens = x.shape[2], x.shape[1]
         count, size = _chunks(tokens, self.options)
         usual = (dim, count) == self.built_for and self.rotations.device == x.device
-        rotations = self.rotations if usual else random_rotations(dim, count, self.options).to(x.device)
+        rotations = self.rotations if usual else self._rotations(dim, count).to(x.device)
         orders = []
         for rotation in rotations.to(x.dtype):
             rotated = x @ rotation  # [G, N, buckets / 2]
@@ -111,7 +112,7 @@ class Reformer(nn.Module):
         count, size = place.shape[1:]
         keys = F.normalize(x, dim=-1)
         queries = x * x.shape[-1] ** -0.5
-        step = count if needs_grad(x, v) else max(1, count // 8, _SCORES_AT_ONCE // (2 * size * size * len(x)))
+        step = count if needs_grad(x, v) else max(1, count // 8, _SCORES_AT_ONCE // (2 * size * size * max(1, len(x))))
         sums, largest = [], []
         for low in range(0, count, step):
             high = min(count, low + step)
@@ -126,10 +127,12 @@ class Reformer(nn.Module):
             sums.append(scores @ values)
         return torch.cat(sums, 1), torch.cat(largest, 1)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Reformer:  # every .to() and .to_empty() comes through here
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.rotations = random_rotations(*self.built_for, self.options).to(self.rotations.device)
-        return self
+    def redraw(self) -> None:
+        self.rotations = self._rotations(*self.built_for).to(self.rotations.device)
+
+    def _rotations(self, dim: int, chunks: int) -> Tensor:
+        assert self.seed is not None
+        return random_rotations(dim, chunks, replace(self.options, seed=self.seed))
 
 
 class _Moved(torch.autograd.Function):
@@ -149,14 +152,14 @@ class _Moved(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
         (back,) = ctx.saved_tensors
         moved = dy.index_select(0, back)
-        return moved if ctx.times == 1 else moved.view(ctx.times, -1, dy.shape[1]).sum(0), None, None, None
+        return moved if ctx.times == 1 else moved.unflatten(0, (ctx.times, -1)).sum(0), None, None, None
 
 
 def _sort(x: Tensor, there: Tensor, back: Tensor, shape: torch.Size) -> Tensor:
     """Tokens [G, T, D] in the order of chunks [G, C, size, D]."""
     rows = x.reshape(-1, x.shape[-1])
-    moved: Tensor = _Moved.apply(rows, there, back, len(there) // len(rows))
-    return moved.view(*shape, -1)
+    moved: Tensor = _Moved.apply(rows, there, back, shape[1] * shape[2] // x.shape[1])
+    return moved.view(*shape, x.shape[-1])
 
 
 def _with_last(x: Tensor, low: int, high: int) -> Tensor:

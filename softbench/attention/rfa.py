@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from softbench.attention._feature_maps import normalised, quotient_flops
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 from softbench.options import option
 
 FAMILY = "feature map"
@@ -43,7 +43,7 @@ _LEAST_NORM = 1e-12
 
 @dataclass(frozen=True)
 class Options:
-    features: int = option(64, "random vectors r; gaussian makes two features of each", low=1, high=65536)
+    features: int = option(64, "random vectors r; gaussian makes two features of each", low=1, high=65536, size=True)
     kernel: Literal["gaussian", "arccos"] = option("gaussian", "feature map: sines and cosines, or relu")
     tau: float = option(1.0, "W is divided by it", low=1e-3, high=1e3)
     eps: float = option(1e-2, "least normaliser, a mean over the keys of the estimated kernel", low=1e-30, high=1)
@@ -61,7 +61,6 @@ class Rfa(nn.Module):
         self.register_buffer("projection", drawn.to(torch.get_default_device()))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid)
         acc = accumulation_dtype(q.dtype)
         fq, fk = self._features(q.to(acc)), self._features(k.to(acc))  # [B, H, N, 2 r] or [B, H, N, r]
         eps = self.options.eps * self.options.features

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 
 FAMILY = "feature map"
 COMPLEXITY = "N"
@@ -40,7 +40,6 @@ class Options:
 
 class Sima(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid)
         acc, kind = accumulation_dtype(q.dtype), v.dtype
         q, k, v = q.to(acc), k.to(acc), v.to(acc)
         values = k.mT @ v / _norm(k) / _norm(q)  # [B, H, D, E]

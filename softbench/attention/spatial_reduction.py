@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from softbench.attention._reduction import Reduction, reduced_grid, reduction_flops
 from softbench.attention._softmax import softmax_attention
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, check_inputs
+from softbench.contracts.attention import Cost
 from softbench.options import option
 
 FAMILY = "reduction"
@@ -51,7 +51,6 @@ class SpatialReduction(nn.Module):
         self.reduce = Reduction(dim, options.reduction) if options.reduction > 1 else None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid, same_dim=True)
         keys, values = (k, v) if self.reduce is None else self.reduce(k, v, grid)  # [B, H, M, D]
         return softmax_attention(q, keys, values, self.impl, dtype=v.dtype)
 

@@ -15,6 +15,7 @@ Source: Liu et al., Swin Transformer, ICCV 2021 (arXiv 2103.14030), section 3.2.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 
 from softbench.attention import _blocks
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, check_inputs
+from softbench.contracts.attention import Cost
 from softbench.errors import UsageError
 from softbench.options import option
 
@@ -52,7 +53,6 @@ class Window(nn.Module):
         self.options, self.impl = options, impl
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid)
         axes = [_Axis(length, self.options) for length in grid]
         size = axes[0].size * axes[1].size
         windows = _blocks.Band(0, axes[0].count * axes[1].count, size, 0, size, mask=_mask(axes, q.device))
@@ -85,15 +85,15 @@ def _split(x: Tensor, axes: list[_Axis]) -> Tensor:
         image = F.pad(image, (0, 0, 0, cols.spare, 0, rows.spare))
     if rows.shift or cols.shift:
         image = image.roll((-rows.shift, -cols.shift), (1, 2))
-    windows = image.view(len(image), rows.count, rows.size, cols.count, cols.size, -1).transpose(2, 3)
-    return windows.reshape(len(image), -1, x.shape[-1])
+    windows = image.unflatten(2, (cols.count, cols.size)).unflatten(1, (rows.count, rows.size)).transpose(2, 3)
+    return windows.reshape(len(image), math.prod(windows.shape[1:5]), x.shape[-1])
 
 
 def _join(y: Tensor, axes: list[_Axis], shape: torch.Size) -> Tensor:
     """The inverse of `_split`."""
     rows, cols = axes
-    windows = y.view(len(y), rows.count, cols.count, rows.size, cols.size, -1).transpose(2, 3)
-    image = windows.reshape(len(y), rows.count * rows.size, cols.count * cols.size, -1)
+    windows = y.view(len(y), rows.count, cols.count, rows.size, cols.size, y.shape[-1]).transpose(2, 3)
+    image = windows.reshape(len(y), rows.count * rows.size, cols.count * cols.size, y.shape[-1])
     if rows.shift or cols.shift:
         image = image.roll((rows.shift, cols.shift), (1, 2))
     return image[:, :rows.length, :cols.length].reshape(shape)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from softbench.case import Shape
-from softbench.contracts.attention import Cost, accumulation_dtype, check_inputs
+from softbench.contracts.attention import Cost, accumulation_dtype
 
 FAMILY = "channel"
 COMPLEXITY = "N"
@@ -43,7 +43,6 @@ class XCA(nn.Module):
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        check_inputs(q, k, v, grid, same_dim=True)
         acc = accumulation_dtype(q.dtype)
         q, k = q.to(acc), k.to(acc)
         rows = self.temperature.to(acc) / _lengths(q).mT  # [B, H, D, 1]

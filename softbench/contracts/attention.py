@@ -11,7 +11,8 @@ An attention file `softbench/attention/<name>.py` (or any file given as `--attn 
 - `FAMILY`: its place in the field, one of `FAMILIES`; `COMPLEXITY`: how its work grows with the tokens, as its paper
   claims: "N", "N log N" or "N^2";
 - `IMPLS`: its implementations, fastest first, the plainest (the one trusted as oracle) last;
-- `Options`: a frozen dataclass of `softbench.options.option` fields;
+- `Options`: a frozen dataclass of `softbench.options.option` fields; the one that is m, which buys accuracy, is marked
+  `size=True`, and is what `approx-error` varies;
 - `build(shape, options, impl) -> torch.nn.Module` with `forward(q, k, v, grid=(rows, cols)) -> [B, H, N, E]`;
 - `cost(shape, options) -> Cost`;
 - optionally `supports(impl, device, dtype, shape) -> str`: why `impl` cannot run there ("" where it can); `shape` is
@@ -26,24 +27,32 @@ An attention file `softbench/attention/<name>.py` (or any file given as `--attn 
 literals, so that `softbench list` can read them without importing torch. Every sample's result depends on that sample
 alone; half precision inputs are accumulated in float32, and may meet float32 parameters (within a backbone under
 autocast, attentions run outside it); parameters and random projections are drawn while building (seed torch first) or
-from a seed among the options, never during a call.
+from a seed among the options, never during a call, in training neither. What was drawn and decides the result is in the
+state_dict: itself, or the seed it follows from (`_drawn`). A batch of 0 samples gives an output of none.
+
+A module need not check its inputs: before each call it is told (`_checks`) that they are tensors of one floating dtype
+and device, that their shapes and the grid agree, and that its weights fit as many heads of that dim; not so under
+torch.compile and torch.jit.trace.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from softbench import options as opts
 from softbench import plugins
 from softbench.case import AttentionSpec, Shape
 from softbench.contained import contained
-from softbench.errors import PluginError, Unsupported, UsageError, text
+from softbench.contracts._checks import Checks
+from softbench.contracts._checks import check_inputs as check_inputs
+from softbench.errors import PluginError, Unsupported, text
 
 FAMILIES = ("exact", "feature map", "landmark", "low rank", "sparse", "reduction", "channel")
 COMPLEXITIES = ("N", "N log N", "N^2")
@@ -73,6 +82,11 @@ class Attention:
     module: ModuleType
     options: Any
 
+    @property
+    def size_option(self) -> str | None:
+        """The option that is m: landmarks, features, whatever the file calls it; None for an attention without one."""
+        return next((field.name for field in fields(self.module.Options) if field.metadata.get("size")), None)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Attention:
         return self  # nothing in it changes, and a Python module cannot be copied
 
@@ -82,7 +96,15 @@ class Attention:
         return load, (AttentionSpec(source, opts.to_dict(self.options)),)
 
     def build(self, shape: Shape, impl: str) -> nn.Module:
-        """The module at that shape. Raises Unsupported where the attention cannot have it, and says why."""
+        """The module at that shape, which checks its inputs. Raises Unsupported where the attention cannot have it."""
+        module = self.bare(shape, impl)
+        same_dim = getattr(self.module, "SAME_DIM", False)
+        checks = Checks(self.name, module, shape, partial(self.bare, impl=impl), same_dim)
+        module.register_forward_pre_hook(checks, with_kwargs=True)
+        return module
+
+    def bare(self, shape: Shape, impl: str) -> nn.Module:
+        """The module as the file makes it."""
         if reason := self.misfit(shape):
             raise Unsupported(f"{self.name} cannot run on {shape.rows}x{shape.cols} tokens of dim {shape.head_dim}:"
                               f" {reason}")
@@ -152,22 +174,13 @@ def _check(module: ModuleType, name: str) -> None:
         fields(module.Options)
     except TypeError:
         raise PluginError(f"Attention '{name}': Options must be a frozen dataclass.") from None
+    marked = [field.name for field in fields(module.Options) if field.metadata.get("size")]
+    if len(marked) > 1 or any(opts.types(module.Options)[one] is not int for one in marked):
+        raise PluginError(f"Attention '{name}': size=True marks one option, a whole number; here it marks"
+                          f" {', '.join(marked)}.")
     impls = module.IMPLS
     if not isinstance(impls, tuple) or not impls or not all(isinstance(i, str) for i in impls):
         raise PluginError(f"Attention '{name}': IMPLS must be a tuple of names, such as (\"eager\",).")
-
-
-def check_inputs(q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], same_dim: bool = False) -> None:
-    """Raise UsageError unless q, k [B, H, N, D], v [B, H, N, E] and grid agree; with `same_dim`, unless E = D too."""
-    if not q.dim() == k.dim() == v.dim() == 4:
-        shapes = ", ".join(str(tuple(t.shape)) for t in (q, k, v))
-        raise UsageError(f"q, k, v must be [batch, heads, tokens, dim]; got {shapes}.")
-    if q.shape != k.shape or q.shape[:3] != v.shape[:3]:
-        raise UsageError(f"q, k, v disagree in shape: {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}.")
-    if same_dim and q.shape[3] != v.shape[3]:
-        raise UsageError(f"This attention needs values of the same dim as its queries: {v.shape[3]}, not {q.shape[3]}.")
-    if grid[0] * grid[1] != q.shape[2]:
-        raise UsageError(f"grid {grid[0]}x{grid[1]} does not hold {q.shape[2]} tokens.")
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -43,7 +43,7 @@ def run_uncast(operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> 
     Under autocast an operation therefore has a graph of its own, which its backward goes through outside.
     """
     given = (operation, *args, *kwargs.values())
-    device = next(a.device.type for a in given if isinstance(a, Tensor))
+    device = next((a.device.type for a in given if isinstance(a, Tensor)), "cpu")
     outside = outside_autocast(device)
     if isinstance(outside, nullcontext):
         return operation(*args, **kwargs)

@@ -67,6 +67,8 @@ def test_every_check_sees_some_defect() -> None:
     ("import torch\n", "import torch\nimport no_such_module\n", "no_such_module"),
     ('IMPLS = ("eager",)', 'IMPLS = "eager"', "IMPLS must be a tuple"),
     ("@dataclass(frozen=True)\n", "", "Options must be a frozen dataclass"),
+    ("    pass\n", "    size: str = option('1', 'm', size=True)\n", "marks one option, a whole number"),
+    ("    pass\n", "    m: int = option(1, 'm', size=True)\n    n: int = option(1, 'n', size=True)\n", "marks m, n"),
 ])
 def test_broken_file_is_told_in_one_line(tmp_path: Path, sound: str, broken: str, message: str) -> None:
     path = helpers.write_plugin(tmp_path, helpers.SOUND.replace(sound, broken))

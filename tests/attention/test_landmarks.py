@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any
 
 import helpers
 import pytest
@@ -161,3 +163,24 @@ def test_notes() -> None:
     assert landmark_note((7, 9), "first", 49) == ""
     assert landmark_note((7, 9), "avg", 49) == "48 of 49 landmarks: they form a grid"
     assert landmark_note((2, 3), "random", 49) == "every token is a landmark (6, 49 asked)"
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("soft", {"sampling": "random", "landmarks": 9}), ("soft", {"sampling": "kmeans", "landmarks": 9}),
+    ("skyformer", {"landmarks": 9}), ("reformer", {"bucket": 4}), ("bigbird", {"block": 3}),
+])
+def test_seed_is_saved_and_a_state_without_one_keeps_that_of_the_module(name: str, options: dict[str, Any]) -> None:
+    shape = Shape(1, 2, 9, 9, 8)
+    q, k, v = helpers.inputs(shape, "structured")
+    ours, other = (helpers.build(helpers.load(name, seed=seed, **options), shape) for seed in (3, 4))
+    before = other(q, k, v, grid=shape.grid)
+    assert not torch.equal(before, ours(q, k, v, grid=shape.grid))
+    state = ours.state_dict()
+    old = {key: tensor for key, tensor in state.items() if not key.endswith("seed")}
+    assert len(old) < len(state)
+    other.load_state_dict(old)
+    assert torch.equal(other(q, k, v, grid=shape.grid), before)
+    other.load_state_dict(state, assign=True)
+    assert torch.equal(other(q, k, v, grid=shape.grid), ours(q, k, v, grid=shape.grid))
+    again = copy.deepcopy(other).float().double()
+    assert torch.equal(again(q, k, v, grid=shape.grid), other(q, k, v, grid=shape.grid))

@@ -11,7 +11,7 @@ import helpers
 import pytest
 import torch
 
-from softbench import inputs
+from softbench import inputs, plugins
 from softbench import options as opts
 from softbench.bench import study
 from softbench.case import Shape
@@ -55,6 +55,60 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(approximation._floor, "MOST_TOKENS", 50)
     yield
     approximation._cached_spectra.cache_clear()
+
+
+POOLED = '''
+"""Attention to means of as many segments as `anchors` says."""
+
+import torch
+from dataclasses import dataclass
+from torch import nn
+
+from softbench.contracts.attention import Cost
+from softbench.options import option
+
+APPROXIMATES = "softmax"
+SHARES_QK = False
+LINEAR_IN_V = True
+IMPLS = ("eager",)
+
+
+@dataclass(frozen=True)
+class Options:
+    anchors: int = option(7, "segments m", low=1, high=4096, size=True)
+
+
+class Pooled(nn.Module):
+    def __init__(self, anchors):
+        super().__init__()
+        self.anchors = anchors
+
+    def forward(self, q, k, v, grid):
+        k, v = (torch.stack([part.mean(2) for part in t.tensor_split(self.anchors, 2)], 2) for t in (k, v))
+        return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+def build(shape, options, impl):
+    return Pooled(options.anchors)
+
+
+def cost(shape, options):
+    return Cost(4.0 * shape.batch * shape.heads * shape.tokens * options.anchors * shape.head_dim, shape.tokens)
+'''
+
+
+@pytest.mark.parametrize("name", [name for name in plugins.names("attention") if helpers.load(name).size_option])
+def test_every_attention_with_an_m_is_measured_at_the_sizes_asked_for(name: str) -> None:
+    tasks = names(attn=name, sizes="4,9,16")
+    assert [f" m={size} " in task for size, task in zip((4, 9, 16), tasks, strict=True)] == [True] * 3, tasks
+
+
+def test_option_of_any_name_that_a_file_marks_is_m(tmp_path: Path) -> None:
+    found = [r for r in records(attn=helpers.write_plugin(tmp_path, POOLED, "pooled"), sizes="4,9,64")
+             if r.quantity == "error_matrix_fro"]
+    assert [(r.coords["size"], r.options["anchors"]) for r in found] == [(4, 4), (9, 9), (64, 64)]
+    assert found[0].value > found[1].value > found[2].value
+    assert found[2].value < 1e-9
 
 
 def test_keeps_the_contract_and_its_defaults_are_valid() -> None:

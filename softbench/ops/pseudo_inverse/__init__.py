@@ -78,6 +78,8 @@ def pseudo_inverse(a: Tensor, *, method: str = "cholesky", iterations: int | Non
     """
     check(method, ridge)
     entry, wide = METHODS[method], widened(a)
+    if not wide.numel():  # norms have no maximum over nothing
+        return wide
     module = _module(impl, wide, method)
     steps = usual_steps(method, int(a.shape[-1]), ridge) if iterations is None or not entry.products else iterations
     matrices = wide.reshape(-1, *a.shape[-2:])  # [G, m, m]

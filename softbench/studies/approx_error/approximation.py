@@ -104,7 +104,8 @@ def _cost(point: Point, costs: Costs) -> list[Observation]:
 
 
 def _errors_of(point: Point) -> list[Observation]:
-    samples = [_sample(point, module, seed) for module, seed in zip(_modules(point), point.seeds, strict=True)]
+    modules = _modules(point)
+    samples = [_sample(point, module, seed) for module, seed in zip(modules, point.seeds, strict=True)]
     missing = _missing(point)
     found = []
     for name in samples[0]:
@@ -113,17 +114,18 @@ def _errors_of(point: Point) -> list[Observation]:
         detail: dict[str, Any] = {"ci95": [_digits(x) for x in interval]} if interval else {}
         for key in samples[0][name].detail:
             detail[key] = [_digits(sample[name].detail[key]) for sample in samples]
-        found.append(_judged(point, name, mean, values, detail))
+        found.append(_judged(point, name, mean, values, detail, projection.can_fit(modules[0])))
     return found + [point.observation(name, None, status="unsupported", note=why) for name, why in missing.items()]
 
 
-def _judged(point: Point, name: str, mean: float, values: list[float], detail: dict[str, Any]) -> Observation:
+def _judged(point: Point, name: str, mean: float, values: list[float], detail: dict[str, Any],
+            fitted: bool) -> Observation:
     """The mean with its note. What is not finite has none; a gradient that is infinitely far off is one of nothing."""
     bad = sum(not math.isfinite(value) for value in values)
     if bad and name in _GRADIENTS and not any(map(math.isnan, values)):
         note = f"the exact gradient is 0 for {bad} of {len(values)} seeds, and the estimated one is not"
         return point.observation(name, None, status="unsupported", samples=values, detail=detail, note=note)
-    note = f"not finite for {bad} of {len(values)} seeds" if bad else _note(point, name, mean, detail)
+    note = f"not finite for {bad} of {len(values)} seeds" if bad else _note(point, name, mean, detail, fitted)
     return point.observation(name, mean, samples=values, detail=detail, note=note)
 
 
@@ -141,7 +143,7 @@ def _missing(point: Point) -> dict[str, str]:
     return missing
 
 
-def _note(point: Point, quantity: str, value: float, detail: dict[str, Any]) -> str:
+def _note(point: Point, quantity: str, value: float, detail: dict[str, Any], fitted: bool) -> str:
     notes = []
     if (smallest := max(detail.get("resolution", [0.0]))) and 0 < value <= smallest:
         notes.append(f"a bound: floors below {smallest:.0e} are not resolved")
@@ -152,7 +154,7 @@ def _note(point: Point, quantity: str, value: float, detail: dict[str, Any]) -> 
         notes.append(f"{what} of {point.shape.tokens:,} rows a head")
     if quantity == "error_matrix_fro":
         notes.append(point.subject.attention.note(point.shape))
-        if point.subject.attention.name == "linformer":
+        if fitted:
             notes.append("projections fitted to held-out samples")
         if point.kind == "gaussian_normalised":
             notes.append("its exact matrix, and so its floor, depends on m")

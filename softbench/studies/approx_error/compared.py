@@ -17,7 +17,6 @@ from softbench.studies.approx_error import tokens as _tokens
 if TYPE_CHECKING:
     from softbench.studies.approx_error.settings import Settings
 
-SIZES = ("landmarks", "features", "projected", "rank", "k")  # options that m goes by
 _SAMPLES = "soft"  # an attention that knows all choices of landmarks
 _FEATURES = 16  # times N: random features need not be fewer than tokens to come nearer, at a cost beyond the exact one
 
@@ -38,7 +37,7 @@ class Subject:
     @property
     def size_option(self) -> str | None:
         """The option that m is, or None for an attention without one."""
-        return next((name for name in SIZES if name in _names(self.attention)), None)
+        return self.attention.size_option
 
     def at(self, size: int) -> Subject:
         """The same attention with another m."""
@@ -181,7 +180,8 @@ def largest_size(subject: Subject, tokens: int) -> int:
     """The largest m that is worth a try: what the options allow, and N, or 16 N of random features."""
     field = next(f for f in fields(subject.attention.options) if f.name == subject.size_option)
     high = field.metadata.get("high")
-    return min(tokens * (_FEATURES if field.name == "features" else 1), 1 << 30 if high is None else int(high))
+    features = getattr(subject.attention.module, "FAMILY", "") == "feature map"
+    return min(tokens * (_FEATURES if features else 1), 1 << 30 if high is None else int(high))
 
 
 def _names(attention: Attention) -> list[str]:
