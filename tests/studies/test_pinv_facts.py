@@ -95,6 +95,15 @@ def test_single_precision_without_a_ridge_diverges_when_run_longer() -> None:
     assert 1e-3 < middle(with_ridge.after(60)["residual_ivp"]) < 0.05
 
 
+def test_on_photographs_iterations_bring_one_side_within_the_tolerance_and_cholesky_both() -> None:
+    """Two to six times beyond 1e-3 on five kinds of CPU, each of which rounds in its own way (docs/studies.md)."""
+    for method in ("newton_ci", "hyperpower", "nystromformer", "scaled_newton"):
+        reached = course("image", method).after(20)
+        assert 1.5e-3 < middle(reached["residual"]) < 1.5e-2
+        assert middle(reached["residual_ipv"]) < 2e-4
+    assert middle(course("image", "cholesky").after(20)["residual"]) < 1e-4
+
+
 def test_order_of_the_products_moves_the_rounding_from_one_side_to_the_other() -> None:
     """V (P V) keeps I - P V small and (V P) V keeps I - V P small; V itself is as wrong either way."""
     known = truth("smooth:0.1")
