@@ -15,8 +15,9 @@ exact. Rows sum to 1. Work 2 N m (3 D + 2 E) operations, memory m N.
 
 m = 49 and beta = 1 are the authors' defaults; beta = 0 leaves the balance heuristic alone. Their usual proposals go
 through a linear layer and a norm after the pooling; these are their variant without parameters, in which an attention
-trained as softmax can be evaluated. All is float32 for half inputs. Windows are those of a landmark grid, of any
-shape; with N <= m each token is one.
+trained as softmax can be evaluated. They pool to a square of 7 x 7 whatever the shape of the image; here windows are
+those of a landmark grid, which has rows and columns in the proportion of the token grid, so that the two agree on
+squares alone. With N <= m each token is a window. All is float32 for half inputs.
 
 Source: Zheng, Wang and Kong, Linear Complexity Randomized Self-attention Mechanism, ICML 2022 (arXiv 2204.04667), and
 the authors' code.

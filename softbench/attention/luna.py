@@ -3,9 +3,11 @@
     A = softmax(s k^T / sqrt(D)),    y = softmax(q (A k)^T / sqrt(D)) A v
 
 The slots s [H, p, D] are parameters: the queries of the packing attention A [B, H, p, N], whose result is what the
-queries of the tokens attend to. A packs keys and values alike, as the projections of a packed token are the packed
-projections. The whole is a matrix of rank p on the values; it is a function of its own and estimates no other. Work
-2 N p (3 D + 2 E) operations, memory p N.
+queries of the tokens attend to. A packs keys and values alike. With one head that is the paper's attention, as the
+projections of a packed token are the packed projections; with several it is not: the paper's packed tokens are made by
+all heads together and projected anew to keys and values, where here each head attends to what it packed itself. The
+whole is a matrix of rank p on the values; it is a function of its own and estimates no other. Work 2 N p (3 D + 2 E)
+operations, memory p N.
 
 p = 16 is the least of the paper's 16, 128 and 256. The slots start as standard normal numbers. Two things of the paper
 lie outside of one attention and are left out: the packed tokens are not handed on to the next layer as its slots, and

@@ -8,9 +8,11 @@ vectors; W is drawn from `seed`. Work 2 N r (2 D + 2 E + 1) operations, memory N
 
 The stabiliser c is the largest exponent: of each query by itself, and of each head's keys over tokens and features
 together. It cancels in the quotient up to eps, so that with eps = 0 the result is exactly that without c; eps is thus
-relative to the largest feature, and keeps the quotient from 0 / 0 at large norms. The gradient goes through c, which
-many codes detach, and so is that of the function computed at any eps. Features and sums are float32 for half inputs.
-The factor 1 / sqrt(r) cancels and is left out.
+relative to the largest feature, and keeps the quotient from 0 / 0 at large norms. In Google's code and those after it c
+is the largest w.x alone (of keys, in the whole batch): features are then at most exp(-|x|^2 / 2) and eps, though as
+large, counts for more the longer x is, so that it is another function but for eps = 0. The gradient goes through c,
+which many codes detach, and so is that of the function computed at any eps. Features and sums are float32 for half
+inputs. The factor 1 / sqrt(r) cancels and is left out.
 
 Source: Choromanski et al., Rethinking Attention with Performers, ICLR 2021 (arXiv 2009.14794), equation 5, Lemma 1.
 """

@@ -12,7 +12,9 @@ Features are computed as exp(p log |x| - c), with c the largest exponent of each
 tokens and channels together, so that they are in range at any length; c cancels in the quotient up to eps, which is
 thus relative to the largest feature (the authors add theirs to sums of features as they come). The gradient goes
 through c. |x| below 1e-30 counts as 0. Not part of this: the gate by which the authors' code multiplies the output,
-which is made from the block's input, its learnt scale of q and k, and positions. Everything is float32 for half inputs.
+which is made from the block's input, and positions. Nor is its learnt scale, by which it divides the channels of q and
+k: while all scales and all powers are equal, as before training, that cancels up to eps; afterwards it weighs the
+channels. Everything is float32 for half inputs.
 
 Source: Meng et al., PolaFormer: Polarity-aware Linear Attention for Vision Transformers, ICLR 2025 (arXiv 2501.15061);
 alpha = 4 and conv = 5 are the defaults of the authors' code.

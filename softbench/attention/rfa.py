@@ -11,8 +11,9 @@ for `arccos`; memory 2 N r.
 
 Sines and cosines have either sign, and so have estimates of small kernels; the mean over the keys that is divided by is
 therefore kept at or above eps (the authors' code does so for sums of features it scales by 0.01 to 0.1, which depends
-on N and r; here it is the mean kernel). W is fixed: no training-time redrawing, no learnt scale of W, no gate, which
-is for causal models. Lengths below 1e-12 count as 1e-12. Features and sums are float32 for half inputs.
+on N and r; here it is the mean kernel). One W serves all heads, where the authors draw one for each. W is fixed: no
+training-time redrawing, no learnt scale of W, no gate, which is for causal models. Lengths below 1e-12 count as 1e-12.
+Features and sums are float32 for half inputs.
 
 Source: Peng et al., Random Feature Attention, ICLR 2021 (arXiv 2103.02143), RFA-Gaussian and RFA-arccos; unit vectors
 as there; r = 64 and tau = 1 are the defaults of the authors' code.

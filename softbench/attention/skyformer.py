@@ -8,10 +8,12 @@ and ridge 0 it is exactly that. Work 8 N m D operations and the inverse, linear 
 
 Landmarks are drawn once from `seed`, without repetition, the same for all samples and heads (`random`), or evenly
 spaced (`strided`); the official code draws anew in every call, with repetition, so that its result is random. m = 128
-and the ridge of 0.1 are that code's. A + ridge I is scaled to D^(-1/2) (A + ridge I) D^(-1/2) by its row sums before it
-is inverted, and D^(-1/2) applied again after, as in the paper. The inverse is `cholesky` by default, which is right for
-any tokens; `nystromformer` with 6 steps is the paper's iteration, which stops short of the inverse where landmarks are
-alike (its start value is each matrix's own here, not one for the batch). Everything is float32 for half inputs.
+and the ridge of 0.1 are that code's; it multiplies tokens by 32^(-1/4) whatever D is, where here they are multiplied by
+D^(-1/4), as in the paper: the same for D = 32 alone. A + ridge I is scaled to D^(-1/2) (A + ridge I) D^(-1/2) by its
+row sums before it is inverted, and D^(-1/2) applied again after, as in the paper. The inverse is `cholesky` by default,
+which is right for any tokens; `nystromformer` with 6 steps is the paper's iteration, which stops short of the inverse
+where landmarks are alike (its start value is each matrix's own here, not one for the batch). Everything is float32 for
+half inputs.
 
 Source: Chen et al., Skyformer: Remodel Self-Attention with Gaussian Kernel and Nystrom Method, NeurIPS 2021
 (arXiv 2111.00035), and its official code.

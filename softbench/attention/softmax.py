@@ -1,7 +1,9 @@
 """Exact softmax attention, softmax(q k^T / sqrt(D)) v: the baseline.
 
 Work 2 N^2 (D + E) multiply-adds a head. `sdpa` is torch's fused call, which never writes the N x N scores where the
-device has a kernel for it; `math` writes them and accumulates in float32.
+device has a kernel for it; `math` writes them and accumulates in float32. On some CPUs torch's fused backward gives NaN
+where scores are huge, as those of q and k times 1e4; training is then measured as `failed`, the gradient not being
+finite, and `math` is right.
 
 Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017, equation 1.
 """
