@@ -106,8 +106,17 @@ def codes() -> str:
 
 def changed(there: str, here: str, *names: str) -> bool:
     """Whether any of these plugins, as "attention:mine", has other code in one text of `codes` than in the other."""
-    one, other = (json.loads(text or "{}") for text in (there, here))
+    one, other = map(_parsed, (there, here))
     return any(one.get(name) != other.get(name) for name in names or one.keys() & other.keys())
+
+
+def _parsed(codes: str) -> dict[str, str]:
+    """The text of `codes`; nothing where it comes from elsewhere and is none."""
+    try:
+        found = json.loads(codes)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _code(kind: str, name: str) -> str:

@@ -254,6 +254,9 @@ def test_a_changed_file_is_imported_anew_even_within_a_second(tmp_path: Path) ->
     assert plugins.changed(before, plugins.codes(), "attention:mine")
     assert not plugins.changed(before, plugins.codes(), "attention:soft")
     assert plugins.changed(before, plugins.codes())
+    for nonsense in ("", "no JSON", "[1]", "3", "[" * 100_000):
+        assert plugins.changed(nonsense, before, "attention:mine")
+        assert not plugins.changed(nonsense, before)
     assert not (tmp_path / "__pycache__").exists()
 
 
