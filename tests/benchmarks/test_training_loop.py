@@ -42,7 +42,7 @@ def ours(learner: Learner, batch: Batch) -> Callable[[], object]:
 
 def bare(learner: Learner, batch: Batch) -> Callable[[], object]:
     def step() -> float:
-        images = learners.normalised(batch, learner.group.device)
+        images = learner.images(batch)
         loss = F.cross_entropy(learner.model(images), batch.labels, label_smoothing=0.1)
         loss.backward()
         nn.utils.clip_grad_norm_(learner.model.parameters(), 1.0)
