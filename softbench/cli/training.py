@@ -95,7 +95,7 @@ def _colours(context: click.Context, flag: click.Parameter, text: str | None) ->
 @click.option("--resume/--no-resume", default=True, show_default=True,
               help="Go on where the run in --out was left; with --no-resume such a run is an error.")
 @click.option("--tensorboard", is_flag=True, help="Also write curves for TensorBoard.")
-@click.option("--dry-run", is_flag=True, help="Show the recipe; run nothing.")
+@click.option("--dry-run", is_flag=True, help="Check everything and show the recipe; run nothing.")
 @printing.format_option
 def train_imagenet_command(arch: str, out: Path | None, device: str, amp: str, workers: int | None, splits: str,
                            assignments: Sequence[str], form: str, dry_run: bool, **flags: Any) -> int:
@@ -107,23 +107,25 @@ def train_imagenet_command(arch: str, out: Path | None, device: str, amp: str, w
         raise UsageError(f"--{twice.replace('_', '-')} and --set {twice} are both given: leave one out.")
     settings |= given
     recipe = changed(row(*_parsed(arch), flags["data"]), settings)
-    if dry_run:
-        rows = [(name, str(getattr(recipe, name)), text) for name, _, _, text in opts.describe(Recipe)]
-        title = f"The recipe of {arch} on {flags['data']}, not run."
-        printing.print_tables([printing.listing(title, ("key", "value", "what"), rows)], form)
-        return 0
     out = out or Path("results") / "train" / f"{_slug(arch)}-{_slug(Path(flags['data']).name or flags['data'])}"
 
     from softbench.bench import session
     from softbench.training import distributed, job
     from softbench.training.learner import Arithmetic
+    from softbench.training.plan import Job
 
     where = session.device(device)
     arithmetic = Arithmetic(_amp(amp, where), flags.pop("compile"), flags.pop("sync_bn"), flags.pop("fsdp"))
-    asked = job.Job(
+    asked = Job(
         arch=arch, out=out, recipe=recipe, options=attention, arithmetic=arithmetic, device=where,
         given_batch="batch" in settings, workers=_workers(workers, where), splits=_splits(splits),
         minutes=flags.pop("checkpoint_minutes"), command=running.command(), **flags)
+    if dry_run:
+        job.look(asked, printing.say)
+        rows = [(name, str(getattr(recipe, name)), text) for name, _, _, text in opts.describe(Recipe)]
+        title = f"The recipe of {arch} on {asked.data}, not run."
+        printing.print_tables([printing.listing(title, ("key", "value", "what"), rows)], form)
+        return 0
     with Watcher(distributed.is_leader()) as watch:
         found = job.train(asked, watch)
     if found:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import torch
 
 from softbench.errors import ResultsError
+from softbench.models import checkpoints
 from softbench.records import FULL
 
 KEPT = 3
@@ -63,9 +64,9 @@ def save(folder: Path, state: Mapping[str, Any], step: int, *, best: bool = Fals
             file.flush()
             os.fsync(file.fileno())
         path = folder / f"step-{step:08d}-{hashed.digest.hexdigest()[:16]}.pt"
+        if best:  # first: whoever finds the checkpoint whole finds the best one, too
+            _link(unfinished, folder / BEST)
         os.replace(unfinished, path)
-        if best:
-            _link(path, folder / BEST)
         _sync(folder)
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else hashed.error if hashed else None
@@ -105,10 +106,9 @@ def _whole(path: Path) -> dict[str, Any] | None:
         matched = _NAME.fullmatch(path.name)
         if matched is None or digest[:16] != matched[2]:
             return None
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+        return dict(checkpoints.read(path))
+    except (OSError, ResultsError):
         return None
-    return state
 
 
 def _all(folder: Path) -> list[Path]:

@@ -8,10 +8,14 @@ Images travel as bytes and become normalised floats on the device.
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.context import ForkContext, ForkProcess
 from typing import Any
 
 import torch
@@ -22,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_
 
 from softbench.errors import ResultsError, UsageError
 from softbench.inputs import pictures
+from softbench.processes.stopping import SIGNALS
 from softbench.training import seeding
 from softbench.training.preparing import Prepared
 from softbench.training.recipe import Recipe
@@ -56,11 +61,28 @@ class Batch:
         self.images, self.labels = self.images.pin_memory(), self.labels.pin_memory()
         return self
 
+    def __getstate__(self) -> tuple[Any, ...]:
+        """How it comes from another process: images in shared memory as such, others as bytes through the pipe."""
+        images = self.images if self.images.is_shared() else self.images.numpy()
+        return images, self.labels.tolist(), self.indices, self.bad
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        images, labels, self.indices, self.bad = state
+        self.images, self.labels = torch.as_tensor(images), torch.tensor(labels)
+
 
 def collate(samples: list[Sample]) -> Batch:
-    """A batch of samples."""
+    """A batch of samples.
+
+    A process that loads puts the images into shared memory here, where it may fail. In torch's queue a batch for which
+    there is no room would vanish, and whoever waits for it would wait for ever.
+    """
     images, labels, indices, bad = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels), list(indices), [index for some in bad for index in some])
+    stacked = torch.stack(images)
+    if get_worker_info() is not None:
+        with suppress(RuntimeError):  # no room left: containers often have 64 MB in all
+            stacked.share_memory_()
+    return Batch(stacked, torch.tensor(labels), list(indices), [index for some in bad for index in some])
 
 
 class Images(Dataset[Sample]):
@@ -218,20 +240,52 @@ def evaluation_loader(split: Split, prepared: Prepared, *, batch: int, rank: int
 
 
 def started(loader: Any) -> Iterator[Batch]:
-    """An iterator over a loader, whose workers begin at once. It raises ResultsError where one of them is killed."""
+    """An iterator over a loader, whose processes begin at once.
+
+    Raises:
+        ResultsError: they cannot begin, or, while it iterates, one of them is killed.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)  # from Python 3.12 on
-        return _explained(iter(loader))
+        try:
+            batches = iter(loader)
+        except OSError as error:
+            raise ResultsError(f"Cannot start the processes that load images: {error.strerror or error}. Give fewer"
+                               " --workers; 0 is none.") from error
+    return _explained(batches)
 
 
 def _explained(batches: Iterator[Batch]) -> Iterator[Batch]:
     try:
         yield from batches
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not any(words in str(error) for words in ("DataLoader worker", "Communication with the workers")):
             raise
-        raise ResultsError("A process that loads images was killed, perhaps for memory: give fewer --workers. The same"
-                           " command goes on from the last checkpoint.") from error
+        raise ResultsError("A process that loads images was killed, perhaps for memory or shared memory, or files ran"
+                           " out: give fewer --workers. The same command goes on from the last checkpoint.") from error
+
+
+class _Worker(ForkProcess):
+    """A process that loads images. Where torch would terminate it, it is killed, as it ignores that signal."""
+
+    terminate = ForkProcess.kill
+
+
+class _Fork(ForkContext):
+    Process = _Worker
+
+
+def end_workers() -> None:
+    """Kill the processes that load images: one may hang in a reader, and waiting for it would never end."""
+    workers = [child for child in multiprocessing.active_children() if isinstance(child, _Worker)]
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if in_main else None  # torch takes it for an accident
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join(1.0)
+    if in_main:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def _no_limit(subset: Tensor | None) -> None:
@@ -276,11 +330,11 @@ def subset(images: int, limit: int | None, seed: int) -> Tensor | None:
 def _loading(workers: int, pin: bool) -> dict[str, Any]:
     """How torch loads. Workers are forked, as those of a fork server would outlive a killed job."""
     return {"num_workers": workers, "collate_fn": collate, "pin_memory": pin,
-            "worker_init_fn": _leave_signals_to_the_parent, "multiprocessing_context": "fork" if workers else None}
+            "worker_init_fn": _leave_signals_to_the_parent, "multiprocessing_context": _Fork() if workers else None}
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
     """Ctrl-C reaches all processes of a terminal: the workers go on until the checkpoint is written."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -94,31 +94,31 @@ def processes(device: torch.device) -> Iterator[Group]:
     Raises:
         ResultsError: another process was lost.
     """
-    world, rank = _whole("WORLD_SIZE", 1), _whole("RANK", 0)
+    world, number = world_size(), rank()
     if world == 1:
         yield Group(0, 1, device)
         return
     if device.type == "cuda":
         local = _whole("LOCAL_RANK", 0)
         if local >= torch.cuda.device_count():
-            raise UsageError(f"Process {rank} needs GPU {local}, and this machine has {torch.cuda.device_count()}: use"
-                             " torchrun --nproc-per-node with the number of GPUs.")
+            raise UsageError(f"Process {number} needs GPU {local}, and this machine has {torch.cuda.device_count()}:"
+                             " use torchrun --nproc-per-node with the number of GPUs.")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     store, *_ = next(rendezvous("env://"))
     # After a restart torchrun's store may still hold the addresses of processes that are gone.
     attempt = f"attempt-{_whole('TORCHELASTIC_RESTART_COUNT', 0)}"
     fresh = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=fresh, rank=rank, world_size=world)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=fresh, rank=number, world_size=world)
     try:
         control = dist.new_group(backend="gloo") if device.type == "cuda" else dist.group.WORLD
-        yield Group(rank, world, device, control)
+        yield Group(number, world, device, control)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ConnectionError) as error:
         if isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST):
-            raise ResultsError(f"Process {rank} of {world} lost touch with another one, which has ended or hangs. Start"
-                               " the same command again: it goes on from the last checkpoint.") from error
+            raise ResultsError(f"Process {number} of {world} lost touch with another one, which has ended or hangs."
+                               " Start the same command again: it goes on from the last checkpoint.") from error
         raise
     finally:
         dist.destroy_process_group()
@@ -136,9 +136,14 @@ def world_size() -> int:
     return _whole("WORLD_SIZE", 1)
 
 
+def rank() -> int:
+    """The number of this process among those that torchrun has started; 0 without it."""
+    return _whole("RANK", 0)
+
+
 def is_leader() -> bool:
     """Whether this process is the first, before the group exists."""
-    return _whole("RANK", 0) == 0
+    return rank() == 0
 
 
 def _whole(name: str, default: int) -> int:

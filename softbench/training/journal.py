@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import nn
 
+from softbench import files, records
 from softbench import options as opts
-from softbench import records
 from softbench.case import ModelSpec
 from softbench.errors import ResultsError, UsageError
 from softbench.models.blocks import ProjectedAttention
@@ -49,10 +49,48 @@ def made(measure: str, numbers: Mapping[str, float], *, spec: ModelSpec, model: 
 def own(folder: Path, run: str) -> list[Record]:
     """The latest records of a run in its folder, in the order of its epochs."""
     path = folder / RECORDS
-    if not path.exists() or not path.stat().st_size:
+    if not path.exists():
         return []
-    found = records.latest(records.read(path)[0])
+    found = records.latest(records.read(path, begun=True)[0])
     return sorted((r for r in found if r.coords.get("run") == run), key=lambda record: int(record.coords["epoch"]))
+
+
+def restored(tables: Sequence[Any], where: Path) -> list[Record]:
+    """Records that a checkpoint keeps as plain tables. Raises ResultsError where they are something else."""
+    try:
+        found = [Record(**table) for table in tables]
+        return found if all(record.identity() and record.to_json() for record in found) else []
+    except (TypeError, ValueError) as error:
+        raise ResultsError(f"A checkpoint in {where} keeps records that are none: it is damaged, or not by"
+                           " train-imagenet. Start anew with another --out.") from error
+
+
+def settle(folder: Path, run: str, epochs: int, last: Sequence[Record]) -> None:
+    """Make the records of a run those that its checkpoint stands for: each of so many epochs once, none of later ones.
+
+    A run that was killed after a checkpoint lacks the records of its `last` epoch; one whose newest checkpoint is torn
+    has an epoch that it does once more.
+
+    Raises:
+        ResultsError: the file cannot be written.
+    """
+    path = folder / RECORDS
+    if path.exists():
+        lines = files.read(path).decode(errors="surrogateescape").split("\n")
+        kept = [line for line in lines if not _is_later(line, run, epochs)]
+        if len(kept) < len(lines):
+            records.write_whole(path, "\n".join(kept))
+    known = {record.identity() for record in own(folder, run)}
+    if missing := [record for record in last if record.identity() not in known]:
+        records.append(path, missing)
+
+
+def _is_later(line: str, run: str, epochs: int) -> bool:
+    try:
+        coords = json.loads(line)["coords"]
+        return bool(coords["run"] == run and coords["epoch"] > epochs)
+    except (ValueError, TypeError, KeyError):  # not one of ours
+        return False
 
 
 def summary(found: Sequence[Record]) -> str:
@@ -98,10 +136,15 @@ def aside(say: Callable[[str], None]) -> Iterator[None]:
         say(f"Warning: {error} The work goes on without it.")
 
 
-def tensorboard(folder: Path) -> Any:
-    """TensorBoard's writer. Raises UsageError where it is not installed."""
+def check_tensorboard() -> None:
+    """Raise UsageError where TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         raise UsageError("--tensorboard needs the package tensorboard: pip install tensorboard.")
+
+
+def tensorboard(folder: Path) -> Any:
+    """TensorBoard's writer. Raises UsageError where it is not installed."""
+    check_tensorboard()
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder / "tensorboard"))

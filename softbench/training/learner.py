@@ -23,7 +23,7 @@ from torch.distributed.checkpoint import state_dict as states
 from torch.nn import functional as F
 
 from softbench import models
-from softbench.errors import UsageError
+from softbench.errors import ResultsError, UsageError
 from softbench.training import seeding
 from softbench.training.data import Batch
 from softbench.training.distributed import Group
@@ -134,10 +134,14 @@ class Learner:
         """Copies of the model's buffers, to be put back should batch norm see numbers that are not finite."""
         return [buffer.clone() for buffer in self.model.buffers()]
 
-    @torch.no_grad()
     def put_back(self, buffers: list[Tensor]) -> None:
         """Leave a step out: give the model's buffers these values, and have the scaler forget its gradients."""
         self.scaler.update()
+        self.restore(buffers)
+
+    @torch.no_grad()
+    def restore(self, buffers: list[Tensor]) -> None:
+        """Give the model's buffers these values."""
         for buffer, value in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(value)
 
@@ -161,7 +165,17 @@ class Learner:
         }
 
     def load(self, state: Mapping[str, Any], updates: int) -> None:
-        """Take over what `state` gave, after so many updates."""
+        """Take over what `state` gave, after so many updates. Raises ResultsError where that is something else."""
+        try:
+            self._load(state)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever torch makes of it
+            raise ResultsError("The last checkpoint does not hold what this model needs"
+                               f" ({type(error).__name__}). Start anew with another --out.") from error
+        self.move(updates)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         whole = states.StateDictOptions(full_state_dict=True)
         states.set_model_state_dict(self.model, state["state_dict"], options=whole)
         if self.ema:
@@ -170,7 +184,6 @@ class Learner:
             states.set_optimizer_state_dict(self.model, self.optimizer, state["optimizer"], options=whole)
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-        self.move(updates)
 
     def _wrapped(self) -> nn.Module:
         network: Any = torch.compile(self.model) if self.arithmetic.compile else self.model

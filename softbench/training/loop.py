@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from softbench.errors import ResultsError, UsageError
+from softbench.processes.stopping import Asked
 from softbench.training.data import Batch, TrainingLoader
 from softbench.training.learner import Learner
 from softbench.training.position import Position
@@ -37,44 +40,53 @@ class Step:
     finite: bool
 
 
-def steps(learner: Learner, loader: TrainingLoader, position: Position,
-          wish: Callable[[list[Batch]], list[float]]) -> Iterator[Step]:
+def steps(learner: Learner, loader: TrainingLoader, position: Position, wish: Callable[[list[Batch]], list[float]],
+          held: Callable[[], AbstractContextManager[Any]] = nullcontext) -> Iterator[Step]:
     """The steps of the epoch at `position` that are left; the position moves with each that was finite.
 
     Args:
         wish: numbers that each process brings in and all get the sums of: signals, counts of bad images.
+        held: puts off `Asked` within a block: from where the weights move until the next step is asked for.
     """
     batches = loader.epoch(position.epoch, position.step)
     while position.step < loader.steps:
         started = time.perf_counter()
         waited = 0.0
-        buffers = learner.buffers()
+        buffers, moved = learner.buffers(), False
         found: list[Batch] = []
         losses: list[Tensor] = []
-        for turn in range(learner.accumulate):
-            asked = time.perf_counter()
-            batch = _next(batches, learner.classes)
-            waited += time.perf_counter() - asked
-            number = (position.step * learner.accumulate + turn) * learner.group.world + learner.group.rank
-            losses.append(learner.loss_of(batch, position.epoch, number, last=turn == learner.accumulate - 1))
-            found.append(batch)
-        norm = learner.norm()
-        mean = torch.stack(losses).mean()
-        whole = bool(mean.isfinite()) and (learner.scaler.is_enabled() or bool(norm.isfinite()))
-        total, broken, *wishes = learner.group.summed([float(mean) if whole else 0.0, float(not whole), *wish(found)])
-        loss, lr = total / learner.group.world, learner.lr
-        if broken:
-            learner.put_back(buffers)
-        else:
-            learner.update(position.updates + 1)
-            position.loss += loss
-            position.counted += 1
-            advance(learner, position)
-        learner.forget()
-        seconds = time.perf_counter() - started
-        position.seconds += seconds
-        position.waited += waited
-        yield Step(loss, lr, seconds, waited, wishes, found, losses, not broken)
+        try:
+            for turn in range(learner.accumulate):
+                asked = time.perf_counter()
+                batch = _next(batches, learner.classes)
+                waited += time.perf_counter() - asked
+                number = (position.step * learner.accumulate + turn) * learner.group.world + learner.group.rank
+                losses.append(learner.loss_of(batch, position.epoch, number, last=turn == learner.accumulate - 1))
+                found.append(batch)
+            norm = learner.norm()
+            mean = torch.stack(losses).mean()
+            whole = bool(mean.isfinite()) and (learner.scaler.is_enabled() or bool(norm.isfinite()))
+            total, broken, *wishes = learner.group.summed(
+                [float(mean) if whole else 0.0, float(not whole), *wish(found)])
+            with held():
+                moved = True
+                loss, position.lr = total / learner.group.world, learner.lr
+                if broken:
+                    learner.put_back(buffers)
+                else:
+                    learner.update(position.updates + 1)
+                    position.loss += loss
+                    position.counted += 1
+                    advance(learner, position)
+                learner.forget()
+                seconds = time.perf_counter() - started
+                position.seconds += seconds
+                position.waited += waited
+                yield Step(loss, position.lr, seconds, waited, wishes, found, losses, not broken)
+        except Asked:
+            if not moved:  # yet batch norm has seen images of this step
+                learner.restore(buffers)
+            raise
 
 
 def advance(learner: Learner, position: Position) -> None:

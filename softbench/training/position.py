@@ -19,6 +19,9 @@ class Position:
         loss: sum of the losses of this epoch's steps; `counted` is how many these are.
         skipped: steps of all epochs that were left out as their numbers were not finite.
         seconds, waited: time of this epoch's steps, and how much of it went by waiting for images.
+        lr: the learning rate of the last step.
+        first: seconds of the first step since the run was last started.
+        peak: the most bytes that any of its processes had.
         bad: indices of training images that could not be read, of all epochs.
         best: the best top-1 so far and where it was.
     """
@@ -31,6 +34,9 @@ class Position:
     skipped: int = 0
     seconds: float = 0.0
     waited: float = 0.0
+    lr: float = 0.0
+    first: float = 0.0
+    peak: float = 0.0
     bad: list[int] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
 

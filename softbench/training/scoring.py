@@ -21,19 +21,21 @@ from softbench.machine import environment
 from softbench.models import checkpoints
 from softbench.models.checkpoints import Trained
 from softbench.processes import setup
-from softbench.processes.stopping import Stop
+from softbench.processes.stopping import Asked, Stop
 from softbench.records import Record
 from softbench.training import data, distributed, fingerprint, journal
 from softbench.training.badimages import BadImages
+from softbench.training.distributed import Group
 from softbench.training.evaluate import evaluate
-from softbench.training.job import data_name
 from softbench.training.learner import autocast
+from softbench.training.plan import data_name
 from softbench.training.position import Position
 from softbench.training.preparing import Prepared
 from softbench.training.recipe import Recipe, row
 from softbench.training.sources import open_source
 from softbench.training.views import EVAL
 
+_NO_SCORE = "Stopped before the last image: there is no score."
 _HEADS = ("head.weight", "head.bias", "fc.weight", "classifier.weight", "head.fc.weight")
 
 
@@ -83,46 +85,56 @@ def score(asked: Scoring, say: Callable[[str], None] = lambda text: None) -> lis
     state = setup.apply(Process(threads=asked.threads or distributed.threads_each()))
     with ExitStack() as stack:
         group = stack.enter_context(distributed.processes(torch.device(asked.device)))
-        stop = stack.enter_context(Stop())
-        with group.together():
-            loaded = checkpoints.read(asked.checkpoint)
-            said = checkpoints.trained(loaded, asked.checkpoint)
-            said = said if said and said.run else None
-            position = Position.read(loaded.get("position"), asked.checkpoint) if said else None
-            arch, options, recipe = _subject(asked, said)
-            model, weights = _model(asked, loaded, arch, options, recipe, position)
-            prepared = _prepared(asked, model, recipe, by_timm=said is None and arch.startswith(models.PEER))
-            source = open_source(asked.data, training=False, classes=_classes(model), class_map=asked.class_map,
-                                 splits=asked.splits, batch=asked.batch, names=said.names if said else None)
-            for remark in (f"Evaluation: {prepared}", *source.remarks) if group.leads else ():
-                say(remark)
-            chosen = data.subset(source.val.size, asked.limit, recipe.seed)
-            loader = data.evaluation_loader(
-                source.val, prepared, batch=asked.batch, rank=group.rank, world=group.world, workers=asked.workers,
-                pin=group.device.type == "cuda", subset=chosen)
-        model = model.to(group.device)
-        scores = evaluate(model, loader, group, prepare=lambda batch: prepared.normalised(batch.images, group.device),
-                          autocast=lambda: autocast(asked.amp, group.device),
-                          stopped=lambda: stop.signal != 0, shared=source.val.stream is None)
-        if scores is None:
-            raise Stop.error(int(max(group.gathered(stop.signal))), "Stopped before the last image: there is no score.")
-        bad = BadImages(source.val, "val", asked.out, asked.max_bad, group, [], say)
-        bad.note(scores.bad)
-        if not group.leads:
-            return []
-        return journal.made(
-            EVAL, {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss,
-                   "images_per_second": scores.images / scores.seconds},
-            spec=ModelSpec(arch, options), model=model, batch=asked.batch, image=prepared.size,
-            dtype="float32" if asked.amp == "none" else asked.amp, device=group.device.type, seed=recipe.seed,
-            coords={"data": data_name(asked.data), "weights": weights, "classes": source.classes,
-                    "images": scores.images, "checkpoint": asked.checkpoint.name,
-                    "digest": fingerprint.digest(fingerprint.of(source))},
-            detail={"waited_share": scores.waited / scores.seconds, "bad_images": len(bad.known),
-                    "devices": group.world, "eval_crop": prepared.crop, "prepared": prepared.as_dict(),
-                    "trained": said.run if said else None, "epochs_done": position.epoch if position else None},
-            environment=environment.take(state, str(group.device), asked.command))
+        stop = stack.enter_context(Stop(at_once=group.world == 1))
+        stack.callback(data.end_workers)
+        try:
+            return _scored(asked, group, stop, state, say)
+        except Asked as signal:
+            raise Stop.error(signal.signal, _NO_SCORE) from None
     raise AssertionError("unreachable")
+
+
+def _scored(asked: Scoring, group: Group, stop: Stop, state: dict[str, Any],
+            say: Callable[[str], None]) -> list[Record]:
+    with group.together():
+        loaded = checkpoints.read(asked.checkpoint)
+        said = checkpoints.trained(loaded, asked.checkpoint)
+        said = said if said and said.run else None
+        position = Position.read(loaded.get("position"), asked.checkpoint) if said else None
+        arch, options, recipe = _subject(asked, said)
+        model, weights = _model(asked, loaded, arch, options, recipe, position)
+        prepared = _prepared(asked, model, recipe, by_timm=said is None and arch.startswith(models.PEER))
+        source = open_source(asked.data, training=False, classes=_classes(model), class_map=asked.class_map,
+                             splits=asked.splits, batch=asked.batch, names=said.names if said else None)
+        for remark in (f"Evaluation: {prepared}", *source.remarks) if group.leads else ():
+            say(remark)
+        chosen = data.subset(source.val.size, asked.limit, recipe.seed)
+        loader = data.evaluation_loader(
+            source.val, prepared, batch=asked.batch, rank=group.rank, world=group.world, workers=asked.workers,
+            pin=group.device.type == "cuda", subset=chosen)
+    model = model.to(group.device)
+    scores = evaluate(model, loader, group, prepare=lambda batch: prepared.normalised(batch.images, group.device),
+                      autocast=lambda: autocast(asked.amp, group.device),
+                      stopped=lambda: stop.signal != 0, shared=source.val.stream is None)
+    if scores is None:
+        raise Stop.error(int(max(group.gathered(stop.signal))), _NO_SCORE)
+    stop.hold()
+    bad = BadImages(source.val, "val", asked.out, asked.max_bad, group, [], say)
+    bad.note(scores.bad)
+    if not group.leads:
+        return []
+    return journal.made(
+        EVAL, {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss,
+               "images_per_second": scores.images / scores.seconds},
+        spec=ModelSpec(arch, options), model=model, batch=asked.batch, image=prepared.size,
+        dtype="float32" if asked.amp == "none" else asked.amp, device=group.device.type, seed=recipe.seed,
+        coords={"data": data_name(asked.data), "weights": weights, "classes": source.classes,
+                "images": scores.images, "checkpoint": asked.checkpoint.name,
+                "digest": fingerprint.digest(fingerprint.of(source))},
+        detail={"waited_share": scores.waited / scores.seconds, "bad_images": len(bad.known),
+                "devices": group.world, "eval_crop": prepared.crop, "prepared": prepared.as_dict(),
+                "trained": said.run if said else None, "epochs_done": position.epoch if position else None},
+        environment=environment.take(state, str(group.device), asked.command))
 
 
 def _subject(asked: Scoring, said: Trained | None) -> tuple[str, dict[str, Any], Recipe]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -30,3 +32,15 @@ def reseed(*parts: int, cpu_only: bool = False) -> None:
         torch.default_generator.manual_seed(seed)  # manual_seed would wake CUDA up in every worker
     else:
         torch.manual_seed(seed)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Give all generators back as they were, whatever the block draws."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
