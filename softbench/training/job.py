@@ -114,8 +114,11 @@ def _found(job: Job, say: Callable[[str], None]) -> dict[str, Any] | None:
     if not job.resume:
         raise UsageError(f"{job.out} holds a run already: give another --out, or leave out --no-resume to go on.")
     found, path = newest
-    said = checkpoints.trained(found, path)
-    Position.read(found.get("position"), path)
+    try:
+        said = checkpoints.trained(found, path)
+        Position.read(found.get("position"), path)
+    except ResultsError as error:
+        raise ResultsError(f"{error} Start anew with another --out.") from error
     if not (said and type(said.run.get("batch")) is int and said.run["batch"] > 0
             and all(isinstance(found.get(part), dict) for part in ("state_dict", "optimizer", "scaler", "images"))
             and isinstance(found.get("records", []), list)):

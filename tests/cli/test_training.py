@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import random
 import signal
 import sys
 import time
 
 import pytest
+import torch
 
 from softbench import records
 from softbench.cli import cli, training
@@ -75,9 +78,10 @@ def test_a_run_and_its_score(run):
     (["--data", "digits", "--sync-bn"], "on GPUs only"),
     ([], "Missing option '--data'"),
 ])
-def test_mistakes_are_one_line(run, arguments, said):
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_mistakes_are_one_line(run, arguments, said, dry):
     device = [] if "--device" in arguments else ["--device", "cpu"]
-    code, out, err = run("train-imagenet", *arguments, *device, "--threads", "1")
+    code, out, err = run("train-imagenet", *arguments, *device, *dry, "--threads", "1")
     assert (code, out) == (2, "")
     assert said in err
     assert err.count("\n") == 1
@@ -107,13 +111,34 @@ def test_a_score_that_cannot_be_kept_is_told(run, monkeypatch):
 
 
 def test_dry_run_shows_the_recipe_and_leaves_no_trace(run, tmp_path):
-    code, out, _ = run("train-imagenet", "--data", "/data/imagenet", "--arch", "performer-medium", "--set",
-                       "features=64", "--set", "recipe.eps=1e-6", "--dry-run")
-    assert code == 0
+    before = torch.get_rng_state(), random.getstate(), torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    code, out, err = run("train-imagenet", "--data", "synthetic", "--arch", "performer-medium", "--set",
+                         "features=64", "--set", "recipe.eps=1e-6", "--dry-run", "--device", "cpu")
+    assert code == 0, err
     lines = {line.split()[0]: line.split()[1] for line in out.splitlines() if line.count("  ")}
     assert (lines["lr"], lines["total_batch"], lines["batch"], lines["eps"]) == ("0.00035", "1024", "32", "1e-06")
     assert set(Recipe.__dataclass_fields__) <= set(lines)
+    assert "1,000 classes, images of 224 pixels, on 1 x cpu" in err
+    assert "Total batch 1,024 = 32 images x 1 device x 32 accumulated; 1,251 steps an epoch, 300 epochs" in err
     assert not list(tmp_path.joinpath("here").iterdir())
+    after = torch.get_rng_state(), random.getstate(), torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_dry_run_knows_a_run(run, tmp_path):
+    assert run("train-imagenet", *SMALL, "--out", "r", "--epochs", "1")[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    code, _, err = run("train-imagenet", *SMALL, "--out", "r", "--epochs", "1", "--dry-run")
+    assert (code, "Finished already: all 1 epochs are in r." in err) == (0, True)
+    for more, said in ((["--no-resume"], "holds a run already"), (["--set", "lr=1"], "another recipe (lr:")):
+        code, _, err = run("train-imagenet", *SMALL, "--out", "r", "--epochs", "1", "--dry-run", *more)
+        assert (code, said in err) == (2, True)
+    with open("r/.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, _, err = run("train-imagenet", *SMALL, "--out", "r", "--epochs", "1", "--dry-run")
+        assert (code, "Another run is at work in r" in err) == (2, True)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_settings_go_where_they_belong():

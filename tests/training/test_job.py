@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from training import jobs
 
 from softbench import records
 from softbench.errors import ResultsError, UsageError
-from softbench.training import checkpoint, journal
+from softbench.training import checkpoint, data, journal
 from softbench.training.badimages import BadImages
 from softbench.training.data import EVALUATION, Images
 from softbench.training.distributed import Group
@@ -246,6 +249,40 @@ def test_a_loader_that_is_killed_during_evaluation_is_said(tmp_path, monkeypatch
     with pytest.raises(ResultsError, match=r"loads images was killed.* --workers"):
         jobs.train(jobs.job(tmp_path, workers=1))
     assert not (tmp_path / "records.jsonl").exists()
+
+
+def test_where_shared_memory_is_full_images_come_through_the_pipe(tmp_path, monkeypatch, run):
+    def full(tensor):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    found = jobs.train(jobs.job(tmp_path, workers=2))
+    assert {r.quantity: r.value for r in found if "top" in r.quantity} == {
+        r.quantity: r.value for r in run[2] if "top" in r.quantity}
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root, to mount a small /dev/shm")
+def test_a_small_shared_memory_hangs_nothing(tmp_path):
+    """Docker gives 64 MB; here it is one, and a batch is larger."""
+    script = ("import sys; from pathlib import Path; from training import jobs\n"
+              "jobs.train(jobs.job(Path(sys.argv[1]), workers=2, epochs=1, total_batch=64, batch=64, img_size=128))")
+    mounted = "mount -t tmpfs -o size=1m tmpfs /dev/shm || exit 77; exec \"$@\""
+    done = subprocess.run(["unshare", "-m", "bash", "-c", mounted, "-", sys.executable, "-c", script, str(tmp_path)],
+                          env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                          capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip("may not mount here")
+    assert done.returncode == 0, done.stderr
+    assert len(records.read(tmp_path / "records.jsonl")[0]) > 5
+
+
+def test_processes_that_cannot_begin_are_one_line(tmp_path, monkeypatch):
+    def none_left(process):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(data._Worker, "start", none_left)
+    with pytest.raises(ResultsError, match=r"Cannot start the processes that load images: Resource temp.*--workers"):
+        jobs.train(jobs.job(tmp_path, workers=1))
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +17,12 @@ import torch
 from training import jobs
 from training.test_sources import folder
 
-from softbench.errors import UsageError
+from softbench import records
+from softbench.errors import ResultsError, UsageError
 from softbench.processes.stopping import Terminated
-from softbench.training import checkpoint
+from softbench.records import Record
+from softbench.training import checkpoint, job, journal
+from softbench.training.data import EVALUATION, Images, Order
 from softbench.training.learner import Learner
 
 STEPS = 6  # two epochs of three
@@ -80,7 +87,139 @@ def test_killed_between_record_and_checkpoint_no_epoch_is_listed_twice(tmp_path,
     assert (tmp_path / "summary.csv").read_text().count("\n") == 3
 
 
-@pytest.mark.parametrize(("name", "code"), [("TERM", 143), ("INT", 130)])
+class Gone(BaseException):
+    """The process was killed here."""
+
+
+def killed(monkeypatch: pytest.MonkeyPatch, where: object, name: str, call: int, after: bool) -> None:
+    """End the process at the so manieth call of a function, before or after it has done its work."""
+    real, calls = getattr(where, name), []
+
+    def ended(*args, **keys):
+        calls.append(1)
+        if len(calls) == call and not after:
+            raise Gone
+        result = real(*args, **keys)
+        if len(calls) == call:
+            raise Gone
+        return result
+
+    monkeypatch.setattr(where, name, ended)
+
+
+def told(found: list[Record]) -> list[tuple[str, float | None, dict, dict]]:
+    """Records without what a clock or a memory meter says."""
+    measured = ("images_per_second", "peak_memory")
+    times = ("first_step_seconds", "waited_share")
+    return [(r.quantity, r.value, r.coords, {key: value for key, value in r.detail.items() if key not in times})
+            for r in found if r.quantity not in measured]
+
+
+@pytest.mark.parametrize(("where", "name", "call", "after"), [
+    (Learner, "update", 3, True), (job, "evaluate", 1, False), (job, "evaluate", 2, True),
+    (checkpoint, "save", 4, False), (checkpoint, "_link", 1, True), (checkpoint, "save", 4, True),
+    (records, "append", 1, False), (records, "append", 1, True), (journal, "summary", 1, True),
+    (Learner, "update", 4, False), (checkpoint, "save", 5, True), (records, "append", 2, False)])
+def test_killed_anywhere_around_the_end_of_an_epoch_the_records_are_the_same(
+        tmp_path, undisturbed, monkeypatch, where, name, call, after):
+    """With a checkpoint after each step, three of them an epoch: the fourth is that of the epoch."""
+    with monkeypatch.context() as patch:
+        killed(patch, where, name, call, after)
+        with pytest.raises(Gone):
+            jobs.train(jobs.job(tmp_path, minutes=0.0))
+    found = jobs.train(jobs.job(tmp_path))
+    assert records.read(tmp_path / "records.jsonl") == (found, [])
+    assert told(found) == told(records.read(undisturbed / "records.jsonl")[0])
+    assert all(record.value for record in found if record.quantity in ("lr", "images_per_second", "peak_memory"))
+    assert all(record.detail["first_step_seconds"] for record in found)
+    best = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
+    assert jobs.equal(best["state_dict"], torch.load(undisturbed / "checkpoints" / "best.pt")["state_dict"])
+
+
+def test_an_epoch_that_is_done_once_more_is_recorded_once(tmp_path, undisturbed):
+    """Its checkpoint is damaged after it was recorded; a line of somebody else stays."""
+    jobs.train(jobs.job(tmp_path, minutes=0.0))
+    last = max((tmp_path / "checkpoints").glob("step-*"), key=lambda path: path.stat().st_mtime_ns)
+    last.write_bytes(last.read_bytes()[:-100])
+    with (tmp_path / "records.jsonl").open("a") as file:
+        file.write("a note\n")
+    found = jobs.train(jobs.job(tmp_path))
+    assert told(found) == told(records.read(undisturbed / "records.jsonl")[0])
+    whole, problems = records.read(tmp_path / "records.jsonl")
+    assert (whole, len(problems)) == (found, 1)
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda state: state | {"position": {"epoch": "one"}}, lambda state: state | {"position": None},
+    lambda state: state | {"run": [1]}, lambda state: state | {"run": state["run"] | {"batch": "many"}},
+    lambda state: state | {"arch": torch.zeros(2)}, lambda state: state | {"images": 3},
+    lambda state: {key: value for key, value in state.items() if key != "optimizer"},
+    lambda state: state | {"records": [{"measure": 3}]}, lambda state: state | {"state_dict": {"x": 1}},
+    lambda state: state | {"scaler": {"x": 1}, "optimizer": {"state": 5}},
+    lambda state: [state], lambda state: state | {"hook": Path("code")}])
+def test_an_odd_checkpoint_in_a_run_is_one_line(tmp_path, undisturbed, spoil):
+    torch.save(spoil(jobs.weights(undisturbed)), tmp_path / "odd.pt")
+    digest = hashlib.sha256((tmp_path / "odd.pt").read_bytes()).hexdigest()[:16]
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "odd.pt").rename(tmp_path / "run" / "checkpoints" / f"step-00000006-{digest}.pt")
+    with pytest.raises((ResultsError, UsageError)) as caught:
+        jobs.train(jobs.job(tmp_path / "run"))
+    assert "\n" not in str(caught.value)
+    assert "another --out" in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("split", ["training", "evaluation"])
+def test_a_signal_is_obeyed_while_storage_hangs(tmp_path, monkeypatch, workers, split):
+    """From the fifth micro-batch on, or in the first evaluation, no image comes any more."""
+    real = Images.__getitem__
+
+    def hanging(images, key):
+        if (key[0] == EVALUATION) if split == "evaluation" else (images.subset is not None and key in late):
+            time.sleep(600)
+        return real(images, key)
+
+    order = Order(100, 16, 2, 0, 1, jobs.recipe().seed)
+    late = {key for batch in list(order)[4:] for key in batch} if split == "training" else set()
+    monkeypatch.setattr(Images, "__getitem__", hanging)
+    watch = jobs.Watch()
+    steps = 2 if split == "training" else 3
+    timer = threading.Thread(target=lambda: (wait_for(lambda: len(watch.losses) == steps), time.sleep(1),
+                                             os.kill(os.getpid(), signal.SIGTERM)))
+    timer.start()
+    with pytest.raises(Terminated, match=f"Stopped in epoch 1 after step {steps} of 3; a checkpoint is in"):
+        jobs.train(jobs.job(tmp_path, workers=workers), watch)
+    sent = time.monotonic()
+    timer.join()
+    assert time.monotonic() - sent < 30
+    assert not [child for child in multiprocessing.active_children() if "_Worker" in type(child).__name__]
+    assert jobs.weights(tmp_path)["position"]["updates"] == steps
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.05)
+
+
+def test_a_step_that_a_signal_ends_leaves_no_trace(tmp_path, undisturbed, monkeypatch):
+    """In its second micro-batch, when batch norm has seen the first."""
+    real, calls = Learner.loss_of, []
+
+    def asked(learner, *args, **keys):
+        calls.append(1)
+        if len(calls) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(learner, *args, **keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "loss_of", asked)
+        with pytest.raises(Terminated, match="after step 2 of 3"):
+            jobs.train(jobs.job(tmp_path))
+    jobs.train(jobs.job(tmp_path))
+    assert_same_end(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize(("name", "code"), [("TERM", 143), ("INT", 130), ("HUP", 129)])
 def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(tmp_path, undisturbed, name, code):
     ended, said = jobs.run(jobs.job(tmp_path), end=name, at=4)
     assert ended == code
