@@ -39,7 +39,9 @@ def test_commands_can_be_run(command, tmp_path, monkeypatch, capsys):
     """All but the measuring itself: names, options, flags and sizes."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(plugin())
-    arguments = [*shlex.split(command.replace("--device cuda", "--device cpu"))[1:], "--dry-run"]
+    for example, here in (("--device cuda", "--device cpu"), ("--data /data/imagenet", "--data synthetic")):
+        command = command.replace(example, here)
+    arguments = [*shlex.split(command)[1:], "--dry-run"]
     monkeypatch.setattr(sys, "argv", ["softbench", *arguments])
     with pytest.raises(SystemExit) as stop:
         main(arguments)
