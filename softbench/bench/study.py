@@ -15,6 +15,7 @@ from typing import Any
 from softbench.bench import sweep
 from softbench.contained import contained
 from softbench.contracts.study import Observation, Task
+from softbench.processes import state
 from softbench.records import WHOLE_TASK, Record, finite
 
 
@@ -41,8 +42,8 @@ class Study:
 
     def _observe(self, task: Task, found: list[Record]) -> list[Observation]:
         try:
-            with contained():
-                return task.run(found) if task.concludes else task.run()
+            with state.guarded(), contained():
+                return list(task.run(found) if task.concludes else task.run())
         except Exception as error:
             status, note = sweep.verdict(error)
             return [Observation(quantity=self.module.QUANTITY, unit=self.module.UNIT, value=None, status=status,

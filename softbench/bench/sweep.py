@@ -29,10 +29,13 @@ from softbench.errors import PluginError, SoftbenchError, Unsupported, text
 from softbench.machine import ceilings
 from softbench.machine import environment as env
 from softbench.ops import pseudo_inverse
+from softbench.processes import state
 from softbench.processes.limits import deadline
 from softbench.records import UNFINISHED, Record, finite
-from softbench.subjects import workload
-from softbench.subjects.workload import Subject, Workload
+from softbench.subjects import probe, witness, workload
+from softbench.subjects.workload import Subject, Workload, is_out_of_memory
+
+_LONGER = 0.3  # seconds, beside those of a call, that a probe at more tokens may take
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Sweep:
     on_stuck: Callable[[list[Record]], None] | None = None
     _recorded: set[Case] = field(default_factory=set)
     _unconverged: dict[Case, str] = field(default_factory=dict)
-    _probed: set[Case] = field(default_factory=set)
+    _probed: dict[Case, float] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[int, list[Record]]]:
         """Yields, for each group of jobs as soon as it is done, how many jobs it was and their records."""
@@ -105,16 +108,20 @@ class Sweep:
         return list(self._attempt(self._measure, built) if isinstance(built, Workload) else built)
 
     def _measure_case(self, job: Job) -> list[Reading]:
-        with self._deadline(job.case):
+        with state.guarded(), self._deadline(job.case):
             return readings(self.measure, self.measure.measure_case(job.case, job.subject, self.settings))
 
     def _measure(self, built: Workload) -> list[Reading]:
-        with self._deadline(built.case):
-            return readings(self.measure, self.measure.measure(built, self.settings))
+        with state.guarded(), self._deadline(built.case):
+            found = readings(self.measure, self.measure.measure(built, self.settings))
+            witness.examine(built)
+        return found
 
     def _measure_group(self, built: list[Workload]) -> list[list[Reading]]:
-        with self._deadline(*(one.case for one in built)):
+        with state.guarded(), self._deadline(*(one.case for one in built)):
             found = [readings(self.measure, one) for one in self.measure.measure_group(built, self.settings)]
+            for one in built:
+                witness.examine(one)
         if len(found) != len(built):
             raise PluginError(f"the measure gave readings of {len(found)} cases, not of {len(built)}")
         return found
@@ -148,25 +155,28 @@ class Sweep:
     def prepare(self, job: Job) -> Workload:
         """Build and check a job. One warm call may take a quarter of the timeout, as several calls follow."""
         _refuse_too_large(job)
-        with self._deadline(job.case):
-            self._probe(job)
+        with state.guarded(), self._deadline(job.case):
+            probed = self._probe(job)
             built = workload.build(job.case, job.subject)
+            started = time.perf_counter()
             if self.check_convergence:
                 with pseudo_inverse.watch() as watched:
                     built.check()
                 self._unconverged[job.case] = watched.note
             else:
                 built.check()
+            once = time.perf_counter() - started
             if self.timeout is not None and (elapsed := _seconds(built)) * 4 > self.timeout:
                 raise TimeoutError(f"one call takes {elapsed:.1f} s, too long to repeat within {self.timeout:g} s")
+            probe.probe_longer(job.case, job.subject, _LONGER + once, probed)
         return built
 
-    def _probe(self, job: Job) -> None:
-        """Compare the job with float64; once for all jobs that are probed on the same small case."""
+    def _probe(self, job: Job) -> float:
+        """The seconds that it took to compare the job with float64, once for all that have the same small case."""
         subject, case = job.subject.probed(job.case)
         if case not in self._probed:
-            workload.probe(case, subject)
-            self._probed.add(case)
+            self._probed[case] = probe.probe(case, subject)
+        return self._probed[case]
 
     def _attempt(self, action: Callable[..., Any], *arguments: Any) -> Any:
         """The action's result, or a list of the one reading that says why there is none."""
@@ -245,14 +255,6 @@ def verdict(error: BaseException) -> tuple[str, str]:
     if is_out_of_memory(error):
         return "oom", reason or "out of memory"
     return "failed", reason if isinstance(error, SoftbenchError) else f"{type(error).__name__}: {reason}"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out, on the CPU or on a GPU."""
-    said = text(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(words in said for words in ("out of memory", "can't allocate memory", "bad_alloc")))
 
 
 def _refuse_too_large(job: Job) -> None:

@@ -53,10 +53,12 @@ from softbench.contained import contained
 from softbench.contracts._checks import Checks
 from softbench.contracts._checks import check_inputs as check_inputs
 from softbench.errors import PluginError, Unsupported, text
+from softbench.processes import state
 
 FAMILIES = ("exact", "feature map", "landmark", "low rank", "sparse", "reduction", "channel")
 COMPLEXITIES = ("N", "N log N", "N^2")
 REQUIRED = ("APPROXIMATES", "SHARES_QK", "LINEAR_IN_V", "IMPLS", "Options", "build", "cost")
+_disturbances: dict[str, str] = {}  # by the names of modules, which are imported once
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class Attention:
-    """A loaded attention plugin together with the options it is asked to run with."""
+    """A loaded attention plugin together with the options it is asked to run with.
+
+    `disturbance` is what its file changed of this process when it was imported, which was put back; "" for nothing.
+    """
 
     name: str
     module: ModuleType
     options: Any
+    disturbance: str = ""
 
     @property
     def size_option(self) -> str | None:
@@ -162,11 +168,14 @@ def load(spec: AttentionSpec, defaults: dict[str, Any] | None = None) -> Attenti
     Raises:
         UsageError: unknown name or option, value of a wrong type. PluginError: the file breaks the contract.
     """
-    module = plugins.load("attention", spec.name, REQUIRED)
+    with state.kept() as changes:
+        module = plugins.load("attention", spec.name, REQUIRED)
+    if changes:
+        _disturbances[module.__name__] = state.sentence(changes)
     name = plugins.display_name(spec.name)
     _check(module, name)
     options = opts.parse(module.Options, {**(defaults or {}), **spec.options}, f"attention '{name}'")
-    return Attention(name, module, options)
+    return Attention(name, module, options, _disturbances.get(module.__name__, ""))
 
 
 def _check(module: ModuleType, name: str) -> None:

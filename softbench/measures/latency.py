@@ -16,18 +16,21 @@ import itertools
 import math
 import secrets
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from softbench.contracts.measure import Reading
+from softbench.errors import SoftbenchError
 from softbench.machine import cpu_share
 from softbench.measures import _work
 from softbench.options import option
+from softbench.records import median
 from softbench.records.views import Roofline
 
 if TYPE_CHECKING:
+    from softbench.subjects.witness import Witness
     from softbench.subjects.workload import Workload
 
 QUANTITY = "latency"
@@ -45,6 +48,8 @@ QUICK = {"rep": 60.0, "warmup": 20.0, "rounds": 3}
 FEWEST_SAMPLES = 3
 _FEWEST_CALLS = 4
 _BURST, _MOST_SAMPLES = 50, 200  # on a GPU: calls queued at once, samples of a slice
+_RETRIES = 8  # calls on new values, where the first took suspiciously long
+_MOST_BYTES = {"cpu": 1e12, "cuda": 1e14}  # a second, of one thread or of one GPU, caches included: none comes near
 _SLOW = 0.05  # seconds a call: from here on, one more warming call per slice would cost more than it helps
 
 
@@ -66,12 +71,20 @@ class _Run:
     calls: int = 1
     call_seconds: float = 0.0
     spent: float = 0.0
+    fault: str = ""
     samples: list[float] = field(default_factory=list)
     per_round: list[int] = field(default_factory=list)
     foreign: list[float] = field(default_factory=list)
     ticks: cpu_share.Ticks = cpu_share.ZERO
     clocks: list[int] = field(default_factory=list)
     host: list[float] = field(default_factory=list)
+
+    @property
+    def witness(self) -> Witness | None:
+        """None for what a study times that is no workload of a subject."""
+        from softbench.subjects import witness
+
+        return witness.of(self.workload)
 
 
 def measure(workload: Workload, settings: Settings) -> list[Reading]:
@@ -84,16 +97,20 @@ def measure_group(workloads: Sequence[Workload], settings: Settings) -> list[lis
     runs = [_Run(workload) for workload in workloads]
     group = secrets.token_hex(6) if len(runs) > 1 else None
     for run in runs:
-        _warm(run, settings)
+        _watched(run, _warm, settings)
+    for run in runs:
+        _watched(run, _renew)
     with _no_garbage_collection():
         for number in range(settings.rounds):
             turn = number % len(runs)
             for run in runs[turn:] + runs[:turn]:
                 if run.spent < settings.rep / 1e3 or len(run.samples) < FEWEST_SAMPLES:
-                    _slice(run, settings.rep / 1e3 / settings.rounds)
+                    _watched(run, _slice, settings.rep / 1e3 / settings.rounds)
         for run in runs:
-            while len(run.samples) < FEWEST_SAMPLES:
-                _slice(run, 0.0)
+            while len(run.samples) < FEWEST_SAMPLES and not run.fault:
+                _watched(run, _slice, 0.0)
+    for run in runs:
+        _watched(run, _close)
     return [[_reading(run, group)] for run in runs]
 
 
@@ -107,15 +124,40 @@ def paired(base: Workload, head: Workload,
     runs = [_Run(base), _Run(head)]
     for run in runs:
         _warm(run, settings)
+        _renew(run)
     with _no_garbage_collection():
         for number in itertools.count():
             one, other = runs if number % 2 == 0 else runs[::-1]
             for run in runs:
                 run.samples, run.foreign = [], []
             for run, share in ((one, 0.5), (other, 1.0), (one, 0.5)):
-                _slice(run, share * settings.rep / 1e3)
+                _watched(run, _slice, share * settings.rep / 1e3)
+                if run.fault:
+                    raise Unearned(run.workload, run.fault)
             foreign = [share for run in runs for share in run.foreign]
             yield runs[0].samples, runs[1].samples, max(foreign, default=0.0)
+
+
+class Unearned(SoftbenchError):
+    """A workload of a pair is not what it must be, so that the pair has no times."""
+
+    def __init__(self, workload: Workload, fault: str) -> None:
+        super().__init__(fault)
+        self.workload = workload
+
+
+def _watched(run: _Run, action: Callable[..., None], *arguments: Any) -> None:
+    """Do something of one run; what is wrong with it or with the state that it leaves is its fault, not the others'."""
+    from softbench.processes import state
+    from softbench.subjects.workload import WrongResult
+
+    if run.fault:
+        return
+    try:
+        with state.guarded():
+            action(run, *arguments)
+    except (WrongResult, state.Disturbed) as error:
+        run.fault = str(error)
 
 
 def _warm(run: _Run, settings: Settings) -> None:
@@ -125,13 +167,48 @@ def _warm(run: _Run, settings: Settings) -> None:
     """
     started = time.perf_counter()
     for count in itertools.count(1):
-        run.call_seconds = _timed_calls(run.workload, 1)
+        if count == 1 and run.witness:
+            run.call_seconds = run.witness.first()
+        else:
+            run.call_seconds = _timed_calls(run.workload, 1)[0]
         enough = count >= _FEWEST_CALLS or run.call_seconds > _SLOW
         if enough and time.perf_counter() - started >= settings.warmup / 1e3:
             break
     if run.workload.device.type == "cpu":
-        run.call_seconds = min(run.call_seconds, _timed_calls(run.workload, 1))
+        run.call_seconds = min(run.call_seconds, _timed_calls(run.workload, 1)[0])
         run.calls = max(1, math.ceil(settings.block / 1e3 / max(run.call_seconds, 1e-9)))
+
+
+def _renew(run: _Run) -> None:
+    """Put other values into the inputs, on which all samples are then taken, and look at the first call on them."""
+    from softbench.subjects import witness
+    from softbench.subjects.workload import WrongResult
+
+    if run.witness is None:
+        return
+    run.witness.turn()
+    if run.call_seconds >= _SLOW and run.witness.comparable:
+        return  # its first sample shows it too
+    with run.witness.seeded():
+        once, result = _timed_calls(run.workload, 1)
+    run.witness.see(result, seeded=True)
+    new, old = [once], [run.call_seconds]
+    while witness.slower(new, old) and len(new) < _RETRIES:
+        run.witness.shift(len(new))
+        new.append(_timed_calls(run.workload, 1)[0])
+        old.append(_timed_calls(run.workload, 1)[0])
+    if witness.slower(new, old):
+        raise WrongResult(f"it keeps results: a call on values it has not seen takes {min(new) / median(old):.0f}"
+                          " times as long as one on those of the call before")
+    run.witness.put_back()
+
+
+def _close(run: _Run) -> None:
+    """Put the first values back, on which a call must give what it gave then."""
+    if run.witness and run.witness.turned:
+        run.witness.turn()
+        if run.call_seconds < _SLOW:
+            run.witness.see(_timed_calls(run.workload, 1)[1])
 
 
 def _slice(run: _Run, seconds: float) -> None:
@@ -152,30 +229,37 @@ def _slice(run: _Run, seconds: float) -> None:
 
 def _cpu_samples(run: _Run, seconds: float) -> list[float]:
     samples: list[float] = []
+    result = None
     while not samples or sum(samples) * run.calls < seconds:
-        samples.append(_timed_calls(run.workload, run.calls))
+        del result  # of one block, before the next begins
+        taken, result = _timed_calls(run.workload, run.calls)
+        samples.append(taken)
+    if run.witness:
+        run.witness.see(result)
     return samples
 
 
-def _timed_calls(workload: Workload, calls: int) -> float:
-    """Seconds of one call, from a block of them; what `prepare` does is left out of the time."""
+def _timed_calls(workload: Workload, calls: int) -> tuple[float, Any]:
+    """Seconds of a call, from a block of them, and what the last gave. What `prepare` does is left out of the time."""
     prepare, run = workload.prepare, workload.run
     if workload.case.mode != "backward":
         started = time.perf_counter()
-        for _ in range(calls):
+        for _ in range(calls - 1):
             run(None)
+        result = run(None)
         _synchronize(workload)
-        return (time.perf_counter() - started) / calls
-    total = 0.0
+        return (time.perf_counter() - started) / calls, result
+    total, result = 0.0, None
     for _ in range(calls):
+        result = None
         state = prepare()
         _synchronize(workload)
         started = time.perf_counter()
-        run(state)
+        result = run(state)
         _synchronize(workload)
         total += time.perf_counter() - started
         del state  # the graph of one call, before the next is built
-    return total / calls
+    return total / calls, result
 
 
 def _cuda_samples(run: _Run, seconds: float) -> list[float]:
@@ -189,6 +273,7 @@ def _cuda_samples(run: _Run, seconds: float) -> list[float]:
     device = run.workload.device
     prepare, call = run.workload.prepare, run.workload.run
     samples: list[float] = []
+    result, seen = None, None
     started = time.perf_counter()
     with torch.cuda.device(device):  # events are recorded on the current device's stream
         cache = torch.cuda.get_device_properties(device).L2_cache_size
@@ -196,21 +281,25 @@ def _cuda_samples(run: _Run, seconds: float) -> list[float]:
         while not samples or (time.perf_counter() - started < seconds and len(samples) < _MOST_SAMPLES):
             events, host = [], 0.0
             for _ in range(max(1, min(_BURST, math.ceil(seconds / max(run.call_seconds, 1e-6))))):
+                result = None
                 state = prepare()
                 flush.zero_()
                 start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
                 start.record()
                 issued = time.perf_counter()
-                call(state)
+                result = call(state)
                 host += time.perf_counter() - issued
                 end.record()
                 del state  # the graph of one call, before the next is built
                 events.append((start, end))
+            seen = run.witness.glance(result) if run.witness else None  # before another stream can go on
             torch.cuda.synchronize(device)
             samples += [start.elapsed_time(end) / 1e3 for start, end in events]
             run.host.append(host / len(events))
             if (clock := _sm_clock(device)) is not None:
                 run.clocks.append(clock)
+    if run.witness:
+        run.witness.see(result, seen)
     return samples
 
 
@@ -245,7 +334,21 @@ def _reading(run: _Run, group: str | None) -> Reading:
         detail |= {"foreign_cpu_of_host": share, "host_seconds": run.host, "sm_clock_mhz": run.clocks}
     else:
         detail |= {"foreign_cpu": share, "foreign_cpu_per_round": run.foreign}
-    return Reading(QUANTITY, UNIT, run.samples, detail=detail)
+    if fault := run.fault or _impossible(run, work):
+        return Reading(QUANTITY, UNIT, [], status="failed", note=fault)
+    return Reading(QUANTITY, UNIT, run.samples, note=run.witness.remark if run.witness else "", detail=detail)
+
+
+def _impossible(run: _Run, work: dict[str, float]) -> str:
+    """Why no machine can have done the work in that time; "" where one may have."""
+    import torch
+
+    seconds = median(run.samples) if run.samples else None
+    most = _MOST_BYTES["cuda"] if run.workload.device.type == "cuda" else _MOST_BYTES["cpu"] * torch.get_num_threads()
+    if not work or not seconds or work["bytes"] <= most * seconds:
+        return ""
+    return (f"a call takes {seconds:.1g} s, in which no machine reads its inputs and writes its output, together"
+            f" {work['bytes']:,.0f} B: they cannot have been computed")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ q, k, v are [B, H, N, D]. An attention that ties keys to queries has two inputs,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -49,6 +49,7 @@ class OneAttention(Subject):
         self.spec = spec or AttentionSpec(plugin.name, self.options)
         self.impls = plugin.module.IMPLS
         self.coords = {}
+        self.disturbance = plugin.disturbance
 
     def resolve(self, impl: str, device: str, dtype: torch.dtype, shape: Shape | None = None) -> str:
         return self.plugin.resolve(impl, device, dtype, shape)
@@ -98,3 +99,13 @@ class OneAttention(Subject):
         small = replace(shape, batch=min(shape.batch, 2), heads=min(shape.heads, 2), rows=rows,
                         cols=min(shape.cols, _PROBE_TOKENS // rows))
         return self, replace(case, shape=small)
+
+    def longer(self, case: Case) -> Iterator[Case]:
+        """One sample and two heads of the case's own tokens, then of half as many, down to those that are probed."""
+        shape = replace(case.shape, batch=1, heads=min(case.shape.heads, 2))
+        fewest = self.probed(case)[1].shape.tokens
+        while shape.tokens > fewest:
+            if not self.plugin.misfit(shape):
+                yield replace(case, shape=shape)
+            halves = {"rows": shape.rows // 2} if shape.rows >= shape.cols else {"cols": shape.cols // 2}
+            shape = replace(shape, **halves)

@@ -110,6 +110,9 @@ class Backbone(Subject):
         small = Shape(min(shape.batch, 2), 0, rows, cols, 0)
         return self, replace(case, spec=self.spec, shape=small)
 
+    def mixes_samples(self, case: Case) -> bool:
+        return case.mode != "forward"  # by the statistics of a BatchNorm
+
     def parts(self) -> list[Part]:
         """The stages, in order; none where the model does not tell them. Built at the model's own image size."""
         return [Part(self, name, path) for name, path in _stages(self.on_meta((_PROBE_SIDE, _PROBE_SIDE))).items()]
@@ -131,6 +134,7 @@ class OwnModel(Backbone):
         self.plugin: Attention = attentions.load(AttentionSpec(name, spec.options))
         self.attention, self.impls = self.plugin.name, self.plugin.module.IMPLS
         self.options = {key: getattr(self.plugin.options, key) for key in spec.options}
+        self.disturbance = self.plugin.disturbance
 
     def create(self, image: tuple[int, int], impl: str) -> nn.Module:
         return models.create(self.spec.name, img_size=image, impl=impl, attn_options=dict(self.options))
@@ -189,6 +193,7 @@ class Part(Subject):
         self.spec = replace(whole.spec, part=name)
         self.attention, self.model, self.options, self.impls = (
             whole.attention, whole.model, whole.options, whole.impls)
+        self.disturbance = whole.disturbance
         self.coords = {"part": name}
 
     def resolve(self, impl: str, device: str, dtype: torch.dtype, shape: Shape | None = None) -> str:
@@ -218,6 +223,9 @@ class Part(Subject):
 
     def probed(self, case: Case) -> tuple[Subject, Case]:
         return self.whole.probed(case)  # a stage is right where the whole is
+
+    def mixes_samples(self, case: Case) -> bool:
+        return True  # what it gets need not have the samples in front
 
 
 @dataclass

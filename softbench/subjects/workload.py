@@ -7,21 +7,18 @@ thing is run, an attention or a whole model, is known to its `Subject` alone.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from softbench.case import Case, Shape, Spec
 from softbench.contracts.attention import Cost
-from softbench.errors import SoftbenchError, Unsupported
-
-# The largest relative Frobenius distance from the same subject in float64 that still counts as the right answer. The
-# inverse of a nearly singular kernel of landmarks costs float32 up to five of its seven digits.
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-2, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+from softbench.errors import SoftbenchError, text
+from softbench.processes.state import Disturbed
 
 # What is differentiated, and the weights of its entries (None: it is a scalar), from a call's output and its target.
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
@@ -41,6 +38,7 @@ class Subject:
         impls: implementations that `--impl` may choose, fastest first, the plainest last.
         coords: further coordinates of its records.
         draws: whether training draws random numbers (stochastic depth), so that only evaluation can be repeated.
+        disturbance: what its file changed of this process when it was imported; "" for nothing.
     """
 
     spec: Spec
@@ -50,6 +48,7 @@ class Subject:
     impls: tuple[str, ...] = ()
     coords: dict[str, Any]
     draws: bool = False
+    disturbance: str = ""
 
     def check(self, case: Case) -> None:
         """Raise UsageError where the case cannot be asked for at all, so that nothing is run before it is told."""
@@ -89,6 +88,14 @@ class Subject:
     def probed(self, case: Case) -> tuple[Subject, Case]:
         """The smaller case whose result is compared with float64 before this case is trusted."""
         raise NotImplementedError
+
+    def longer(self, case: Case) -> Iterator[Case]:
+        """Cases between this one and the one that is probed, the longest first, for which float64 may be affordable."""
+        return iter(())
+
+    def mixes_samples(self, case: Case) -> bool:
+        """Whether the result of one sample may depend on others of its batch."""
+        return False
 
 
 def weighted(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,6 +150,27 @@ class Workload:
             "forward": self._forward, "backward": self._backward, "forward_backward": self._both}
         return runs[self.case.mode]
 
+    def anew(self, inputs: Sequence[Tensor], sample: int | None = None) -> Workload:
+        """The same subject as nothing has called it yet, on copies of other inputs; if told, of one of the samples.
+
+        Its module is then built for a batch of one.
+        """
+        assert self.subject is not None
+        case, subject, part = self.case, self.subject, slice(None)
+        if sample is not None:
+            part = slice(sample, sample + 1)
+            case = replace(case, shape=replace(case.shape, batch=1))
+        made = replace(self, case=case, target=self.target[part])
+        if subject.model:
+            made = replace(build(case, subject), target=made.target)
+        else:
+            module = seeded_module(case, subject).to(device=self.device, dtype=self.inputs[0].dtype)
+            made = replace(made, module=module, call=subject.call(module, case), output=self.target[part].shape)
+        made.module.train(self.module.training)
+        copies = tuple(new[part].detach().clone().requires_grad_(old.requires_grad)
+                       for new, old in zip(inputs, self.inputs, strict=True))
+        return replace(made, inputs=copies)
+
     def _forward(self, _: Any = None) -> Tensor:
         with torch.no_grad():
             return self.call(*self.inputs)
@@ -162,19 +190,60 @@ class Workload:
         Raises:
             WrongResult: the output has another shape or dtype than it must, or an entry of the result is not finite.
         """
-        output, dtype = self._forward(), self.inputs[0].dtype
-        if not isinstance(output, Tensor):
-            raise WrongResult(f"the output is a {type(output).__name__}; it must be one tensor")
+        before = [tensor.detach().clone() for tensor in self.inputs]
+        output = self._working()
+        self.check_output(output)
+        if self.case.mode != "forward":
+            self.check_gradients(self._both())
+        unwritten(self.inputs, before)
+
+    def check_output(self, output: Any) -> None:
+        """Raise WrongResult unless the output is what it must be, and finite."""
+        dtype = self.inputs[0].dtype
+        _check_plain("output", output, self.device)
         if list(output.shape) != list(self.output) or output.dtype != dtype:
             raise WrongResult(f"the output is {_kind(output.shape, output.dtype)}; it must be"
                               f" {_kind(self.output, dtype)}")
-        results = {"output": output}
-        if self.case.mode != "forward":
-            gradients = self._both()
-            results |= {f"gradient {i}": g for i, g in enumerate(gradients) if g is not None}
-        for name, result in results.items():
-            if not bool(result.isfinite().all()):
-                raise WrongResult(f"the {name} is not finite")
+        _check_finite("output", output)
+
+    def check_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+        """Raise WrongResult unless each gradient, where there is one, is what it must be, and finite."""
+        for number, (gradient, leaf) in enumerate(zip(gradients, self.leaves, strict=True)):
+            if gradient is not None:
+                _check_plain(f"gradient {number}", gradient, leaf.device)
+                _check_finite(f"gradient {number}", gradient)
+
+    def _working(self) -> Tensor:
+        """The output of a call that runs operators of torch, or gives new memory. Raises WrongResult otherwise."""
+        try:
+            with _Working() as working:
+                output = self._forward()
+        except NotImplementedError:  # operators of a higher order that cannot be watched
+            return self._forward()
+        if not working.count and isinstance(output, Tensor):
+            old = {_address(tensor) for tensor in (output, *self.inputs)}
+            if _address(output) in {_address(t) for t in self.inputs} or _address(self._forward()) in old:
+                raise WrongResult("a call runs no operator and gives memory that was there before: nothing is computed")
+        return output
+
+
+class _Working(TorchDispatchMode):
+    """Counts operators that do more than look at a tensor in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def unwritten(inputs: Sequence[Tensor], before: Sequence[Tensor]) -> None:
+    """Raise WrongResult where inputs are not, bit for bit, what they were before a call."""
+    for number, (now, then) in enumerate(zip(inputs, before, strict=True)):
+        if now.shape != then.shape or not torch.equal(now.detach(), then):
+            raise WrongResult(f"it writes into its inputs: input {number} is not what it was before the call")
 
 
 def build(case: Case, subject: Subject, on: str | None = None) -> Workload:
@@ -186,6 +255,8 @@ def build(case: Case, subject: Subject, on: str | None = None) -> Workload:
         Unsupported: this subject, implementation, dtype and device do not go together.
         torch.OutOfMemoryError, RuntimeError, MemoryError: no memory for the inputs or the parameters.
     """
+    if subject.disturbance:
+        raise Disturbed(f"when its file was imported, {subject.disturbance}")
     dtype = getattr(torch, case.dtype)
     case = replace(case, impl=subject.resolve(case.impl, torch.device(case.device).type, dtype, case.shape))
     module = seeded_module(case, subject).to(device=on or case.device, dtype=dtype)
@@ -199,83 +270,19 @@ def seeded_module(case: Case, subject: Subject) -> nn.Module:
         return subject.module(case)
 
 
-def relative_error(result: Tensor, truth: Tensor) -> float:
-    """||result - truth||_F / ||truth||_F in float64; 0 where both vanish."""
-    result, truth = wide(result), wide(truth)
-    scale, distance = float(truth.norm()), float((result - truth).norm())
-    return distance / scale if scale else distance
+def _check_plain(what: str, tensor: Any, device: torch.device) -> None:
+    if not isinstance(tensor, Tensor):
+        raise WrongResult(f"the {what} is a {type(tensor).__name__}; it must be one tensor")
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided:
+        raise WrongResult(f"the {what} is a {type(tensor).__name__} of layout {name_of(tensor.layout)}; it must be a"
+                          " plain tensor, computed when the call returns")
+    if tensor.device != device:
+        raise WrongResult(f"the {what} is on {tensor.device}; it must be on {device}")
 
 
-def probe(case: Case, subject: Subject) -> None:
-    """Compare a case with its plainest implementation in float64, on a smaller case of the same kind.
-
-    Both get the same inputs, rounded to the case's dtype. In training modes the gradients are compared too, at ten
-    times the tolerance: those of the inputs one by one, those of all parameters as one vector, as a gradient that is
-    zero by construction (of a bias before a normalisation) has no digits of its own.
-
-    Raises:
-        WrongResult: further apart than `tolerance` allows, beside what the dtype cannot represent.
-    """
-    small = build(case, subject)
-    if subject.draws:
-        small.module.eval()
-    small.check()
-    oracle = _in_float64(small, subject)
-    if oracle is None:
-        return
-    allowed = tolerance(small.inputs[0])
-    than = f"'{oracle.case.impl}'" if oracle.case.impl else "the same"
-    _compare("output", [small._forward()], [oracle._forward()], allowed, than)
-    if case.mode != "forward":
-        mine, truth, count = small._both(), oracle._both(), len(small.sources)
-        for one, other in zip(mine[:count], truth[:count], strict=True):
-            _compare("gradient", [one], [other], 10 * allowed, than)
-        _compare("gradient by the parameters", mine[count:], truth[count:], 10 * allowed, than)
-
-
-def tolerance(like: Tensor) -> float:
-    """The relative error allowed on a tensor's dtype and device; TF32 has the digits of float16."""
-    tf32 = like.is_cuda and like.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
-    return TOLERANCE[torch.float16 if tf32 else like.dtype]
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """The tensor on the CPU, in float64 if it is of floating point, and outside any graph."""
-    tensor = tensor.detach().cpu()
-    return tensor.double() if tensor.is_floating_point() else tensor
-
-
-def _in_float64(built: Workload, subject: Subject) -> Workload | None:
-    """The same inputs and parameters in the plainest implementation that runs in float64 on the CPU."""
-    try:
-        impl = subject.resolve(subject.impls[-1] if subject.impls else "auto", "cpu", torch.float64)
-    except Unsupported:
-        return None
-    case = replace(built.case, impl=impl, dtype="float64", device="cpu")
-    module = seeded_module(case, subject).double().train(built.module.training)
-    module.load_state_dict({name: wide(t) for name, t in built.module.state_dict().items()}, strict=False)
-    tensors = tuple(wide(t).requires_grad_(t.requires_grad) for t in built.inputs)
-    return replace(built, case=case, module=module, call=subject.call(module, case), inputs=tensors,
-                   target=wide(built.target))
-
-
-def _compare(what: str, results: Iterable[Tensor | None], truths: Iterable[Tensor | None], allowed: float,
-             than: str) -> None:
-    """Raise WrongResult unless ||result - truth|| <= allowed ||truth|| + what the result's dtype cannot represent.
-
-    Several tensors count as one vector; a pair in which one does not exist is left out.
-    """
-    pairs = [(one, other) for one, other in zip(results, truths, strict=True) if one is not None and other is not None]
-    if not pairs:
-        return
-    distance = math.hypot(*(float((wide(one) - other).norm()) for one, other in pairs))
-    scale = math.hypot(*(float(other.norm()) for _, other in pairs))
-    dtype = pairs[0][0].dtype
-    unseen = torch.finfo(dtype).tiny * sum(one.numel() for one, _ in pairs) ** 0.5
-    if not distance <= allowed * scale + unseen:
-        kind = str(dtype).removeprefix("torch.")
-        raise WrongResult(f"the {what} is {distance / scale if scale else distance:.1%} away from {than} in float64"
-                          f" (allowed for {kind}: {allowed:.1%})")
+def _check_finite(what: str, tensor: Tensor) -> None:
+    if not bool(tensor.isfinite().all()):
+        raise WrongResult(f"the {what} is not finite")
 
 
 def _nothing() -> None:
@@ -283,4 +290,21 @@ def _nothing() -> None:
 
 
 def _kind(shape: Sequence[int], dtype: torch.dtype) -> str:
-    return f"{list(shape)} {str(dtype).removeprefix('torch.')}"
+    return f"{list(shape)} {name_of(dtype)}"
+
+
+def name_of(of_torch: torch.dtype | torch.layout) -> str:
+    """A dtype or layout without `torch.`."""
+    return str(of_torch).removeprefix("torch.")
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out, on the CPU or on a GPU."""
+    said = text(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in said for words in ("out of memory", "can't allocate memory", "bad_alloc")))

@@ -17,7 +17,7 @@ from softbench.bench import session, sweep
 from softbench.contracts.measure import Reading
 from softbench.errors import UsageError
 from softbench.records import STATUSES
-from softbench.subjects import workload
+from softbench.subjects import probe, workload
 
 
 def records_of(attn: str, measure: str = "latency", timeout: float | None = None, check_convergence: bool = False,
@@ -239,6 +239,6 @@ def test_what_does_not_fit_beside_the_others_is_measured_alone(monkeypatch):
         return made
 
     monkeypatch.setattr(workload, "build", in_small_memory)
-    monkeypatch.setattr(workload, "probe", lambda *arguments: None)
+    monkeypatch.setattr(probe, "probe", lambda *arguments: None)
     assert [(r.label, r.status) for r in records_of("soft,performer", baseline="none")] == [
         ("soft", "ok"), ("performer", "ok")]

@@ -10,7 +10,7 @@ import torch
 
 from softbench import plugins, subjects
 from softbench.case import AttentionSpec, Case, Shape
-from softbench.subjects import workload
+from softbench.subjects import probe, workload
 
 pytestmark = pytest.mark.gpu
 
@@ -22,7 +22,7 @@ def test_output_is_that_of_float64(name, dtype, grid):
     spec = AttentionSpec(name)
     attention = subjects.load(spec)
     for family in ("normal", "structured"):
-        workload.probe(Case(spec, Shape(2, 2, *grid, 32), dtype=dtype, device="cuda", inputs=family), attention)
+        probe.probe(Case(spec, Shape(2, 2, *grid, 32), dtype=dtype, device="cuda", inputs=family), attention)
 
 
 @pytest.mark.parametrize("name", plugins.names("attention"))
@@ -33,7 +33,7 @@ def test_gradients_are_those_of_the_cpu(name):
     here = workload.build(case, attention)
     there = workload.build(Case(**{**vars(case), "device": "cuda"}), attention)
     for mine, theirs in zip(here.run(None), there.run(None), strict=True):
-        assert workload.relative_error(theirs, mine) < 1e-9
+        assert probe.relative_error(theirs, mine) < 1e-9
 
 
 @pytest.mark.parametrize("name", plugins.names("attention"))
@@ -46,4 +46,4 @@ def test_memory_poisoned_with_nan_is_not_read(name):
     poison = [torch.full((1 << n,), torch.nan, device="cuda") for n in range(8, 24)]
     del poison
     for first, second in zip(clean, built.run(None), strict=True):
-        assert workload.relative_error(second, first) < 1e-4
+        assert probe.relative_error(second, first) < 1e-4

@@ -12,7 +12,7 @@ from softbench import models, subjects
 from softbench.case import Case, ModelSpec, Shape, parse_models
 from softbench.errors import Unsupported, UsageError
 from softbench.subjects import model as backbones
-from softbench.subjects import workload
+from softbench.subjects import probe, workload
 from softbench.subjects.model import Backbone, OwnModel, TimmModel
 from softbench.subjects.workload import WrongResult
 
@@ -178,7 +178,7 @@ def test_a_model_of_one_size_is_built_for_the_image() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 def test_models_pass_their_probe(text: str, dtype: str) -> None:
     subject, small = load(text).probed(case_of(text, dtype=dtype, mode="forward_backward"))
-    workload.probe(small, subject)
+    probe.probe(small, subject)
 
 
 def test_the_probe_is_small_and_stages_share_it() -> None:
@@ -201,8 +201,8 @@ def test_the_probe_sees_a_model_that_is_wrong_in_its_dtype(monkeypatch: pytest.M
 
     monkeypatch.setattr(TimmModel, "create", off)
     with pytest.raises(WrongResult, match=r"the output is 10.0% away from the same in float64"):
-        workload.probe(case_of("timm:resnet18"), load("timm:resnet18"))
-    workload.probe(case_of("timm:resnet18", dtype="float64"), load("timm:resnet18"))
+        probe.probe(case_of("timm:resnet18"), load("timm:resnet18"))
+    probe.probe(case_of("timm:resnet18", dtype="float64"), load("timm:resnet18"))
 
 
 def test_a_gradient_of_zero_by_construction_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +215,7 @@ def test_a_gradient_of_zero_by_construction_is_no_error(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(TimmModel, "create", create)
     monkeypatch.setattr(TimmModel, "draws", False)  # so that the batch norm is in training
-    workload.probe(case_of("timm:resnet18", mode="forward_backward"), load("timm:resnet18"))
+    probe.probe(case_of("timm:resnet18", mode="forward_backward"), load("timm:resnet18"))
 
 
 def test_more_than_one_output_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from softbench import plugins, subjects
 from softbench.case import AttentionSpec, Case, Shape
-from softbench.subjects import workload
+from softbench.subjects import probe, workload
 
 SHAPE = Shape(2, 3, 4, 5, 8)
 
@@ -22,7 +22,7 @@ def test_forward_has_no_graph_and_gives_the_attention():
     output = built.run(built.prepare())
     assert not output.requires_grad
     expected = torch.nn.functional.scaled_dot_product_attention(*built.inputs)
-    assert workload.relative_error(output, expected) < 1e-6
+    assert probe.relative_error(output, expected) < 1e-6
 
 
 def test_backward_gives_the_gradients_of_forward_backward():
@@ -78,11 +78,11 @@ def test_every_attention_passes_its_probe(name, dtype, family):
     spec = AttentionSpec(name)
     case = Case(spec, Shape(1, 2, 14, 14, 32), dtype=dtype, inputs=family)
     subject, small = subjects.load(spec).probed(case)
-    workload.probe(small, subject)
+    probe.probe(small, subject)
 
 
 def test_relative_error():
     truth = torch.tensor([3.0, 4.0])
-    assert workload.relative_error(truth * 1.1, truth) == pytest.approx(0.1, rel=1e-5)
-    assert workload.relative_error(torch.zeros(2), torch.zeros(2)) == 0
-    assert workload.relative_error(torch.ones(2), torch.zeros(2)) == pytest.approx(2**0.5)
+    assert probe.relative_error(truth * 1.1, truth) == pytest.approx(0.1, rel=1e-5)
+    assert probe.relative_error(torch.zeros(2), torch.zeros(2)) == 0
+    assert probe.relative_error(torch.ones(2), torch.zeros(2)) == pytest.approx(2**0.5)

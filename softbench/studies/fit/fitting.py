@@ -19,7 +19,7 @@ from softbench.studies._over_n.budget import Budget
 from softbench.studies._over_n.grids import Grids
 from softbench.studies._over_n.setting import Setting
 from softbench.studies.fit.inversion import Answer, Sizes, largest
-from softbench.subjects import OneAttention, workload
+from softbench.subjects import OneAttention, probe
 
 TOKENS, BATCH = "tokens", "batch"
 MEMORY, LATENCY = "memory", "latency"
@@ -64,7 +64,7 @@ class Fitting:
             raise Unsupported(f"no {question.vary} from {question.low:,} to {question.high:,} that it can run at:"
                               f" {self._misfit(question.low)}")
         subject, small = self.subject.probed(self._case(first))
-        workload.probe(small, subject)
+        probe.probe(small, subject)
         answer = largest(self._sizes(), self._exceeds, question.precision)
         assert answer is not None
         return [*(seen for size in answer.tried for seen in self._probes(size)), *self._answers(answer)]
