@@ -158,7 +158,7 @@ return y
     "wrong_from_a_global_count_on": Trick("""
 COUNT[0] += 1
 return honest(q, k, v) if COUNT[0] < 20 else v.clone()
-""", "away from that of its first call"),
+""", "away from that of"),
     "nan_after_twelve_calls": Trick("return honest(q, k, v) * (float('nan') if self.count > 12 else 1)", "not finite"),
     "other_shape_after_twelve_calls": Trick("""
 y = honest(q, k, v)

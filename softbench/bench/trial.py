@@ -27,7 +27,7 @@ from softbench.config import Process
 from softbench.contained import contained
 from softbench.machine import environment as env
 from softbench.measures import latency
-from softbench.processes import setup
+from softbench.processes import setup, state
 from softbench.subjects import workload
 from softbench.subjects.workload import Subject, Workload
 
@@ -97,7 +97,7 @@ def _answer(asked: dict[str, Any]) -> Trial:
     """The child's part."""
     case, subject = unpacked(asked)
     try:
-        with contained():
+        with state.guarded(), contained():
             leave_room(case.device)
             if asked["limit"] is None:
                 return _timed(workload.build(case, subject), latency.Settings(**asked["settings"]), asked["budget"])
@@ -139,6 +139,8 @@ def _timed(built: Workload, settings: latency.Settings, budget: float) -> Trial:
     if fastest > _CLEARLY * budget:
         return Trial("ok", samples=[fastest])
     reading = latency.measure(built, settings)[0]
+    if reading.status != "ok":
+        return Trial(reading.status, reading.note)
     return Trial("ok", disturbance(reading.detail), samples=reading.samples)
 
 

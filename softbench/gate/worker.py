@@ -26,7 +26,7 @@ from softbench.contained import contained
 from softbench.errors import UsageError
 from softbench.machine import environment
 from softbench.measures import latency
-from softbench.processes import setup
+from softbench.processes import setup, state
 from softbench.subjects import workload
 from softbench.subjects.workload import Workload
 
@@ -65,8 +65,9 @@ def _prepare(settings: Process, asked: dict[str, Any]) -> tuple[Workload | None,
             answer = {"status": "ok", "note": "", "impl": sweep.resolved_impl(job), "options": job.subject.options}
             if asked["probe"]:
                 return Sweep("latency", latency, latency.Settings(), [job], {}).prepare(job), answer
-            built = workload.build(job.case, job.subject)
-            built.check()
+            with state.guarded():
+                built = workload.build(job.case, job.subject)
+                built.check()
             return built, answer
     except Exception as error:
         status, note = sweep.verdict(error)
@@ -78,6 +79,8 @@ def _time(built: Workload, seconds: float) -> dict[str, Any]:
     try:
         with contained():
             (reading,) = latency.measure(built, latency.Settings(rep=1e3 * seconds, warmup=0.0, rounds=1))
+        if reading.status != "ok":
+            return {"samples": [], "status": reading.status, "note": reading.note}
         return {"samples": reading.samples, "foreign_cpu": reading.detail.get("foreign_cpu")}
     except Exception as error:
         status, note = sweep.verdict(error)

@@ -123,8 +123,9 @@ def paired(base: Workload, head: Workload,
     """
     runs = [_Run(base), _Run(head)]
     for run in runs:
-        _warm(run, settings)
-        _renew(run)
+        _watched(run, _warm, settings)
+        _watched(run, _renew)
+        _earned(run)
     with _no_garbage_collection():
         for number in itertools.count():
             one, other = runs if number % 2 == 0 else runs[::-1]
@@ -132,8 +133,7 @@ def paired(base: Workload, head: Workload,
                 run.samples, run.foreign = [], []
             for run, share in ((one, 0.5), (other, 1.0), (one, 0.5)):
                 _watched(run, _slice, share * settings.rep / 1e3)
-                if run.fault:
-                    raise Unearned(run.workload, run.fault)
+                _earned(run)
             foreign = [share for run in runs for share in run.foreign]
             yield runs[0].samples, runs[1].samples, max(foreign, default=0.0)
 
@@ -144,6 +144,11 @@ class Unearned(SoftbenchError):
     def __init__(self, workload: Workload, fault: str) -> None:
         super().__init__(fault)
         self.workload = workload
+
+
+def _earned(run: _Run) -> None:
+    if run.fault:
+        raise Unearned(run.workload, run.fault)
 
 
 def _watched(run: _Run, action: Callable[..., None], *arguments: Any) -> None:

@@ -64,7 +64,8 @@ class Witness:
     def sample(self) -> int | None:
         """The sample that is compared; None where all of the batch are, as they depend on each other."""
         case, subject = self.workload.case, self.workload.subject
-        whole = subject is None or subject.mixes_samples(case) or case.shape.batch == 1 or self.drew or self.stateful
+        assert subject is not None
+        whole = subject.mixes_samples(case) or case.shape.batch == 1 or self.drew or self.stateful
         return None if whole else 0
 
     @property
@@ -91,8 +92,6 @@ class Witness:
         Raises:
             WrongResult: a fresh module's result for them has not moved.
         """
-        if self.workload.subject is None:  # who knows which values it can take
-            return
         others = probe.other_values(self.now)
         if not self.watching:
             self.watching = True
@@ -226,8 +225,8 @@ class Witness:
 
 
 def of(workload: Any) -> Witness | None:
-    """The one witness of a workload; none of what a study times that is no workload."""
-    if not isinstance(workload, Workload):
+    """The one witness of a workload; none of what a study times that is no subject, with a result that may be wrong."""
+    if not isinstance(workload, Workload) or workload.subject is None:
         return None
     found: Witness = vars(workload).setdefault("_witness", None) or Witness(workload)
     vars(workload)["_witness"] = found

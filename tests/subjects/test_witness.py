@@ -10,7 +10,7 @@ import torch
 from cheats import CHANGES, CHEATS, HONEST, Trick
 
 from softbench import config
-from softbench.bench import session
+from softbench.bench import session, sweep
 from softbench.processes import setup
 from softbench.records import Record
 
@@ -25,7 +25,8 @@ def records_of(attn: str, keys: dict[str, str], measure: str = "latency", thread
 
 
 @pytest.mark.parametrize("name", CHEATS)
-def test_what_cheats_gets_no_time(tmp_path: Path, name: str) -> None:
+def test_what_cheats_gets_no_time(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "_LONGER", 60.0)  # seconds: float64 is affordable however busy the machine is
     trick = CHEATS[name]
     (row,) = records_of(trick.write(tmp_path, name), dict(trick.keys))
     assert (row.status, row.value, row.samples) == ("failed", None, []), row.note
@@ -47,6 +48,8 @@ def changing(folder: Path, name: str, forward: str = "", imported: str = "", set
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_case_that_changes_the_process_fails_alone(tmp_path: Path, name: str) -> None:
     """Its file, its constructor, its first call and a later one do so; the case after it is true."""
+    if name == "cores" and len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is only one core")
     change, note = CHANGES[name]
     setup.apply(config.Process(threads=2))
     attentions = {
@@ -68,7 +71,7 @@ def test_a_case_that_changes_the_process_fails_alone(tmp_path: Path, name: str) 
 def test_the_state_is_put_back_after_an_error(tmp_path: Path) -> None:
     before = torch.get_default_dtype()
     (row,) = records_of(changing(tmp_path, "raising", forward="torch.set_default_dtype(torch.float64)\n1 / 0"), {})
-    assert "ZeroDivisionError" in row.note
+    assert "it changed torch's default dtype" in row.note
     assert torch.get_default_dtype() == before
 
 

@@ -18,7 +18,8 @@ from softbench.bench.sweep import Job, verdict
 from softbench.bench.trial import leave_room, packed, unpacked
 from softbench.contained import contained
 from softbench.measures import latency
-from softbench.processes import setup
+from softbench.measures.latency import Unearned
+from softbench.processes import setup, state
 from softbench.records import median
 from softbench.studies.crossover.search import ATTENTION, BASELINE, Stopped
 from softbench.subjects import workload
@@ -60,6 +61,8 @@ def _answers(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 with closing(latency.paired(base, head, timing)) as endless:
                     rounds = list(itertools.islice(endless, asked["rounds"]))
         except Exception as error:
+            if isinstance(error, Unearned) and error.workload is base:
+                side = BASELINE
             status, note = verdict(error)
             yield {"side": side, "status": status, "note": note}
             return
@@ -70,8 +73,9 @@ def _answers(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _built(one: dict[str, Any]) -> Workload:
     case, subject = unpacked(one)
-    built = workload.build(case, subject)
-    built.check()
+    with state.guarded():
+        built = workload.build(case, subject)
+        built.check()
     return built
 
 

@@ -24,11 +24,12 @@ from softbench.bench.sweep import Job, Sweep
 from softbench.case import Case, Shape
 from softbench.contained import contained
 from softbench.measures import latency, memory
+from softbench.measures.latency import Unearned
 from softbench.records import median
 from softbench.studies._over_n.grids import Grid
 from softbench.studies.crossover import again as _crossing_again
 from softbench.studies.crossover.search import ATTENTION, BASELINE, Meter, Stopped
-from softbench.subjects import OneAttention
+from softbench.subjects import OneAttention, witness
 from softbench.subjects.workload import Workload
 
 _MEMORY = memory.Settings(passes=1)
@@ -84,6 +85,9 @@ class _Sides:
         try:
             with contained():
                 return action(*arguments)
+        except Unearned as error:
+            baseline = error.workload.subject is self.pair.baseline
+            raise Stopped(BASELINE if baseline else ATTENTION, *sweep.verdict(error)) from None
         except Exception as error:
             raise Stopped(side, *sweep.verdict(error)) from None
 
@@ -136,6 +140,7 @@ class _Memory(_Exact):
         if side == ATTENTION or key not in self.pair.known:
             built = self._build(side, grid, until)
             reading = self._attempt(side, memory.measure, built, _MEMORY)[0]
+            self._attempt(side, witness.examine, built)
             self.pair.known[key] = float(reading.value or 1.0)
         return self.pair.known[key]
 
