@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention as honest
 
-from softbench.attention._contract import Cost
+from softbench.contracts.attention import Cost
 
 APPROXIMATES = None
 SHARES_QK = False
