@@ -44,13 +44,13 @@ def run_uncast(operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> 
     """
     given = (operation, *args, *kwargs.values())
     device = next((a.device.type for a in given if isinstance(a, Tensor)), "cpu")
-    outside = outside_autocast(device)
-    if isinstance(outside, nullcontext):
-        return operation(*args, **kwargs)
+    if is_traced() or not (device in ("cpu", "cuda") and torch.is_autocast_enabled(device)):
+        with outside_autocast(device):
+            return operation(*args, **kwargs)
     weights = [p for a in given if isinstance(a, nn.Module) for p in a.parameters()]
     tensors = [*dict.fromkeys(a for a in given if isinstance(a, Tensor)), *weights]
-    with outside:
-        if is_traced() or not needs_grad(*tensors):
+    with outside_autocast(device):
+        if not needs_grad(*tensors):
             return operation(*args, **kwargs)
         result: R = _Alone.apply(operation, args, kwargs, len(tensors) - len(weights), *tensors)
         return result
