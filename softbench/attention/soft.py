@@ -4,7 +4,7 @@
 
 Keys are the queries: `k` is not used. Work O(N m (2 D + 4 E)) for the products plus the inverse. Two things differ on
 purpose from the official code: the number of landmarks does not grow with the image, and distances keep their digits in
-half precision (float32, shifted by the mean landmark, clamped at 0).
+half precision and far from 0 (float32, shifted by the mean landmark, float64 where that is not enough; clamped at 0).
 
 The inverse of A + ridge I is `cholesky` by default, by the evidence of `softbench pinv` (m = 49, ridge 0.01, float32):
 on kernels of photographs and of other tokens that are alike it is right to 1e-5, where the paper's 20 steps of `newton`

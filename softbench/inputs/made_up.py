@@ -122,10 +122,10 @@ def _constant(shape: Shape, parameter: float, generator: torch.Generator) -> tup
 
 FAMILIES = {
     "normal": Family(_independent),
-    "structured": Family(_structured, "strength alpha", 0.75, 0, 100),
+    "structured": Family(_structured, "strength alpha", 0.75, 0, 1000),
     "clustered": Family(_clustered, "number of groups", 16, 1, 65536, whole=True),
     "lowrank": Family(_lowrank, "rank", 8, 1, 4096, whole=True),
     "peaky": Family(_peaky, "temperature", 0.25, 1e-4, 1e4),
-    "outliers": Family(_outliers, "factor", 10, 0, 1e4),
+    "outliers": Family(_outliers, "factor", 10, 0, 1e5),
     "constant": Family(_constant),
 }

@@ -100,7 +100,7 @@ def test_constant_is_one_token_a_head() -> None:
 
 
 @pytest.mark.parametrize(("family", "message"), [
-    ("structured:", "strength alpha must be a number from 0 to 100, not ''"), ("structured:-1", "from 0 to 100"),
+    ("structured:", "strength alpha must be a number from 0 to 1000, not ''"), ("structured:-1", "from 0 to 1000"),
     ("structured:nan", "not 'nan'"), ("structured:1:2", "not '1:2'"), ("clustered:2.5", "a whole number from 1 to"),
     ("clustered:0", "number of groups"), ("lowrank:1e9", "from 1 to 4096"), ("peaky:0", "temperature"),
     ("constant:1", "takes nothing after a colon, not '1'"), ("outliers:inf", "factor"),

@@ -9,9 +9,9 @@ twice, a slice of tokens at a time. Nothing but y is as long as all tokens. The 
     dx_i = s sum_j W_ji (l_j - s x_i),    dl_j = sum_i W_ji (s x_i - l_j),
 take the same way, with the scores computed anew.
 
-Distances are |s x|^2 + |l|^2 - 2 s x.l by one matrix product, both sides moved by the mean landmark first, so that
-tokens with a large offset in common keep their digits. Exponents are bounded from below, where the scores would come
-near the subnormal numbers, which slow matrix products tenfold: a score is at least 4e-31 in float32, and at most 1.
+Distances come from one matrix product, and keep their digits for tokens of any length (`_distances`). Exponents are
+bounded from below, where the scores would come near the subnormal numbers, which slow matrix products tenfold: a score
+is at least 4e-31 in float32, and at most 1.
 
 Batch and heads are flattened here: x [G, N, D], landmarks [G, m, D], middle [G, m, m], v [G, N, E] with G = B * H.
 """
@@ -21,12 +21,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from softbench.ops._common import needs_grad, once
+from softbench.ops._common import is_traced, needs_grad, once
+from softbench.ops.gaussian_attention._distances import Centred, Pairs, by_reach, centred, half_square, mend
 
 KEPT = 1 << 22  # scores held at once, 16 MiB in float32: glibc keeps blocks of this size when they are freed
 ROWS = 1 << 15  # tokens of a slice of all heads in a block: enough for the threads to share, few enough to bound memory
@@ -40,25 +42,37 @@ def by_landmarks(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, scale:
 
     x and v may be in half precision, landmarks and middle are in the dtype of the arithmetic.
     """
-    graph = needs_grad(x, landmarks, middle, v)
     flat = x.flatten(0, 1), landmarks.flatten(0, 1), middle.flatten(0, 1), v.flatten(0, 1)
-    y: Tensor = _Through.apply(*flat, scale) if graph else _forward(*flat, scale)[0]
-    return y.view(*v.shape)
+    return _through(*flat, scale=scale).view(*v.shape)
+
+
+def _through(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, *, scale: float) -> Tensor:
+    keys = centred(landmarks)
+    if keys.far is not None and landmarks.dtype != torch.float64:
+        run = partial(_through, scale=scale)
+        return by_reach(run, lambda x, points, middle, v: run(x, points.double(), middle.double(), v), keys.far,
+                        x, landmarks, middle, v)
+    if not needs_grad(x, landmarks, middle, v):
+        return _forward(x, keys, middle, v, scale)[0]
+    y: Tensor = _Through.apply(x, landmarks, middle, v, scale, None if is_traced() else keys)
+    return y
 
 
 class _Through(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, scale: float) -> Tensor:
-        y, gathered = _forward(x, landmarks, middle, v, scale)
-        ctx.save_for_backward(x, landmarks, middle, v, gathered)
-        ctx.scale = scale
+    def forward(ctx: Any, x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, scale: float,
+                keys: Centred | None) -> Tensor:
+        keys = keys or centred(landmarks)  # a traced function takes no tensors beside its arguments
+        y, gathered = _forward(x, keys, middle, v, scale)
+        ctx.save_for_backward(x, middle, v, gathered)
+        ctx.scale, ctx.keys = scale, keys
         return y
 
     @staticmethod
     @once
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, landmarks, middle, v, gathered = ctx.saved_tensors
-        return *_backward(x, landmarks, middle, v, gathered, dy, ctx.scale, ctx.needs_input_grad), None
+        x, middle, v, gathered = ctx.saved_tensors
+        return *_backward(x, ctx.keys, middle, v, gathered, dy, ctx.scale, ctx.needs_input_grad), None, None
 
 
 @dataclass
@@ -67,9 +81,10 @@ class _Scores:
 
     Attributes:
         x: [d, N, D], in any floating dtype.
-        offset: minus the mean landmark, [d, 1, D].
+        offset: minus the centre of the landmarks, [d, 1, D].
         points: the landmarks moved by it, [d, m, D].
         bias: minus half their squared norms, [d, m, 1].
+        far: whether one product may not be enough for some of them.
         tokens: room for a slice of n moved tokens, [d, n, D].
         scores: room for the scores of all tokens, [d, m, N], which are then computed once, or of a slice. A row is a
             landmark: with the few landmarks side by side, products with values are slower.
@@ -79,6 +94,7 @@ class _Scores:
     offset: Tensor
     points: Tensor
     bias: Tensor
+    far: bool
     scale: float
     tokens: Tensor
     scores: Tensor
@@ -90,7 +106,7 @@ class _Scores:
         return (slice(start, min(start + rows, length)) for start in range(0, length, rows))
 
     def moved(self, n: slice) -> Tensor:
-        """s x less the mean landmark, [d, n, D]; good until the next call."""
+        """s x less the centre, [d, n, D]; good until the next call."""
         return torch.add(self.offset, self.x[:, n], alpha=self.scale, out=self.tokens[:, :n.stop - n.start])
 
     def of(self, n: slice) -> Tensor:
@@ -99,16 +115,19 @@ class _Scores:
         out = self.scores[:, :, n if kept else slice(n.stop - n.start)]
         if not kept or n.stop > self.known:
             tokens = self.moved(n)
-            half_square = torch.linalg.vector_norm(tokens, dim=2).square_().mul_(0.5)
-            torch.sub(self.bias, half_square.unsqueeze(1), out=out)
-            out.baddbmm_(self.points, tokens.mT).clamp_(min=_lowest(out.dtype), max=0).exp_()
+            half = half_square(tokens)
+            torch.sub(self.bias, half.unsqueeze(1), out=out)
+            out.baddbmm_(self.points, tokens.mT)
+            if self.far:
+                mend(out, Pairs(self.points, tokens, -self.bias.squeeze(2), half, self.far))
+            out.clamp_(min=_lowest(out.dtype), max=0).exp_()
             self.known = n.stop
         return out
 
 
-def _blocks(x: Tensor, landmarks: Tensor, scale: float, held: int) -> Iterator[tuple[slice, _Scores]]:
+def _blocks(x: Tensor, keys: Centred, scale: float, held: int) -> Iterator[tuple[slice, _Scores]]:
     """Blocks of as many heads as a slice holds, one head at least; `held` is how many scores a token has at once."""
-    (groups, length, dim), count = x.shape, landmarks.shape[1]
+    (groups, length, dim), count = x.shape, keys.k.shape[1]
     if x.device.type == "cpu":
         most = ROWS // held
         rows = max(1, -(-length // max(1, -(-length // most))))  # slices of the same length
@@ -116,23 +135,21 @@ def _blocks(x: Tensor, landmarks: Tensor, scale: float, held: int) -> Iterator[t
         depth, kept = max(1, min(groups, share, most // rows)), length if length * count <= KEPT else rows
     else:  # a GPU needs all of it in one launch
         rows, depth, kept = length, groups, length
-    offset = -landmarks.mean(1, keepdim=True)
-    points = landmarks + offset
-    bias = points.square().sum(2, keepdim=True) * -0.5
-    tokens, scores = landmarks.new_empty(depth, rows, dim), landmarks.new_empty(depth, count, kept)
+    offset, bias, far = -keys.centre, -keys.half_square.unsqueeze(2), keys.far is not None
+    tokens, scores = keys.k.new_empty(depth, rows, dim), keys.k.new_empty(depth, count, kept)
     for start in range(0, groups, depth):
         block = slice(start, min(start + depth, groups))
         size = block.stop - start
-        yield block, _Scores(x[block], offset[block], points[block], bias[block], scale, tokens[:size],
-                             scores[:size])
+        yield block, _Scores(x[block], offset[block], keys.k[block], bias[block], far, scale,
+                             tokens[:size], scores[:size])
 
 
-def _forward(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _forward(x: Tensor, keys: Centred, middle: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """y, and g [G, m, E], which the gradients need."""
-    acc = landmarks.dtype
+    acc = middle.dtype
     y = torch.empty_like(v, memory_format=torch.contiguous_format)
-    gathered = landmarks.new_zeros(*landmarks.shape[:2], v.shape[2])
-    for block, scores in _blocks(x, landmarks, scale, 1):
+    gathered = middle.new_zeros(*middle.shape[:2], v.shape[2])
+    for block, scores in _blocks(x, keys, scale, 1):
         for n in scores.slices():
             gathered[block].baddbmm_(scores.of(n), v[block, n].to(acc))
         w = torch.bmm(middle[block], gathered[block])
@@ -141,15 +158,15 @@ def _forward(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, scale: flo
     return y, gathered
 
 
-def _backward(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, gathered: Tensor, dy: Tensor, scale: float,
+def _backward(x: Tensor, keys: Centred, middle: Tensor, v: Tensor, gathered: Tensor, dy: Tensor, scale: float,
               needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
     """The gradients by x, landmarks, middle and v, those that are needed."""
-    acc = landmarks.dtype
+    acc = middle.dtype
     dx, dl, dm, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) if wanted else None
-                      for t, wanted in zip((x, landmarks, middle, v), needed, strict=False))
+                      for t, wanted in zip((x, keys.k, middle, v), needed, strict=False))
     if dl is not None:
         dl.zero_()
-    for block, scores in _blocks(x, landmarks, scale, 2):  # W takes as much room again
+    for block, scores in _blocks(x, keys, scale, 2):  # W takes as much room again
         dw = torch.zeros_like(gathered[block])
         for n in scores.slices():
             dw.baddbmm_(scores.of(n), dy[block, n].to(acc))

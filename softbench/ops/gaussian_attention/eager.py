@@ -4,8 +4,7 @@ With W_ij = exp(-|x_i - k_j|^2 / 2) (dy_i . v_j), the gradients are
     dv_j = sum_i exp(-|x_i - k_j|^2 / 2) dy_i,    dx_i = sum_j W_ij (k_j - x_i),    dk_j = sum_i W_ij (x_i - k_j),
 and the backward recomputes each tile of scores instead of storing it.
 
-Distances are |x|^2 + |k|^2 - 2 x.k by one matrix product. A distance does not change when both sides move together,
-so both are first moved by the mean of k: tokens with a large offset in common would otherwise lose all their digits.
+Distances come from one matrix product, and keep their digits for tokens of any length (`_distances`).
 
 Batch and heads are flattened here: x [G, N, D], k [G, M, D], v [G, M, E] with G = B * H groups.
 """
@@ -13,14 +12,15 @@ Batch and heads are flattened here: x [G, N, D], k [G, M, D], v [G, M, E] with G
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
-from softbench.ops._common import needs_grad, once, widened
+from softbench.ops._common import is_traced, needs_grad, once, widened
 from softbench.ops.gaussian_attention._by_landmarks import by_landmarks as by_landmarks
+from softbench.ops.gaussian_attention._distances import Pairs, Run, by_reach, exponents, own_pairs, pairs
 
 TILE = 1 << 19  # scores held at once: 2 MiB in float32, which stay in the cache between the steps
 _SIDE = 512  # keys in a tile
@@ -30,102 +30,110 @@ _TILE_ON_GPU, _SIDE_ON_GPU = 1 << 26, 2048  # 256 MiB: a GPU needs more work in 
 def kernel(x: Tensor, k: Tensor) -> Tensor:
     """The scores themselves; x [B, H, N, D], k [B, H, M, D] -> [B, H, N, M], float32 for half inputs.
 
-    Where k is x, the squared norms come from the product's own diagonal: the scores of a token with itself are 1.
+    Where k is x, the scores of a token with itself are 1.
     """
-    x_flat, k_flat = _flat(x), None if k is x else _flat(k)
-    scores: Tensor = _Kernel.apply(x_flat, k_flat) if needs_grad(x, k) else _kernel(x_flat, k_flat)[-1]
+    scores = _kernel(_flat(x)) if k is x else _kernel(_flat(x), _flat(k))
     return scores.view(*x.shape[:2], *scores.shape[1:])
 
 
 def attention(x: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The weighted sums; v [B, H, M, E] -> [B, H, N, E] in the dtype of v."""
-    flat = _flat(x), _flat(k), _flat(v)
-    y = _Attention.apply(*flat) if needs_grad(x, k, v) else _attend(*_centred(*flat[:2]), flat[2])
+    y = _attention(_flat(x), _flat(k), _flat(v))
     return y.view(*x.shape[:2], *y.shape[1:]).to(v.dtype)
 
 
-def _kernel(x: Tensor, k: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Both sides moved by the mean of k, and their scores; without k, of the tokens with themselves."""
-    if k is None:
-        x = x - x.mean(1, keepdim=True)
-        return x, x, _scores(x, x, same=True)
-    x, k = _centred(x, k)
-    return x, k, _scores(x, k)
+def _kernel(x: Tensor, k: Tensor | None = None) -> Tensor:
+    p, far = own_pairs(x) if k is None else pairs(x, k)
+    if far is not None and x.dtype != torch.float64:
+        return by_reach(_kernel, partial(_in_float64, _kernel), far, *((x,) if k is None else (x, k)))
+    scores: Tensor = _Kernel.apply(x, k, _handed(p)) if needs_grad(x, x if k is None else k) else _score(p, k is None)
+    return scores
+
+
+def _attention(x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    p, far = pairs(x, k)
+    if far is not None and k.dtype != torch.float64:
+        return by_reach(_attention, partial(_in_float64, _attention), far, x, k, v)
+    y: Tensor = _Attention.apply(x, k, v, _handed(p)) if needs_grad(x, k, v) else _attend(p, v)
+    return y
+
+
+def _in_float64(run: Run, *tensors: Tensor) -> Tensor:
+    return run(*(t.double() for t in tensors)).to(tensors[-1].dtype)
+
+
+def _handed(p: Pairs) -> Pairs | None:
+    """p, but where a function is traced, which takes no tensors beside its arguments, None: it makes them itself."""
+    return None if is_traced() else p
 
 
 class _Kernel(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, k: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, k: Tensor | None, p: Pairs | None) -> Tensor:
+        p = p or (own_pairs(x) if k is None else pairs(x, k))[0]
+        scores = _score(p, k is None)
         ctx.same = k is None
-        x, k, scores = _kernel(x, k)
-        ctx.save_for_backward(x, k, scores)
+        ctx.save_for_backward(p.x, p.k, scores)
         return scores
 
     @staticmethod
     @once
-    def backward(ctx: Any, dscores: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, dscores: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, k, scores = ctx.saved_tensors
         w = scores * dscores  # [G, N, M]
         if ctx.same:
             w = w + w.mT  # a token is on both sides
         dx = torch.bmm(w, k) - w.sum(2, keepdim=True) * x if ctx.needs_input_grad[0] else None
         dk = torch.bmm(w.mT, x) - w.sum(1).unsqueeze(2) * k if ctx.needs_input_grad[1] else None
-        return dx, dk
+        return dx, dk, None
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        x, k = _centred(x, k)
-        ctx.save_for_backward(x, k, v)
-        return _attend(x, k, v)
+    def forward(ctx: Any, x: Tensor, k: Tensor, v: Tensor, p: Pairs | None) -> Tensor:
+        p = p or pairs(x, k)[0]
+        ctx.save_for_backward(p.x, p.k, p.half_x, p.half_k, v)
+        ctx.far = p.far
+        return _attend(p, v)
 
     @staticmethod
     @once
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, k, v = ctx.saved_tensors
+        x, k, half_x, half_k, v = ctx.saved_tensors
+        p = Pairs(x, k, half_x, half_k, ctx.far)
         dx, dk, dv = (torch.zeros_like(t) if needed else None
-                      for t, needed in zip((x, k, v), ctx.needs_input_grad, strict=True))
+                      for t, needed in zip((x, k, v), ctx.needs_input_grad, strict=False))
         for g, n, m in _tiles(x, k):
-            xt, kt, dyt = x[g, n], k[g, m], dy[g, n]
-            scores = _scores(xt, kt)  # [g, n, m]
+            tile, dyt = p.tile(g, n, m), dy[g, n]
+            scores = _exp(exponents(tile))  # [g, n, m]
             if dv is not None:
                 dv[g, m].add_(torch.bmm(scores.mT, dyt))
             if any(ctx.needs_input_grad[:2]):
                 w = torch.bmm(dyt, v[g, m].mT).mul_(scores)  # [g, n, m]
             if dx is not None:
-                dx[g, n].add_(torch.bmm(w, kt)).addcmul_(w.sum(2, keepdim=True), xt, value=-1)
+                dx[g, n].add_(torch.bmm(w, tile.k)).addcmul_(w.sum(2, keepdim=True), tile.x, value=-1)
             if dk is not None:
-                dk[g, m].add_(torch.bmm(w.mT, xt)).addcmul_(w.sum(1).unsqueeze(2), kt, value=-1)
-        return dx, dk, dv
+                dk[g, m].add_(torch.bmm(w.mT, tile.x)).addcmul_(w.sum(1).unsqueeze(2), tile.k, value=-1)
+        return dx, dk, dv, None
 
 
-def _attend(x: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    y = v.new_zeros(x.shape[0], x.shape[1], v.shape[2])
-    for g, n, m in _tiles(x, k):
-        y[g, n].add_(torch.bmm(_scores(x[g, n], k[g, m]), v[g, m]))
+def _score(p: Pairs, same: bool) -> Tensor:
+    exponent = exponents(p)
+    if same and p.product is None:
+        exponent.masked_fill_(torch.eye(p.k.shape[1], dtype=torch.bool, device=p.k.device), 0)
+    return _exp(exponent)
+
+
+def _attend(p: Pairs, v: Tensor) -> Tensor:
+    y = v.new_zeros(p.x.shape[0], p.x.shape[1], v.shape[2])
+    for g, n, m in _tiles(p.x, p.k):
+        y[g, n].add_(torch.bmm(_exp(exponents(p.tile(g, n, m))), v[g, m]))
     return y
 
 
-def _scores(x: Tensor, k: Tensor, same: bool = False) -> Tensor:
-    """exp of half the negative squared distances, clamped at 0 because rounding may make a distance negative."""
-    if same:
-        exponent = torch.bmm(x, x.mT)
-        half_square = exponent.diagonal(dim1=1, dim2=2) / 2  # [G, N]
-        exponent.sub_(half_square.unsqueeze(2)).sub_(half_square.unsqueeze(1))
-    else:
-        exponent = torch.baddbmm(-_half_square(x).unsqueeze(2), x, k.mT)
-        exponent.sub_(_half_square(k).unsqueeze(1))
+def _exp(exponent: Tensor) -> Tensor:
+    """Scores, clamped at 1 because rounding may make a distance negative; the exponents are used up."""
     return exponent.clamp_(max=0).exp_()
-
-
-def _half_square(x: Tensor) -> Tensor:
-    return x.square().sum(-1) / 2
-
-
-def _centred(x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    centre = k.mean(1, keepdim=True)
-    return x - centre, k - centre
 
 
 def _tiles(x: Tensor, k: Tensor) -> Iterator[tuple[slice, slice, slice]]:

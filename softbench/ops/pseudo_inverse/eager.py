@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from softbench.ops._common import in_forward_mode, needs_grad, once, widened
+from softbench.ops._common import in_forward_mode, is_traced, needs_grad, once, widened
 from softbench.ops.pseudo_inverse._methods import SCALED_FOR
 
 Course = Iterator[Tensor]
@@ -130,14 +130,14 @@ def _nystromformer_steps(p: Tensor, v: Tensor) -> Course:
 
 def _cholesky(a: Tensor, ridge: float) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(_ridged(a, ridge))
-    failed = info != 0  # [G]
-    factor.diagonal(dim1=1, dim2=2).masked_fill_(failed[:, None], 1)  # a zero there would raise for the whole batch
+    failed = (info != 0)[:, None, None]
+    factor.masked_fill_(failed, 1)  # a zero on the diagonal would raise for the whole batch
     if in_forward_mode():  # where torch has another derivative of cholesky_inverse than its own
         one = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand_as(a)
         inverse = torch.cholesky_solve(one, factor)
     else:
         inverse = torch.cholesky_inverse(factor)
-    return inverse.masked_fill_(failed[:, None, None], torch.nan)
+    return inverse.masked_fill_(failed, torch.nan)
 
 
 def _eigh(a: Tensor, ridge: float) -> Tensor:
@@ -156,6 +156,8 @@ _DIRECT: dict[str, Callable[[Tensor, float], Tensor]] = {"cholesky": _cholesky, 
 
 
 def _ridged(a: Tensor, ridge: float) -> Tensor:
+    if is_traced():  # inductor may write over what it has yet to read of a diagonal
+        return a + ridge * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     p = a.clone()
     p.diagonal(dim1=1, dim2=2).add_(ridge)
     return p
