@@ -35,6 +35,7 @@ from softbench.records import UNFINISHED, Record, finite
 from softbench.subjects import probe, witness, workload
 from softbench.subjects.workload import Subject, Workload, is_out_of_memory
 
+_MOST_OF_LIMIT = 50.0  # caches are up to some twenty times as fast as the memory that the limit speaks of
 _LONGER = 0.3  # seconds, beside those of a call, that a probe at more tokens may take
 
 
@@ -202,11 +203,16 @@ def make_record(measure: str, job: Job, reading: Reading, environment: dict[str,
     status, notes = reading.status, [reading.note, subject.note(case)]
     if value is None and status == "ok":
         status, notes = "failed", [*notes, "the measure gave no finite number"]
+    limit = _limit(reading, case, environment)
+    if (share := limit.get("limit", {}).get("share")) and share > _MOST_OF_LIMIT:
+        reading, value, status = replace(reading, samples=[]), None, "failed"
+        notes = [*notes, f"the time is {1 / share:.1%} of the least that this machine needs (`softbench roofline`): its"
+                         " work cannot have been done"]
     return Record(
         measure=measure, quantity=reading.quantity, value=value, unit=reading.unit,
         samples=[float(s) for s in reading.samples if math.isfinite(s)], status=status,
         note="; ".join(filter(None, notes)),
-        detail={key: finite(entry) for key, entry in (reading.detail | _limit(reading, case, environment)).items()},
+        detail={key: finite(entry) for key, entry in (reading.detail | limit).items()},
         attention=subject.attention, options=subject.options, model=subject.model, impl=resolved_impl(job),
         mode=case.mode, batch=shape.batch, heads=shape.heads, rows=shape.rows, cols=shape.cols,
         head_dim=shape.head_dim, dtype=case.dtype, device=torch.device(case.device).type, seed=case.seed,

@@ -26,7 +26,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softbench.errors import Unsupported
 from softbench.subjects import probe
 from softbench.subjects.workload import Workload, WrongResult, build, is_out_of_memory, unwritten
 
@@ -97,8 +96,8 @@ class Witness:
             self.watching = True
             try:
                 self.truths[1] = self._fresh(others)
-            except (Unsupported, MemoryError, RuntimeError) as error:
-                if not isinstance(error, Unsupported) and not is_out_of_memory(error):
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
                     raise
                 self.remark = "its result for other values could not be compared: no memory beside it"
             else:

@@ -162,7 +162,7 @@ class Workload:
             case = replace(case, shape=replace(case.shape, batch=1))
         made = replace(self, case=case, target=self.target[part])
         if subject.model:
-            made = replace(build(case, subject), target=made.target)
+            made = replace(build(replace(case, impl=case.impl or "auto"), subject), target=made.target)
         else:
             module = seeded_module(case, subject).to(device=self.device, dtype=self.inputs[0].dtype)
             made = replace(made, module=module, call=subject.call(module, case), output=self.target[part].shape)

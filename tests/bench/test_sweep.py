@@ -176,6 +176,17 @@ def test_a_measure_that_gives_no_finite_number_is_a_row(number):
     record.to_json()
 
 
+def test_a_time_far_below_the_floor_is_not_a_speed(monkeypatch):
+    monkeypatch.setattr(sweep.ceilings, "load", lambda *_: sweep.ceilings.Ceilings(1e9, {"float32": 1e9}))
+    flags = {"sweep": {"attn": "soft", "baseline": "none", "tokens": "16"}}
+    (job,) = session.start(config.load(None, flags=flags), "latency").jobs
+    for seconds, status in ((0.1, "ok"), (1e-4, "failed")):
+        reading = Reading("latency", "s", [seconds], detail={"work": {"bytes": 1e7, "flops": 1.0}})
+        record = sweep.make_record("latency", job, reading, {"machine": "m"})
+        assert (record.status, bool(record.value), bool(record.samples)) == (status, *2 * (status == "ok",))
+    assert "the time is 1.0% of the least that this machine needs" in record.note
+
+
 def test_two_labels_of_one_attention_are_refused():
     with pytest.raises(UsageError, match="'soft' and 'soft:landmarks=49' are the same attention"):
         records_of("soft,soft:landmarks=49")

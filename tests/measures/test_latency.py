@@ -136,6 +136,12 @@ def test_foreign_share_counts_others_but_not_us():
 
 
 @pytest.mark.quiet
+def test_what_no_machine_can_do_is_told():
+    run = latency._Run(Sleeper(0.0), samples=[1e-6])  # type: ignore[arg-type]
+    assert latency._impossible(run, {"bytes": 1e5}) == ""
+    assert "cannot have been computed" in latency._impossible(run, {"bytes": 1e12})
+
+
 def test_a_stray_process_is_seen():
     """A second process that spins takes one core of this machine, and must show in the record."""
     stray = subprocess.Popen([sys.executable, "-c", "while True: pass"])

@@ -11,6 +11,7 @@ from cheats import CHANGES, CHEATS, HONEST, Trick
 
 from softbench import config
 from softbench.bench import session, sweep
+from softbench.cli import running
 from softbench.processes import setup
 from softbench.records import Record
 
@@ -80,3 +81,22 @@ def test_the_state_is_put_back_after_an_error(tmp_path: Path) -> None:
 def test_other_measures_give_no_number_either(tmp_path: Path, measure: str, name: str) -> None:
     rows = records_of(CHEATS[name].write(tmp_path, name), {}, measure)
     assert {row.status for row in rows} == {"failed"}
+
+
+def test_records_are_kept_where_they_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where a thread of an attention changes the working directory while another case is measured."""
+    monkeypatch.chdir(tmp_path)
+    target = running.output("latency", Path("x.jsonl"), resume=False)
+    assert running.shown(target) == Path("x.jsonl")
+    monkeypatch.chdir("/")
+    assert target == tmp_path / "x.jsonl"
+
+
+@pytest.mark.parametrize("keys", [
+    {"model": "timm:resnet18", "mode": "forward"}, {"model": "timm:resnet18", "by_stage": "true", "mode": "forward"},
+    {"model": "timm:resnet18:drop_path_rate=0.2", "mode": "forward_backward"}])
+def test_models_with_batch_statistics_and_stochastic_depth_get_their_times(keys: dict[str, str]) -> None:
+    sweep = {"image": "32", "batch": "2", "device": "cpu"} | keys
+    flags = {"latency": LATENCY, "process": {"threads": "1"}, "sweep": sweep}
+    rows = [record for _, group in session.start(config.load(None, flags=flags), "latency") for record in group]
+    assert {(row.status, row.note) for row in rows} == {("ok", "")}
