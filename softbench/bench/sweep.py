@@ -36,7 +36,7 @@ from softbench.subjects import probe, witness, workload
 from softbench.subjects.workload import Subject, Workload, is_out_of_memory
 
 _MOST_OF_LIMIT = 50.0  # caches are up to some twenty times as fast as the memory that the limit speaks of
-_LONGER = 0.3  # seconds, beside those of a call, that a probe at more tokens may take
+_LONGER = 0.3  # seconds, beside a third of those of a first call, that a probe at more tokens should take
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Sweep:
             once = time.perf_counter() - started
             if self.timeout is not None and (elapsed := _seconds(built)) * 4 > self.timeout:
                 raise TimeoutError(f"one call takes {elapsed:.1f} s, too long to repeat within {self.timeout:g} s")
-            probe.probe_longer(job.case, job.subject, _LONGER + once, probed)
+            probe.probe_longer(job.case, job.subject, _LONGER + once / 3, probed)
         return built
 
     def _probe(self, job: Job) -> float:
