@@ -179,3 +179,9 @@ def test_command_line_answers_within_a_third_of_a_second(arguments: list[str]) -
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(seconds() for _ in range(5)) < 0.3
+
+
+def test_records_are_constructed_in_one_place() -> None:
+    calls = [module for module, path in MODULES.items() for node in ast.walk(ast.parse(path.read_text()))
+             if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "Record"]
+    assert calls == ["softbench.records.record"]

@@ -31,7 +31,7 @@ from softbench.contracts.measure import Reading
 from softbench.errors import SoftbenchError
 from softbench.processes import child, setup
 from softbench.processes.child import Child
-from softbench.records import Record
+from softbench.records import Record, from_json
 
 _START_SECONDS = 120.0
 _READY, _DONE = "ready\n", "done\n"
@@ -63,7 +63,7 @@ def _run_child(sweep: Sweep, job: Job, settings: Process, memory_limit: int | No
     asked = request(sweep, job, settings, memory_limit)
     answer = ask("softbench.bench.isolate", asked, sweep.timeout, memory_limit)
     if isinstance(answer, list):
-        return [Record(**json.loads(line)) for line in answer]
+        return [from_json(line) for line in answer]
     status, note = answer
     reading = Reading(sweep.measure.QUANTITY, sweep.measure.UNIT, [], status=status, note=note)
     return [make_record(sweep.measure_name, job, reading, sweep.environment)]

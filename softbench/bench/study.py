@@ -5,18 +5,17 @@ The twin of `sweep.py` for studies, whose tasks are not cases of one measure but
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
+from softbench import records
 from softbench.bench import sweep
 from softbench.contained import contained
-from softbench.contracts.study import Observation, Task
+from softbench.contracts.study import Finding, Task
 from softbench.processes import state
-from softbench.records import WHOLE_TASK, Record, finite
+from softbench.records import WHOLE_TASK, Record
 
 
 @dataclass(frozen=True)
@@ -40,30 +39,17 @@ class Study:
             found += group
             yield task, group
 
-    def _observe(self, task: Task, found: list[Record]) -> list[Observation]:
+    def _observe(self, task: Task, found: list[Record]) -> list[Finding]:
         try:
             with state.guarded(), contained():
                 return list(task.run(found) if task.concludes else task.run())
         except Exception as error:
             status, note = sweep.verdict(error)
-            return [Observation(quantity=self.module.QUANTITY, unit=self.module.UNIT, value=None, status=status,
+            return [Finding(quantity=self.module.QUANTITY, unit=self.module.UNIT, value=None, status=status,
                                 note=note, detail={WHOLE_TASK: True})]
 
-    def _record(self, task: Task, seen: Observation) -> Record:
-        value, status = seen.value, seen.status
-        if value is not None and not math.isfinite(value):
-            value, status = None, status if status != "ok" else "diverged"
-        samples = [s for s in seen.samples if math.isfinite(s)]
-        fields = {name: getattr(seen, name) for name in (
-            "quantity", "unit", "note", "attention", "options", "label", "model", "impl", "mode", "batch", "heads",
-            "rows", "cols", "head_dim", "dtype", "seed")}
-        detail = {key: finite(entry) for key, entry in seen.detail.items()}
-        if len(samples) < len(seen.samples):
-            detail["samples_not_finite"] = len(seen.samples) - len(samples)
-        if seen.quoted:
-            detail["source"] = seen.quoted
-        return Record(
-            measure=self.name, value=value, status=status, samples=samples, detail=detail,
-            device="" if seen.quoted else self.device, coords=seen.coords | {"task": task.name},
-            environment={} if seen.quoted else self.environment,
-            started=datetime.now(UTC).isoformat(timespec="seconds"), **fields)
+    def _record(self, task: Task, finding: Finding) -> Record:
+        quoted = {"source": finding.quoted} if finding.quoted else {}
+        told = replace(finding, detail=finding.detail | quoted, coords=finding.coords | {"task": task.name},
+                       device=None if quoted else self.device)
+        return records.make(self.name, told, told, told, records.origin({} if quoted else self.environment))

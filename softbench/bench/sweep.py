@@ -7,13 +7,11 @@ is not supported, takes too long or gives a wrong result yields a record that sa
 from __future__ import annotations
 
 import gc
-import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
 from types import ModuleType
@@ -22,6 +20,7 @@ from typing import Any
 import torch
 
 from softbench import options as opts
+from softbench import records
 from softbench.case import Case
 from softbench.contained import contained
 from softbench.contracts.measure import Reading, readings
@@ -31,7 +30,7 @@ from softbench.machine import environment as env
 from softbench.ops import pseudo_inverse
 from softbench.processes import state
 from softbench.processes.limits import deadline
-from softbench.records import UNFINISHED, Record, finite
+from softbench.records import UNFINISHED, About, Point, Record
 from softbench.subjects import probe, witness, workload
 from softbench.subjects.workload import Subject, Workload, is_out_of_memory
 
@@ -198,26 +197,28 @@ def _diverged(reading: Reading, remark: str) -> Reading:
 
 def make_record(measure: str, job: Job, reading: Reading, environment: dict[str, Any]) -> Record:
     """The record of one reading of a job."""
-    case, subject, shape = job.case, job.subject, job.case.shape
-    value = None if reading.summary is None else finite(float(reading.summary))
-    status, notes = reading.status, [reading.note, subject.note(case)]
-    if value is None and status == "ok":
-        status, notes = "failed", [*notes, "the measure gave no finite number"]
-    limit = _limit(reading, case, environment)
+    notes, limit = [reading.note, job.subject.note(job.case)], _limit(reading, job.case, environment)
     if (share := limit.get("limit", {}).get("share")) and share > _MOST_OF_LIMIT:
-        reading, value, status = replace(reading, samples=[]), None, "failed"
-        notes = [*notes, f"the time is {1 / share:.1%} of the least that this machine needs (`softbench roofline`): its"
-                         " work cannot have been done"]
-    return Record(
-        measure=measure, quantity=reading.quantity, value=value, unit=reading.unit,
-        samples=[float(s) for s in reading.samples if math.isfinite(s)], status=status,
-        note="; ".join(filter(None, notes)),
-        detail={key: finite(entry) for key, entry in (reading.detail | limit).items()},
-        attention=subject.attention, options=subject.options, model=subject.model, impl=resolved_impl(job),
-        mode=case.mode, batch=shape.batch, heads=shape.heads, rows=shape.rows, cols=shape.cols,
-        head_dim=shape.head_dim, dtype=case.dtype, device=torch.device(case.device).type, seed=case.seed,
-        coords={"inputs": case.inputs, **subject.coords}, label=case.spec.label, environment=environment,
-        started=datetime.now(UTC).isoformat(timespec="seconds"))
+        reading = replace(reading, samples=[], value=None, status="failed")
+        notes.append(f"the time is {1 / share:.1%} of the least that this machine needs (`softbench roofline`): its work"
+                     " cannot have been done")
+    told = replace(reading, note="; ".join(filter(None, notes)), detail=reading.detail | limit)
+    return records.make(measure, told, about(job), point(job), records.origin(environment))
+
+
+def about(job: Job) -> About:
+    """What a job measures, as records say it."""
+    return About(attention=subject.attention or None, options=subject.options, model=subject.model or None,
+                 impl=resolved_impl(job) or None, mode=case.mode, label=case.spec.label)
+def point(job: Job) -> Point:
+    """Where a job measures, as records say it."""
+    case, shape = job.case, job.case.shape
+    return Point(batch=shape.batch, heads=shape.heads or None, rows=shape.rows, cols=shape.cols,
+                 head_dim=shape.head_dim or None, dtype=case.dtype, device=torch.device(case.device).type,
+                 seed=case.seed, coords={"inputs": case.inputs, **job.subject.coords})
+def place(job: Job) -> dict[str, Any]:
+    """What and where a job measures, as the fields of a study's finding."""
+    return {**vars(about(job)), **vars(point(job))}
 
 
 def _limit(reading: Reading, case: Case, environment: dict[str, Any]) -> dict[str, Any]:

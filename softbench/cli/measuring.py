@@ -151,7 +151,7 @@ def _outcomes(group: Sequence[Record]) -> list[str]:
 
 def _place(record: Record) -> str:
     if not record.model:
-        return f"{record.label}, N = {record.rows * record.cols:,}"
+        return f"{record.label}, N = {record.tokens:,}"
     return f"{record.label}, {record.rows}x{record.cols}, batch {record.batch}, {record.coords.get('part', 'whole')}"
 
 

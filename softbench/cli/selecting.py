@@ -87,13 +87,13 @@ def _names(text: str, kind: str, there: Iterable[str]) -> set[str]:
 
 
 def _own(record: Record) -> set[str]:
-    return {record.model, record.label} if record.model else {record.attention, record.label}
+    return {record.model or record.attention or "", record.name}
 
 
 def _columns(record: Record) -> dict[str, str]:
     """What --where may ask for, as text: subject, point and coordinates of a record, and its machine."""
     names = ("quantity", "status", "attention", "model", "label", "impl", "mode", "batch", "heads", "rows", "cols",
              "head_dim", "dtype", "device", "seed")
-    values = {name: getattr(record, name) for name in names} | {"tokens": record.rows * record.cols}
+    values = {name: getattr(record, name) for name in names} | {"tokens": record.tokens}
     values |= record.coords | {"machine": record.environment.get("machine", "")}
-    return {name: str(value) for name, value in values.items()}
+    return {name: "" if value is None else str(value) for name, value in values.items()}

@@ -67,7 +67,7 @@ def _select(files: Sequence[str], measure: str | None, attn: str | None, model: 
     chosen = selecting.where(chosen, where)
     if not chosen:
         there = [f"{what} {', '.join(sorted(names))}" for what, names in (
-            ("measures", {r.measure for r in found}), ("attentions", {r.label for r in found if not r.model}),
-            ("models", {r.label for r in found if r.model})) if names]
+            ("measures", {r.measure for r in found}), ("attentions", {r.name for r in found if not r.model}),
+            ("models", {r.name for r in found if r.model})) if names]
         raise UsageError(f"No record fits --measure, --attn, --model and --where. The files hold {'; '.join(there)}.")
     return chosen

@@ -78,7 +78,7 @@ def load(name: str, files: str, label: str = "") -> Side:
     if not found:
         raise ResultsError(f"{files} holds nothing that was measured.")
     if label:
-        labels = {record.label for record in found}
+        labels = {record.name for record in found}
         if label not in labels:
             raise unknown(f"attention or model in {files}", label, labels - {""})
         found = [record for record in found if record.label == label]

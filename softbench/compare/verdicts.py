@@ -17,7 +17,8 @@ from softbench.compare import rule, sides
 from softbench.compare.rule import Estimate
 from softbench.compare.sides import Side
 from softbench.machine import environment
-from softbench.records import Record, median
+from softbench.records import Record
+from softbench.stats import median
 
 SLOWER, FASTER, SAME, INCONCLUSIVE = rule.SLOWER, rule.FASTER, rule.SAME, rule.INCONCLUSIVE
 BROKEN, MISSING, WORSE, CHANGED = "broken", "missing", "worse", "changed"
@@ -180,7 +181,7 @@ def ordered(rows: Iterable[Row]) -> list[Row]:
 
 def relevant(record: Record) -> tuple[str, ...]:
     """Entries of the environment on which a quantity depends: all for a time, none for a count of operations."""
-    cuda = record.device.startswith("cuda")
+    cuda = (record.device or "").startswith("cuda")
     if record.unit in TIMES:
         return (*environment.COMPARABLE, *(k for k in _KERNELS if cuda or k not in _GPU_ONLY))
     if record.unit == "B":
@@ -281,7 +282,7 @@ def _exact(base: Record, head: Record, terms: Terms) -> Row:
         return Row(base, head, WORSE if head.value > base.value else BETTER, ratio)
     apart, size = abs(head.value - base.value), max(abs(base.value), abs(head.value))
     whole = float(base.value).is_integer() and float(head.value).is_integer()
-    allowed = 0.0 if whole else max(terms.tolerance * size, _ROUNDING.get(base.dtype, _ROUNDING_SINGLE))
+    allowed = 0.0 if whole else max(terms.tolerance * size, _ROUNDING.get(str(base.dtype), _ROUNDING_SINGLE))
     return Row(base, head, SAME if apart <= allowed else CHANGED, ratio)
 
 

@@ -19,35 +19,12 @@ Measures import torch inside their functions, so that `softbench <measure> --hel
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
 
 from softbench import plugins
-from softbench.records import median
+from softbench.records import Reading as Reading
 
 REQUIRED = ("QUANTITY", "UNIT", "BETTER", "DETERMINISTIC", "Settings", "measure")
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One measured quantity: its raw samples in SI units, in the order taken, and how they were taken.
-
-    `value` defaults to the median of the samples. `note` is a remark for the reader of the table (a flagged
-    disturbance, say), `detail` what a reader of the record may want (calls per sample, shares, counts).
-    """
-
-    quantity: str
-    unit: str
-    samples: list[float]
-    value: float | None = None
-    status: str = "ok"
-    note: str = ""
-    detail: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def summary(self) -> float | None:
-        return self.value if self.value is not None else median(self.samples) if self.samples else None
 
 
 def load(name: str) -> ModuleType:

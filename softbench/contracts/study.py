@@ -21,48 +21,23 @@ Studies import torch inside their functions, so that `softbench <study> --help` 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 from softbench import plugins
+from softbench.records import About, Point, Reading
 
 REQUIRED = ("QUANTITY", "UNIT", "DETERMINISTIC", "Settings", "QUICK", "VIEWS", "tasks")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Observation:
-    """One number of a study, with what it is a number of. Fields are those of `softbench.records.Record`.
+class Finding(Reading, About, Point):
+    """One number of a study, with what it is a number of, as far as that exists.
 
-    `samples` are the values of single seeds, matrices or repetitions that `value` summarises. `detail` may hold the
-    course of an iteration (`{"trace": [...]}`, one entry a step) besides how the number was taken. A number that was
-    not measured but published has its source in `quoted`; its record then names no machine, and `detail["printed"]` is
-    how tables write it.
+    A number that was not measured but published has its source in `quoted`; its record then names no machine, and
+    `detail["printed"]` is how tables write it.
     """
 
-    quantity: str
-    value: float | None
-    unit: str = "1"
-    samples: list[float] = field(default_factory=list)
-    status: str = "ok"
-    note: str = ""
-    detail: dict[str, Any] = field(default_factory=dict)
-
-    attention: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-    label: str = ""
-    model: str = ""
-    impl: str = ""
-    mode: str = "forward"
-
-    batch: int = 1
-    heads: int = 1
-    rows: int = 1
-    cols: int = 1
-    head_dim: int = 1
-    dtype: str = "float64"
-    seed: int = 0
-    coords: dict[str, Any] = field(default_factory=dict)
     quoted: str = ""
 
 
@@ -75,7 +50,7 @@ class Task:
     """
 
     name: str
-    run: Callable[..., list[Observation]]
+    run: Callable[..., list[Finding]]
     concludes: bool = False
 
 

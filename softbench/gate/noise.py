@@ -6,14 +6,14 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from softbench import records
 from softbench.compare import rule
 from softbench.gate.paired import Pair
 from softbench.gate.store import FLOOR, ROUNDS, RUNS
-from softbench.records import Record
+from softbench.records import About, Point, Reading, Record
+from softbench.stats import median
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,9 @@ def measure(pair: Pair, rounds: int) -> Noise:
 
 def as_records(noise: Noise, environment: dict[str, Any]) -> list[Record]:
     """The three numbers as records of the measure `doctor`."""
-    started = datetime.now(UTC).isoformat(timespec="seconds")
     detail = {"rounds": noise.units, "first_look": noise.first}
-    return [Record(measure="doctor", quantity=quantity, value=value, unit="1", samples=[], status="ok", note="",
-                   detail=detail, attention="", options={}, model="", impl="", mode="", batch=0, heads=0, rows=0,
-                   cols=0, head_dim=0, dtype="", device="", seed=0, coords={}, label="", environment=environment,
-                   started=started)
+    here = records.origin(environment)
+    return [records.make("doctor", Reading(quantity, value=value, detail=detail), About(), Point(), here)
             for quantity, value in ((FLOOR, noise.floor), (RUNS, noise.runs), (ROUNDS, noise.rounds))]
 
 
@@ -81,4 +78,4 @@ def _pooled(groups: Sequence[Sequence[float]], about_zero: bool = False) -> floa
 def _medians(samples: Sequence[float], per_round: Sequence[int]) -> list[float]:
     """ln of the median of each round, that is of each process."""
     ends = [sum(per_round[: i + 1]) for i in range(len(per_round))]
-    return [math.log(records.median(samples[end - count : end])) for end, count in zip(ends, per_round, strict=True)]
+    return [math.log(median(samples[end - count : end])) for end, count in zip(ends, per_round, strict=True)]

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from softbench import records
 from softbench.bench.sweep import Job, make_record
 from softbench.compare import rule, verdicts
 from softbench.compare.rule import Settled
@@ -29,6 +28,7 @@ from softbench.gate.source import Source
 from softbench.gate.worker import PROTOCOL
 from softbench.processes import child
 from softbench.records import Record
+from softbench.stats import median
 
 _START_SECONDS, _GRACE_SECONDS = 120.0, 120.0
 
@@ -165,11 +165,11 @@ class Pair:
         for course, samples in zip(courses, taken, strict=True):
             course.samples += samples
             course.per_round.append(len(samples))
-        return math.log(records.median(taken[1]) / records.median(taken[0]))
+        return math.log(median(taken[1]) / median(taken[0]))
 
     def _margin(self, case: int, terms: Terms) -> float:
         machine = str(self.environments[1].get("machine"))
-        seconds = records.median(self.courses[case][0].samples)
+        seconds = median(self.courses[case][0].samples)
         return rule.margin(terms.threshold, terms.noise.get(machine, 0.0), terms.floor, seconds)
 
     def _row(self, case: int, outcome: Settled) -> Row:

@@ -91,5 +91,5 @@ def load(environment: Mapping[str, Any], device: str) -> Ceilings | None:
         return None
     found = sorted(recall(environment, device), key=lambda record: record.started)
     bandwidth = [r.value for r in found if r.quantity == BANDWIDTH and r.value]
-    rates = {r.dtype: r.value for r in found if r.quantity == RATE and r.value}
+    rates = {str(r.dtype): r.value for r in found if r.quantity == RATE and r.value}
     return Ceilings(bandwidth[-1], rates) if bandwidth and rates else None

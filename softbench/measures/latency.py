@@ -26,8 +26,8 @@ from softbench.errors import SoftbenchError
 from softbench.machine import cpu_share
 from softbench.measures import _work
 from softbench.options import option
-from softbench.records import median
 from softbench.records.views import Roofline
+from softbench.stats import median
 
 if TYPE_CHECKING:
     from softbench.subjects.witness import Witness

@@ -24,15 +24,17 @@ _Check = Callable[[Any], bool]
 
 
 def check(data: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
-    """Raise ValueError with a short reason for what cannot be; types of fields and units are checked before."""
+    """Raise ValueError with a short reason for what cannot be; types of fields and units are checked before.
+
+    Fields that do not exist are not in `data`.
+    """
     for name in (*_NAMES, *_LABELS):
-        most = _LABEL if name in _LABELS else _NAME
-        if len(data[name]) > most:
-            raise ValueError(f"{name} has {len(data[name]):,} characters, and {most:,} at most can be")
-    of_a_case = bool(data["attention"] or data["model"])  # the doctor's numbers are of a machine
+        most, text = _LABEL if name in _LABELS else _NAME, data.get(name) or ""
+        if len(text) > most:
+            raise ValueError(f"{name} has {len(text):,} characters, and {most:,} at most can be")
     for name, least in _COUNTS.items():
-        if not (least if of_a_case else 0) <= data[name] <= _LARGEST:
-            raise ValueError(f"{name} is {data[name]}, which cannot be")
+        if (count := data.get(name)) is not None and not least <= count <= _LARGEST:
+            raise ValueError(f"{name} is {count}, which cannot be")
     low, high = _RANGES[data["unit"]]
     for value in (data["value"], *data["samples"]):
         if value is not None and not low <= value <= high:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from softbench.machine.environment import COMPARABLE
 from softbench.records import WHOLE_TASK, Record
+from softbench.records.frame import rows
 from softbench.records.views import View
 from softbench.reports import format
 from softbench.reports.sheet import POINT, hardware, phrase, ranks
@@ -69,13 +70,13 @@ class Seen:
 def select(view: View, frame: pd.DataFrame, quantities: Iterable[str]) -> list[Seen]:
     """The records that the view keeps, of these quantities, without those that stand for whole tasks."""
     wanted = set(quantities)
-    found = [_seen(row) for row in frame.to_dict("records") if row["quantity"] in wanted and not _whole(row)]
+    found = [_seen(row) for row in rows(frame) if row["quantity"] in wanted and not _whole(row)]
     return [seen for seen in found if all(_fits(seen.at(column), value) for column, value in view.where.items())]
 
 
 def whole_tasks(frame: pd.DataFrame) -> list[Seen]:
     """The records that say what became of tasks without a result."""
-    return [_seen(row) for row in frame.to_dict("records") if _whole(row)]
+    return [_seen(row) for row in rows(frame) if _whole(row)]
 
 
 def telling(found: Sequence[Seen], columns: Sequence[str]) -> list[str]:

@@ -125,11 +125,11 @@ def _point_columns(rows: Sequence[Row], *, named: bool) -> list[tuple[Column, _C
     """What tells the cases apart: the varying parts of their points, tokens or image, and the subject."""
     columns: list[tuple[Column, _Cell]] = [(Column(name, right=False, wraps=True), _of(name))
                                            for name, values in _places(rows).items() if len(values) > 1]
-    if any(row.record.rows * row.record.cols > 1 for row in rows):
+    if any(row.record.tokens > 1 for row in rows):
         if any(row.record.model for row in rows):
             columns.append((Column("image"), lambda r: f"{r.record.rows}x{r.record.cols}"))
         else:
-            columns.append((Column("tokens"), lambda r: format.count(r.record.rows * r.record.cols)))
+            columns.append((Column("tokens"), lambda r: format.count(r.record.tokens)))
     if named and any(row.record.label for row in rows):
         header = "model" if all(row.record.model for row in rows) else "attention"
         columns.append((Column(header, right=False, wraps=True), lambda r: format.text(r.record.label)))
@@ -143,9 +143,10 @@ def _of(name: str) -> _Cell:
 def _place(record: Record) -> dict[str, str]:
     """Where a case stands, as text: quantity, point and coordinates; of grids that are as square as can be, nothing."""
     found = {"quantity": record.quantity} | {name: format.text(getattr(record, name)) for name in POINT
-                                             if name != "model" and getattr(record, name) not in ("", 0)}
-    found["seed"] = str(record.seed)
-    if record.rows > 1 and not record.model:
+                                             if name != "model" and getattr(record, name)}
+    if record.seed is not None:
+        found["seed"] = str(record.seed)
+    if record.grid[0] > 1 and not record.model:
         found["grid"] = f"{record.rows}x{record.cols}"
     return found | {name: format.text(value) for name, value in record.coords.items() if name != "task"}
 
@@ -156,7 +157,7 @@ def _places(rows: Sequence[Row]) -> dict[str, list[str]]:
     for row in rows:
         for name, value in _place(row.record).items():
             found.setdefault(name, {})[value] = None
-    tokens = {row.record.rows * row.record.cols for row in rows}
+    tokens = {row.record.tokens for row in rows}
     if len(found.get("grid", {})) == len(tokens):
         found.pop("grid", None)  # the number of tokens tells the grids apart
     return {name: list(values) for name, values in found.items()}
@@ -225,6 +226,6 @@ def name(row: Row, among: Sequence[Row]) -> str:
         parts.insert(0, row.record.measure)
     if row.record.model:
         parts.append(f"{row.record.rows}x{row.record.cols}")
-    elif row.record.rows * row.record.cols > 1:
-        parts.append(format.tokens(row.record.rows * row.record.cols))
+    elif row.record.tokens > 1:
+        parts.append(format.tokens(row.record.tokens))
     return ", ".join(filter(None, parts))

@@ -15,8 +15,9 @@ from typing import Any
 from xml.etree import ElementTree as xml
 
 from softbench.errors import UsageError
-from softbench.records import Record, quartiles
+from softbench.records import Record
 from softbench.reports import format
+from softbench.stats import quartiles
 
 # Units in which less is better: what a tool that alarms on "more" can watch.
 _COSTS = {"s": "s", "B": "bytes", "flop": "FLOP"}
@@ -93,7 +94,9 @@ def _names(records: Sequence[Record]) -> list[str]:
 
 
 def _name(record: Record) -> str:
-    sizes = f"B{record.batch} H{record.heads} {record.rows}x{record.cols} D{record.head_dim}"
+    sizes = " ".join(text for text, size in (
+        (f"B{record.batch}", record.batch), (f"H{record.heads}", record.heads),
+        (f"{record.rows}x{record.cols}", record.tokens), (f"D{record.head_dim}", record.head_dim)) if size)
     parts = [record.measure, *([record.quantity] if record.quantity != record.measure else []), record.label,
              record.impl, sizes, record.mode, record.dtype, record.device, f"seed {record.seed}",
              *(f"{key} {value}" for key, value in record.coords.items())]

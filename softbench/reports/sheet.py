@@ -19,6 +19,7 @@ from softbench.case import WHOLE
 from softbench.errors import UsageError
 from softbench.machine.environment import COMPARABLE
 from softbench.records import Record
+from softbench.records import frame as frames
 from softbench.reports import format
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def sheets(frame: pd.DataFrame, baseline: str = "") -> list[Sheet]:
     Raises:
         UsageError: the frame has no records.
     """
-    rows = frame.to_dict("records")
+    rows = [row | {name: row[name] or "" for name in ("label", "impl")} for row in frames.rows(frame)]
     if not rows:
         raise UsageError("There are no records to show.")
     kinds: dict[tuple[str, bool], list[dict[Any, Any]]] = {}
@@ -223,7 +224,7 @@ def _point(row: dict[Any, Any], models: bool) -> dict[str, Any]:
     names = [name for name in names if not (models and name in _NOT_OF_MODELS)]
     names += [f"env.{key}" for key in COMPARABLE if f"env.{key}" in row]
     point = {format.text(name): _hashable(row[name]) for name in names}
-    return point | {"tokens": int(row["tokens"]), "grid": f"{int(row['rows'])}x{int(row['cols'])}"}
+    return point | {"tokens": int(row["tokens"] or 0), "grid": f"{row['rows'] or 0}x{row['cols'] or 0}"}
 
 
 def _order(columns: Iterable[str]) -> list[str]:

@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softbench.case import DTYPES, check_choices
-from softbench.contracts.study import Observation, Task
+from softbench.contracts.study import Finding, Task
 from softbench.machine.ceilings import BANDWIDTH, RATE
 from softbench.machine.ceilings import recall as recall
 from softbench.machine.ceilings import remember as remember
 from softbench.options import option
 from softbench.processes.setup import parse_bytes
-from softbench.records import median
 from softbench.records.views import Rows
+from softbench.stats import median
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,7 @@ class _Operation:
     call: Callable[[], Any]
 
 
-def _measure(settings: Settings, dtypes: list[str], copied: int) -> list[Observation]:
+def _measure(settings: Settings, dtypes: list[str], copied: int) -> list[Finding]:
     import torch
 
     from softbench.bench import session
@@ -96,10 +96,10 @@ def _measure(settings: Settings, dtypes: list[str], copied: int) -> list[Observa
             for seen in _observations(operation, samples)]
 
 
-def _observations(operation: _Operation, seconds: list[float]) -> list[Observation]:
+def _observations(operation: _Operation, seconds: list[float]) -> list[Finding]:
     quantity, unit = (BANDWIDTH, "B/s") if operation.name == "copy" else (RATE, "flop/s")
     rates = [operation.amount / s for s in seconds]
-    make = functools.partial(Observation, unit=unit, samples=rates, dtype=operation.dtype,
+    make = functools.partial(Finding, unit=unit, samples=rates, dtype=operation.dtype,
                              coords={"operation": operation.name, "size": operation.size})
     return [make(quantity=quantity, value=max(rates)), make(quantity=f"{quantity}_median", value=median(rates))]
 

@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from softbench import options as opts
 from softbench.case import ModelSpec
 from softbench.errors import ResultsError, UsageError
 from softbench.models.blocks import ProjectedAttention
-from softbench.records import Record, finite
+from softbench.records import About, Point, Reading, Record
 
 RECORDS, SUMMARY, ARGS = "records.jsonl", "summary.csv", "args.toml"
 UNITS = {"images_per_second": "image/s", "peak_memory": "B"}
@@ -31,19 +30,14 @@ def made(measure: str, numbers: Mapping[str, float], *, spec: ModelSpec, model: 
          detail: Mapping[str, Any], environment: Mapping[str, Any]) -> list[Record]:
     """A record for each of these numbers, which share all the rest. Accuracies are shares, 1 is all."""
     inside = next((module for module in model.modules() if isinstance(module, ProjectedAttention)), None)
-    found = []
-    for quantity, number in numbers.items():
-        value = finite(number)
-        found.append(Record(
-            measure=measure, quantity=quantity, value=value, unit=UNITS.get(quantity, "1"),
-            samples=[] if value is None else [value], status="diverged" if value is None else "ok", note="",
-            detail=dict(detail), attention=inside.attention.name if inside else "",
-            options=opts.to_dict(inside.attention.options) if inside else {}, model=spec.display_name,
-            impl=inside.impl if inside else "", mode="forward" if measure == "eval" else "forward_backward",
-            batch=batch, heads=0, rows=image[0], cols=image[1], head_dim=0, dtype=dtype, device=device, seed=seed,
-            coords=dict(coords), label=spec.label, environment=dict(environment),
-            started=datetime.now(UTC).isoformat(timespec="seconds")))
-    return found
+    about = About(attention=inside.attention.name if inside else None,
+                  options=opts.to_dict(inside.attention.options) if inside else {}, model=spec.display_name,
+                  impl=inside.impl if inside else None, mode="forward" if measure == "eval" else "forward_backward",
+                  label=spec.label)
+    point = Point(batch=batch, rows=image[0], cols=image[1], dtype=dtype, device=device, seed=seed, coords=dict(coords))
+    here = records.origin(dict(environment))
+    return [records.make(measure, Reading(quantity, UNITS.get(quantity, "1"), [number], detail=dict(detail)), about,
+                         point, here) for quantity, number in numbers.items()]
 
 
 def own(folder: Path, run: str) -> list[Record]:

@@ -61,7 +61,7 @@ def test_it_prints_its_answers_and_keeps_every_probe(run: Run) -> None:
     for answer in answers:
         probes = [r for r in found if r.quantity == "ratio" and r.coords["task"] == answer.coords["task"]]
         assert len(probes) == answer.detail["probes"] >= 3
-        assert all(16 <= r.rows * r.cols <= 64 for r in probes)
+        assert all(16 <= r.tokens <= 64 for r in probes)
         for probe in probes:
             assert probe.value is not None
             if answer.coords["compared"] == "latency":
@@ -78,7 +78,7 @@ def test_it_prints_its_answers_and_keeps_every_probe(run: Run) -> None:
         run(measure, *sizes, "--out", f"{measure}.jsonl")
         theirs, ours = (next(r.value for r in records.read(f"{measure}.jsonl")[0]
                              if r.quantity == quantity and r.attention == name) for name in ("softmax", "performer"))
-        probe = next(r for r in found if r.quantity == "ratio" and r.rows * r.cols == 64
+        probe = next(r for r in found if r.quantity == "ratio" and r.tokens == 64
                      and r.coords["compared"] == measure)
         assert theirs is not None
         assert ours is not None

@@ -32,7 +32,7 @@ def test_latency_prints_a_table_and_keeps_records(run):
     assert "Records: x.jsonl (6 new)" in err
     found, problems = records.read("x.jsonl")
     assert problems == []
-    assert [(r.label, r.rows * r.cols) for r in found] == [
+    assert [(r.label, r.tokens) for r in found] == [
         (a, n) for n in (16, 64) for a in ("softmax", "soft", "performer")]
     assert all(r.status == "ok" and r.samples and r.unit == "s" for r in found)
     assert found[0].environment["command"].startswith("softbench latency --attn soft,performer")

@@ -122,9 +122,9 @@ def test_extrapolated_costs_are_marked_in_table_records_and_picture(run: Run, in
     assert code == 0, err
     assert "Extrapolated, not measured" in out
     assert "latency (extrapolated)" in out
-    found = [r for r in records.read("s.jsonl")[0] if r.rows * r.cols in (1024, 4096)]
+    found = [r for r in records.read("s.jsonl")[0] if r.tokens in (1024, 4096)]
     assert {r.quantity for r in found} == {"latency_extrapolated", "memory_extrapolated"}
-    soft = next(r for r in found if r.label == "softmax" and r.rows * r.cols == 4096 and r.unit == "s")
+    soft = next(r for r in found if r.label == "softmax" and r.tokens == 4096 and r.unit == "s")
     low, high = soft.detail["ci95"]
     assert low < 1e-6 * 4096**2 < high
     assert soft.note.startswith("extrapolated from N = 256 by N^")
@@ -209,7 +209,7 @@ def test_what_ran_out_of_memory_is_not_run_at_longer_lengths(run: Run, injected:
     assert code == 0
     found = [r for r in records.read("s.jsonl")[0] if r.label == "too_large"]
     assert {r.status for r in found} == {"oom"}
-    later = [r.note for r in found if r.quantity == "latency" and r.rows * r.cols > 16]
+    later = [r.note for r in found if r.quantity == "latency" and r.tokens > 16]
     assert later == ["not run: memory ran out at 16 tokens"] * 4
     assert "O(N)" in out
 

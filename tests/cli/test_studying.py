@@ -26,7 +26,7 @@ from pathlib import Path
 
 from softbench.errors import UsageError
 from softbench.options import option
-from softbench.contracts.study import Observation, Task
+from softbench.contracts.study import Finding, Task
 from softbench.records.views import Heatmap, Lines, Rows, Scatter
 
 QUANTITY, UNIT, DETERMINISTIC = "value", "1", True
@@ -67,8 +67,8 @@ def _power(base, settings):
         raise RuntimeError("no such power")
     at = {"coords": {"base": int(base), "inputs": "none"}}
     trace = [1 / int(base)**i if int(base) else math.nan for i in range(settings.steps + 1)]
-    return [Observation(quantity="value", value=trace[-1], detail={"trace": trace}, **at),
-            Observation(quantity="seconds", value=0.001 * int(base), unit="s", **at)]
+    return [Finding(quantity="value", value=trace[-1], detail={"trace": trace}, **at),
+            Finding(quantity="seconds", value=0.001 * int(base), unit="s", **at)]
 '''
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from reports import fake_records as fake
 
-from softbench import records
 from softbench.compare.sides import Side
 from softbench.records import Record
+from softbench.stats import median
 
 HEAD = fake.ENVIRONMENT | {"commit": "def", "dirty": True}
 
@@ -23,7 +23,7 @@ def timed(seconds: float = 1e-3, *, rounds: int = 5, each: int = 4, noise: float
     steps = [source.gauss(0, noise) + (slope[i] if slope else 0.0) for i in range(rounds)]
     samples = [seconds * (1 + step + source.gauss(0, noise / 2)) for step in steps for _ in range(each)]
     detail = {"samples_per_round": [each] * rounds} | changed.pop("detail", {})
-    return fake.record(**({"value": records.median(samples) if samples else seconds, "samples": samples,
+    return fake.record(**({"value": median(samples) if samples else seconds, "samples": samples,
                            "detail": detail} | changed))
 
 

@@ -24,7 +24,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lengths(side: sides.Side) -> list[int]:
-    return [record.rows * record.cols for record in side.records]
+    return [record.tokens for record in side.records]
 
 
 def test_files_globs_and_folders() -> None:
@@ -105,7 +105,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "foreign json": (lambda: b'{"benchmarks": []}\n', "JSON without a schema number"),
     "a list": (lambda: b"[1, 2]\n", "JSON without a schema number"),
     "binary": (lambda: bytes(range(256)) * 4, "is not a record (not JSON)"),
-    "another schema": (lambda: changed(schema=9), "schema 9, this softbench reads 1"),
+    "another schema": (lambda: changed(schema=9), "schema 9, this softbench reads 2"),
     "all torn": (lambda: WHOLE[: len(WHOLE) // 2].encode(), "is torn (its writer was interrupted)"),
     "NaN": (lambda: changed(value=float("nan")), "NaN is not a finite number"),
     "no environment": (lambda: changed(environment=None), "environment is NoneType"),
@@ -140,7 +140,7 @@ def test_a_torn_last_line_is_left_out_and_said(cut: int) -> None:
 
 
 def test_lines_of_mixed_schemas_are_left_out_and_said() -> None:
-    lines = [WHOLE, json.dumps(json.loads(WHOLE) | {"schema": 2}), '{"schema": 1}', "null"]
+    lines = [WHOLE, json.dumps(json.loads(WHOLE) | {"schema": 9}), '{"schema": 1}', "null"]
     Path("mixed.jsonl").write_text("\n".join(lines) + "\n")
     side, _ = sides.read("mixed.jsonl", "a.jsonl")
     assert len(side.records) == 1

@@ -11,7 +11,6 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -27,6 +26,7 @@ from softbench.measures import _work
 from softbench.ops.gaussian_attention import gaussian_kernel
 from softbench.ops.pseudo_inverse import pseudo_inverse, residual
 from softbench.processes import setup
+from softbench.records import About, Point, Reading
 from softbench.subjects import workload
 
 ROUNDS = 30
@@ -77,12 +77,11 @@ class Table:
         verdict = "ok   " if reached >= target else "BELOW"
         print(f"{verdict} {what:58s} {reached:8.2f}  target {target:g}  {detail}", flush=True)
         if self.file:
-            records.append(self.file, [records.Record(
-                measure="gpu_speed", quantity="ratio", value=reached, unit="1", samples=[reached], status="ok",
-                note=detail, detail={"target": target}, attention="soft", options={}, model="", impl="triton", mode="",
-                batch=0, heads=0, rows=0, cols=0, head_dim=0, dtype="bfloat16", device=self.device, seed=0,
-                coords={"claim": what}, label="soft", environment=self.environment,
-                started=datetime.now(UTC).isoformat(timespec="seconds"))])
+            records.append(self.file, [records.make(
+                "gpu_speed", Reading("ratio", samples=[reached], note=detail, detail={"target": target}),
+                About(attention="soft", impl="triton", label="soft"),
+                Point(dtype="bfloat16", device=self.device, coords={"claim": what}),
+                records.origin(self.environment))])
 
 
 def share_of_the_floor(table: Table, bandwidth: float, rate: float) -> None:

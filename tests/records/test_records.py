@@ -20,7 +20,8 @@ import pytest
 import softbench
 from softbench import records
 from softbench.errors import ResultsError
-from softbench.records import Record
+from softbench.records import About, Point, Reading, Record
+from softbench.stats import median, quartiles
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,14 +30,14 @@ def record(tokens: int = 16, **changed: Any) -> Record:
     fields: dict[str, Any] = {
         "measure": "latency", "quantity": "latency", "value": 2e-3, "unit": "s", "samples": [1e-3, 2e-3, 4e-3],
         "status": "ok", "note": "", "detail": {"calls": 3}, "attention": "soft", "options": {"landmarks": 49},
-        "model": "", "impl": "eager", "mode": "forward", "batch": 1, "heads": 2, "rows": 1, "cols": tokens,
+        "model": None, "impl": "eager", "mode": "forward", "batch": 1, "heads": 2, "rows": 1, "cols": tokens,
         "head_dim": 8, "dtype": "float32", "device": "cpu", "seed": 0, "coords": {"inputs": "normal"},
         "label": "soft", "environment": {"machine": "m", "threads": 2}, "started": "2026-01-01T00:00:00+00:00"}
     return Record(**(fields | changed))
 
 
 def as_line(**changed: Any) -> str:
-    return json.dumps(dataclasses.asdict(record()) | changed)
+    return json.dumps(json.loads(record().to_json()) | changed)
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_identity_is_everything_but_number_and_origin() -> None:
     for name in fields - set(others):
         usual = getattr(record(), name)
         text: Any = f"{usual}x" if isinstance(usual, str) else {**usual, "x": 1} if isinstance(usual, dict) else None
-        changed = usual + 1 if isinstance(usual, int) else text
+        changed = usual + 1 if isinstance(usual, int) else "a model" if usual is None else text
         assert record(**{name: changed}).identity() != record().identity(), name
 
 
@@ -114,12 +115,12 @@ def test_writing_nothing_changes_nothing(path: Path) -> None:
     ("[]", "without a schema"), ("3", "without a schema"), ('"x"', "without a schema"), ("null", "without a schema"),
     ("{}", "without a schema"), ('{"schema": 1}', "lacks measure, quantity"), ("{'a': 1}", "not JSON"),
     ("[" * 100_000, "not JSON"), ('{"a":' * 100_000, "not JSON"),
-    (as_line(schema=2), "schema 2, this softbench reads 1"), (as_line(schema="1"), "schema"),
-    (as_line(schema=1.0), "schema is float"), (as_line(schema=True), "schema is bool"),
+    (as_line(schema=3), "schema 3, this softbench reads 2"), (as_line(schema="1"), "schema"),
+    (as_line(schema=1.5), "schema 1.5"), (as_line(schema=True), "schema True"),
     (as_line(value="1"), "value is str, not float | None"), (as_line(value=True), "value is bool"),
     (as_line(samples=None), "samples is NoneType"), (as_line(samples=["1"]), "samples are not numbers"),
     (as_line(samples=[True]), "samples are not numbers"), (as_line(samples=[None]), "samples are not numbers"),
-    (as_line(batch=1.5), "batch is float, not int"), (as_line(batch=True), "batch is bool"),
+    (as_line(batch=1.5), "batch is float, not int | None"), (as_line(batch=True), "batch is bool"),
     (as_line(attention=None), "attention is NoneType"), (as_line(options=[]), "options is list"),
     (as_line(environment="x"), "environment is str"), (as_line(unit="ms"), "unknown unit 'ms'"),
     (as_line(status="fine"), "unknown status 'fine'"), (as_line(value=None), "status is ok, yet there is no value"),
@@ -144,7 +145,7 @@ def test_line_that_is_no_record_is_reported_and_the_rest_is_read(path: Path, lin
 def test_file_from_a_newer_softbench_says_what_to_do(path: Path) -> None:
     path.parent.mkdir()
     path.write_text(as_line(schema=7) + "\n")
-    with pytest.raises(ResultsError, match=r"schema 7, this softbench reads 1: install the version that wrote it"):
+    with pytest.raises(ResultsError, match=r"schema 7, this softbench reads 2: install the version that wrote it"):
         records.read(path)
 
 
@@ -309,13 +310,13 @@ def test_expand_takes_paths_and_globs_each_file_once(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 10, 101])
 def test_quantiles_are_those_of_numpy(count: int) -> None:
     samples = np.random.default_rng(count).lognormal(size=count).tolist()
-    assert records.median(samples) == pytest.approx(np.median(samples), rel=1e-12)
-    assert records.quartiles(samples) == pytest.approx(np.quantile(samples, [0.25, 0.75]).tolist(), rel=1e-12)
+    assert median(samples) == pytest.approx(np.median(samples), rel=1e-12)
+    assert quartiles(samples) == pytest.approx(np.quantile(samples, [0.25, 0.75]).tolist(), rel=1e-12)
 
 
 def test_quantiles_of_nothing_are_nan() -> None:
-    assert math.isnan(records.median([]))
-    assert all(map(math.isnan, records.quartiles([])))
+    assert math.isnan(median([]))
+    assert all(map(math.isnan, quartiles([])))
 
 
 def test_frame_has_fields_tokens_quartiles_coordinates_and_environment() -> None:
@@ -360,3 +361,37 @@ def test_reading_needs_no_torch(path: Path) -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                            env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert found.stdout == "0.002\n"
+
+
+def test_what_does_not_exist_is_absent(path: Path) -> None:
+    """A ratio of two matrices has no attention and no heads: not "", not 0, nothing."""
+    made = records.make("study", Reading("ratio", value=2.0), About(), Point(), records.origin({"machine": "m"}))
+    assert set(json.loads(made.to_json())) == {
+        "measure", "quantity", "unit", "value", "samples", "status", "note", "detail", "options", "coords",
+        "environment", "started", "schema"}
+    records.append(path, [made])
+    assert records.read(path) == ([made], [])
+    frame = softbench.load(path)
+    assert frame[["attention", "heads", "tokens"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(("reading", "value", "status"), [
+    (Reading("x", samples=[1.0, 3.0]), 2.0, "ok"), (Reading("x", samples=[1.0], value=5.0), 5.0, "ok"),
+    (Reading("x", value=math.inf), None, "diverged"), (Reading("x", samples=[math.nan] * 2), None, "diverged"),
+    (Reading("x"), None, "failed"), (Reading("x", status="oom"), None, "oom"),
+    (Reading("x", value=math.nan, status="unsupported"), None, "unsupported"),
+])
+def test_one_rule_says_what_a_value_is_called(reading: Reading, value: float | None, status: str) -> None:
+    made = records.make("study", reading, About(), Point(), records.origin({}))
+    assert (made.value, made.status) == (value, status)
+    assert made.detail.get("samples_not_finite", 0) == sum(not math.isfinite(s) for s in reading.samples)
+    assert records.from_json(made.to_json()) == made
+
+
+def test_the_first_schema_is_read_as_if_it_had_been_honest() -> None:
+    fields = json.loads(record().to_json()) | {"schema": 1, "model": ""}
+    assert records.from_json(json.dumps(fields)) == record()
+    lying = fields | {"attention": "", "label": "", "impl": "", "mode": "forward", "heads": 1, "head_dim": 1}
+    read = records.from_json(json.dumps(lying))
+    assert (read.attention, read.model, read.impl, read.mode, read.heads, read.head_dim) == (None,) * 6
+    assert (read.batch, read.tokens, read.seed) == (None, 16, 0)

@@ -28,7 +28,7 @@ def record(measure: str = "latency", attention: str = "softmax", tokens: int = 1
         "measure": measure, "quantity": measure, "value": value, "unit": "s", "status": "ok", "note": "",
         "samples": [value * (1 + 0.02 * step) for step in (-2, -1, 0, 1, 4)],
         "detail": {"calls_per_sample": 1, "foreign_cpu": 0.01},
-        "attention": attention, "options": {}, "model": "", "impl": IMPL.get(attention, "eager"), "mode": "forward",
+        "attention": attention, "options": {}, "model": None, "impl": IMPL.get(attention, "eager"), "mode": "forward",
         "batch": 1, "heads": 8, "rows": rows, "cols": cols, "head_dim": 64, "dtype": "float32", "device": "cpu",
         "seed": 0, "coords": {"inputs": "normal"}, "label": attention, "environment": dict(ENVIRONMENT),
         "started": "2026-01-01T00:00:00+00:00",
@@ -102,11 +102,11 @@ def models(measure: str = "latency", **changed: Any) -> list[Record]:
     found = []
     for batch in (1, 8):
         for rows, cols in ((224, 224), (512, 384)):
-            for model, attention, value in (("soft-tiny", "soft", 2e-7), ("timm:resnet18", "", 1e-7)):
+            for model, attention, value in (("soft-tiny", "soft", 2e-7), ("timm:resnet18", None, 1e-7)):
                 seconds = value * batch * rows * cols
                 fields: dict[str, Any] = {
-                    "attention": attention, "model": model, "label": model, "impl": "eager" if attention else "",
-                    "batch": batch, "heads": 0, "head_dim": 0, "rows": rows, "cols": cols, "value": seconds,
+                    "attention": attention, "model": model, "label": model, "impl": "eager" if attention else None,
+                    "batch": batch, "heads": None, "head_dim": None, "rows": rows, "cols": cols, "value": seconds,
                     "samples": [seconds, 1.1 * seconds], "coords": {"inputs": "normal", "part": "whole"}}
                 if (model, batch, rows) == ("timm:resnet18", 8, 512):
                     fields |= {"value": None, "samples": [], "status": "oom", "note": "needs 8.0 GiB", "detail": {}}

@@ -46,8 +46,8 @@ def observation(measure: str, quantity: str, value: float | None, *, unit: str =
     """A record as a study makes it: one number that names its task among the coordinates."""
     coords = {"task": "a task"} | changed.pop("coords", {})
     fields: dict[str, Any] = {
-        "quantity": quantity, "value": value, "unit": unit, "samples": [], "detail": {}, "attention": "", "label": "",
-        "impl": "", "batch": 1, "heads": 1, "rows": 1, "cols": 1, "head_dim": 1, "dtype": "float64", "coords": coords}
+        "quantity": quantity, "value": value, "unit": unit, "samples": [], "detail": {}, "coords": coords,
+        "attention": None, "label": None, "impl": None, "heads": None, "rows": None, "cols": None, "head_dim": None, "dtype": "float64"}
     return fake_records.record(measure, **(fields | changed))
 
 

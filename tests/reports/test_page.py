@@ -71,7 +71,7 @@ def test_sentence_names_who_is_fastest_from_which_length_on() -> None:
 
 
 def test_the_last_length_says_how_far_the_fastest_is_ahead() -> None:
-    answer, = answered([r for r in fake.latency() if r.status == "ok" and r.rows * r.cols < 9000])
+    answer, = answered([r for r in fake.latency() if r.status == "ok" and r.tokens < 9000])
     assert answer.sentence.endswith("At 8,192 tokens, soft is 12.3x as fast as softmax.")
     other, = answered(fake.latency(), baseline="performer")
     assert other.sentence.endswith("At 16,384 tokens, soft is 2.57x as fast as performer.")
@@ -118,7 +118,7 @@ def test_models_are_answered_by_image() -> None:
 
 
 def test_times_of_the_scaling_study_serve_where_the_measure_has_none() -> None:
-    scaling = [replace(r, measure="scaling", coords=r.coords | {"task": f"{r.label} at {r.rows * r.cols}"})
+    scaling = [replace(r, measure="scaling", coords=r.coords | {"task": f"{r.label} at {r.tokens}"})
                for r in fake.latency()]
     exponent = replace(scaling[0], quantity="exponent", unit="1", value=1.0)
     assert answered([*scaling, exponent])[0].table == answered(fake.latency())[0].table

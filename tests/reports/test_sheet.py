@@ -89,7 +89,7 @@ def test_subjects_that_share_a_label_are_told_apart() -> None:
 
 def test_an_implementation_that_changes_with_the_point_keeps_one_name() -> None:
     found = sheet([fake.record(impl="sdpa"), fake.record(impl="math", tokens=256),
-                   fake.failed("oom", impl="", tokens=256)])
+                   fake.failed("oom", impl=None, tokens=256)])
     assert found.names == ["softmax"]
     assert found.impls == ["math", "sdpa"]
 

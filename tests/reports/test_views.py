@@ -128,7 +128,7 @@ def test_where_keeps_a_value_or_one_of_several() -> None:
 
 def test_rows_are_told_apart_by_what_the_view_forgot() -> None:
     """Two machines, two lengths or two options never share a cell."""
-    base = [number(0.5, coords={"family": "a"}), number(0.25, coords={"family": "b"})]
+    base = [number(0.5, coords={"family": "a"}, rows=1, cols=1), number(0.25, coords={"family": "b"}, rows=1, cols=1)]
     environment = base[0].environment | {"machine": "other"}
     assert rows(PLAIN, base) == [["a", "0.500"], ["b", "0.250"]]
     assert rows(PLAIN, [*base, *(replace(r, environment=environment, value=0.125) for r in base)]) == [
@@ -329,7 +329,8 @@ def test_other_suffixes_are_refused(tmp_path: Path) -> None:
 
 
 def test_columns_are_fields_coordinates_and_entries_of_mappings() -> None:
-    record = number(coords={"family": "a"}, options={"m": 49}, detail={"steps": 7, "trace": [1.0]}, dtype="float16")
+    record = number(coords={"family": "a"}, options={"m": 49}, detail={"steps": 7, "trace": [1.0]}, dtype="float16",
+                    rows=1, cols=1)
     seen: Seen = select(PLAIN, to_frame([record, number()]), ["error"])[0]
     assert [seen.at(c) for c in ("family", "dtype", "tokens", "options.m", "detail.steps", "options.none", "none.x",
                                  "label")] == ["a", "float16", 1, 49, 7, None, None, None]

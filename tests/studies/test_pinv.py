@@ -103,7 +103,7 @@ def test_an_observation_sums_up_its_matrices_and_keeps_the_course() -> None:
         assert len(record.detail["trace"]) == 31
         assert record.detail["trace"][20] == pytest.approx(record.value, rel=1e-5)
         assert record.dtype == "float32"
-        assert (record.batch, record.rows * record.cols, record.head_dim) == (3, 9, 4)
+        assert (record.batch, record.tokens, record.head_dim) == (3, 9, 4)
         assert "trace" not in only(found, quantity=quantity, family="smooth:0.5", method="cholesky").detail
 
 

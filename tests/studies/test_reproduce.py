@@ -13,7 +13,7 @@ import pytest
 from softbench import records
 from softbench.bench import session
 from softbench.config import Config, Process
-from softbench.contracts.study import Observation
+from softbench.contracts.study import Finding
 from softbench.errors import ResultsError, UsageError
 from softbench.models import paper
 from softbench.records import Record, to_frame
@@ -23,11 +23,11 @@ from softbench.studies import reproduce
 from softbench.studies.reproduce import Settings, tasks
 from softbench.studies.reproduce import reproduction as run
 
-Numbers = dict[tuple[Any, str, str], Observation]
+Numbers = dict[tuple[Any, str, str], Finding]
 POINT = run.Point(64, 2, "cpu", 1.0)
 
 
-def by_name(found: Sequence[Observation]) -> Numbers:
+def by_name(found: Sequence[Finding]) -> Numbers:
     return {(o.coords["name"], o.quantity, o.coords.get("call", "")): o for o in found}
 
 
@@ -36,8 +36,8 @@ def measured(name: str, value: float | None, **changed: Any) -> Record:
     fields: dict[str, Any] = {
         "measure": "latency", "quantity": name, "value": value, "unit": "s", "samples": [value] if value else [],
         "status": "ok" if value else "oom", "note": "", "detail": {}, "attention": "soft", "options": {},
-        "model": "soft-tiny", "impl": "eager", "mode": "forward", "batch": 2, "heads": 0, "rows": 64, "cols": 64,
-        "head_dim": 0, "dtype": "float32", "device": "cpu", "seed": 0, "coords": {"part": "whole"},
+        "model": "soft-tiny", "impl": "eager", "mode": "forward", "batch": 2, "rows": 64, "cols": 64,
+        "dtype": "float32", "device": "cpu", "seed": 0, "coords": {"part": "whole"},
         "label": "soft-tiny", "environment": {"machine": "here"}, "started": "2026-01-01T00:00:00+00:00"}
     return Record(**fields | changed)
 

@@ -100,7 +100,7 @@ def _packed(records: Sequence[Record]) -> str:
 
 def _accuracy(machines: Sequence[Machine]) -> _grids.Grid | None:
     records = [record for machine in machines for record in machine.records]
-    timed = dict.fromkeys(r.label for r in records if r.measure in _answers.SOURCES and not r.model)
+    timed = dict.fromkeys(r.name for r in records if r.measure in _answers.SOURCES and not r.model)
     table = _answers.errors(records, timed)
     return None if table is None else _grids.grid(table, {})
 

@@ -18,11 +18,12 @@ from softbench.case import WHOLE
 from softbench.compare import verdicts
 from softbench.compare.sides import Side
 from softbench.compare.verdicts import Terms
-from softbench.records import Record, quartiles
+from softbench.records import Record
 from softbench.reports import format
 from softbench.reports.page._machines import Machine
 from softbench.reports.sheet import BASELINE, phrase
 from softbench.reports.tables import Column, Table
+from softbench.stats import quartiles
 
 TERMS = Terms()
 SOURCES = ("latency", "scaling")  # the measure, and the study that times at many lengths too
@@ -70,7 +71,7 @@ def answers(machine: Machine, baseline: str = "") -> list[Answer]:
     found = []
     for models in (False, True):
         mine = [record for record in tried if bool(record.model) == models]
-        base = baseline or (mine[0].label if models and mine else BASELINE)
+        base = baseline or (mine[0].name if models and mine else BASELINE)
         settings = {_setting(record): None for record in mine}
         for setting in settings:
             here = [record for record in mine if _setting(record) == setting]
@@ -84,12 +85,12 @@ def _answer(machine: Machine, here: Sequence[Record], places: list[_Place], ever
             base: str) -> Answer:
     models = bool(here[0].model)
     differing = [name for name in _ALIKE if len({json.dumps(getattr(r, name), sort_keys=True) for r in every}) > 1]
-    words = [here[0].mode.replace("_", " + "), here[0].dtype, here[0].device]
+    words = [str(here[0].mode).replace("_", " + "), here[0].dtype, here[0].device]
     for name in differing:
         value = getattr(here[0], name)
         words += [phrase(k, v) for k, v in value.items()] if isinstance(value, dict) else [phrase(name, value)]
     return Answer(machine.name, ", ".join(map(format.text, words)), _sentence(places, models, base),
-                  _table(places, models, base), {"mode": here[0].mode, "dtype": here[0].dtype})
+                  _table(places, models, base), {"mode": str(here[0].mode), "dtype": str(here[0].dtype)})
 
 
 def _without_task(record: Record) -> Record:
@@ -104,7 +105,7 @@ def _setting(record: Record) -> str:
 def _places(here: Sequence[Record], base: str) -> list[_Place]:
     sizes: dict[tuple[int, int, int], list[Record]] = {}
     for record in here:
-        sizes.setdefault((record.rows * record.cols, record.rows, record.cols), []).append(record)
+        sizes.setdefault((record.tokens, *record.grid), []).append(record)
     square = len({key[0] for key in sizes}) == len(sizes) and not here[0].model
     found = []
     for (tokens, rows, cols), records in sorted(sizes.items()):
@@ -204,7 +205,7 @@ def errors(records: Iterable[Record], wanted: Iterable[str]) -> Table | None:
     if not chosen:
         return None
     kinds = list(dict.fromkeys(str(r.coords.get("inputs", "")) for found in chosen.values() for r in found))
-    lengths = {r.rows * r.cols for found in chosen.values() for r in found}
+    lengths = {r.tokens for found in chosen.values() for r in found}
     columns = [Column("attention", right=False), Column("estimates", right=False), Column("measured with", right=False)]
     columns += [Column("tokens")] if len(lengths) > 1 else []
     columns += [Column(format.text(kind)) for kind in kinds]
@@ -214,7 +215,7 @@ def errors(records: Iterable[Record], wanted: Iterable[str]) -> Table | None:
         against = format.text(str(found[0].coords.get("against", "")).replace("_", " "))
         against = "itself: it is exact" if against == found[0].attention else against
         row = [format.text(label), against, _options(timed[label], found[0]) or "the same options"]
-        row += [format.count(found[0].rows * found[0].cols)] if len(lengths) > 1 else []
+        row += [format.count(found[0].tokens)] if len(lengths) > 1 else []
         rows.append([*row, *(_error(by_kind.get(kind)) for kind in kinds)])
     at = f" at {format.count(lengths.pop())} tokens" if len(lengths) == 1 else ""
     return Table([f"What it costs in accuracy: relative error of the attention matrix{at}, by kind of inputs. 0 is"
@@ -223,7 +224,7 @@ def errors(records: Iterable[Record], wanted: Iterable[str]) -> Table | None:
 
 def _nearest(timed: Record, known: Sequence[Record]) -> list[Record]:
     """The errors of the options nearest to those timed, at the largest length, one for each kind of inputs."""
-    mine = [(distance, -r.rows * r.cols, r) for r in known if r.attention == timed.attention
+    mine = [(distance, -r.tokens, r) for r in known if r.attention == timed.attention
             and (distance := _distance(timed.options, r.options)) is not None]
     if not mine:
         return []

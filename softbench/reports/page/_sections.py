@@ -131,7 +131,7 @@ def _of_sheets(found: Sequence[Sheet], frame: pd.DataFrame, baseline: str, remar
             if not column or not any(number.value is not None for e in sheet.entries for number in e.numbers.values()):
                 remarks.append(format.text(error))
                 continue
-            mine = frame[(frame["model"] != "") == sheet.models]
+            mine = frame[frame["model"].notna() == sheet.models]
             for _, part in mine.groupby(mine[column].map(str), sort=False):
                 yield from _of_sheets(sheets(part, baseline), part, baseline, remarks)
 

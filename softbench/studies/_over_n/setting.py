@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
-from softbench.bench import session
+from softbench.bench import session, sweep
+from softbench.bench.sweep import Job
 from softbench.case import DTYPES, MODES, TRAINING, AttentionSpec, Case, Shape, check_choices
 from softbench.contracts import attention as attentions
-from softbench.contracts.study import Observation
+from softbench.contracts.study import Finding
 from softbench.errors import UsageError
-from softbench.records import Record
+from softbench.records import About, Point, Reading, Record
 from softbench.studies.approx_error import compared
 from softbench.subjects import OneAttention
 
@@ -56,6 +57,13 @@ class Setting:
         return Case(subject.spec, shape, dtype=dtype, device=self.device, mode=mode, inputs=INPUTS,
                     impl=subject.spec.impl or self.settings.impl, seed=self.settings.seed)
 
+    def finding(self, subject: OneAttention, point: tuple[str, str], shape: Shape, *, there: bool = True,
+                coords: Mapping[str, Any] | None = None, **number: Any) -> Finding:
+        """One number of an attention at a point and a shape, or at none of its lengths where it is not `there`."""
+        place = sweep.place(Job(self.case(subject, point, shape), subject))
+        nowhere: dict[str, Any] = {} if there else {"rows": None, "cols": None}
+        return Finding(**place | nowhere | {"coords": place["coords"] | dict(coords or {})} | number)
+
     def name(self, point: tuple[str, str]) -> str:
         """What decides the numbers of a point, besides attention and shape."""
         s = self.settings
@@ -83,14 +91,10 @@ def check(settings: Settings) -> Setting:
     return Setting(subjects, list(points), session.device(settings.device), settings)
 
 
-def observation(record: Record, detail: dict[str, object]) -> Observation:
+def observation(record: Record, detail: dict[str, object]) -> Finding:
     """A measure's record as a number of the study, with more in its detail."""
-    return Observation(
-        quantity=record.quantity, value=record.value, unit=record.unit, samples=record.samples, status=record.status,
-        note=record.note, detail=record.detail | detail, attention=record.attention, options=record.options,
-        label=record.label, impl=record.impl, mode=record.mode, batch=record.batch, heads=record.heads,
-        rows=record.rows, cols=record.cols, head_dim=record.head_dim, dtype=record.dtype, seed=record.seed,
-        coords=record.coords)
+    return Finding(**{f.name: getattr(record, f.name) for part in (Reading, About, Point) for f in fields(part)}
+                   | {"detail": record.detail | detail})
 
 
 def of(found: Sequence[Record], label: str, point: tuple[str, str]) -> list[Record]:

@@ -16,7 +16,7 @@ from softbench.bench.costs import Costs, disturbance
 from softbench.bench.sweep import Job
 from softbench.case import Shape
 from softbench.contained import contained
-from softbench.contracts.study import Observation
+from softbench.contracts.study import Finding
 from softbench.errors import Unsupported
 from softbench.processes.threads import one_thread
 from softbench.studies.approx_error import errors, estimate, floor, projection
@@ -47,7 +47,7 @@ class Number:
     detail: dict[str, float] = field(default_factory=dict)
 
 
-def run(point: Point, costs: Costs | None) -> list[Observation]:
+def run(point: Point, costs: Costs | None) -> list[Finding]:
     """Everything about one point. What goes wrong becomes a row that still names the point."""
     if point.subject.part == "exact":
         found = [point.observation("error_matrix_fro", 0.0, note="exact by definition")]
@@ -61,7 +61,7 @@ def run(point: Point, costs: Costs | None) -> list[Observation]:
     return found + (_cost(point, costs) if costs else [])
 
 
-def search(point: Point) -> list[Observation]:
+def search(point: Point) -> list[Finding]:
     """The smallest m whose mean error_matrix_fro is within the target: doubled until it is, then bisected.
 
     The error falls with m on average, not at every step, so that a smaller m outside of what was searched may do too;
@@ -97,13 +97,13 @@ def search(point: Point) -> list[Observation]:
             best.observation("error_matrix_fro", tried[reached]), *(_cost(best, costs) if costs else [])]
 
 
-def _cost(point: Point, costs: Costs) -> list[Observation]:
+def _cost(point: Point, costs: Costs) -> list[Finding]:
     return [point.observation(r.quantity, r.value, unit=r.unit, samples=r.samples, status=r.status, detail=r.detail,
                               note="; ".join(filter(None, (r.note, disturbance(r.detail)))), dtype=r.dtype, impl=r.impl,
                               mode=r.mode) for r in costs.of(point.case)]
 
 
-def _errors_of(point: Point) -> list[Observation]:
+def _errors_of(point: Point) -> list[Finding]:
     modules = _modules(point)
     samples = [_sample(point, module, seed) for module, seed in zip(modules, point.seeds, strict=True)]
     missing = _missing(point)
@@ -119,7 +119,7 @@ def _errors_of(point: Point) -> list[Observation]:
 
 
 def _judged(point: Point, name: str, mean: float, values: list[float], detail: dict[str, Any],
-            fitted: bool) -> Observation:
+            fitted: bool) -> Finding:
     """The mean with its note. What is not finite has none; a gradient that is infinitely far off is one of nothing."""
     bad = sum(not math.isfinite(value) for value in values)
     if bad and name in _GRADIENTS and not any(map(math.isnan, values)):

@@ -10,7 +10,7 @@ from softbench import options as opts
 from softbench.case import AttentionSpec, Case, Shape, parse_attentions
 from softbench.contracts import attention as _contract
 from softbench.contracts.attention import Attention
-from softbench.contracts.study import Observation
+from softbench.contracts.study import Finding
 from softbench.errors import UsageError
 from softbench.studies.approx_error import tokens as _tokens
 
@@ -93,7 +93,7 @@ class Point:
             size = int(attention.module.rank(self.shape, attention.options))
         return None if size is None else min(size, self.shape.tokens)
 
-    def observation(self, quantity: str, value: float | None, **more: Any) -> Observation:
+    def observation(self, quantity: str, value: float | None, **more: Any) -> Finding:
         """One number of this point."""
         subject, shape = self.subject, self.shape
         coords: dict[str, Any] = {"part": subject.part, "inputs": self.family, "against": self.kind}
@@ -101,11 +101,11 @@ class Point:
             coords["size"] = subject.size
         if subject.sampling:
             coords["sampling"] = subject.sampling
-        more = {"seed": self.settings.seed} | more
-        return Observation(
+        told: dict[str, Any] = {"seed": self.settings.seed, "dtype": "float64", "mode": "forward"}
+        return Finding(
             quantity=quantity, value=value, attention=subject.attention.name, label=subject.spec.label,
             options=opts.to_dict(subject.attention.options), batch=shape.batch, heads=shape.heads, rows=shape.rows,
-            cols=shape.cols, head_dim=shape.head_dim, coords=coords, **more)
+            cols=shape.cols, head_dim=shape.head_dim, coords=coords, **told | more)
 
 
 def parse(text: str) -> list[AttentionSpec]:

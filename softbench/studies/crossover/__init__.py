@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from softbench import case as cases
 from softbench.case import AttentionSpec, Shape
-from softbench.contracts.study import Observation, Task
+from softbench.contracts.study import Finding, Task
 from softbench.errors import UsageError
 from softbench.options import option
 from softbench.records.views import Dots, Lines, Rows, View
@@ -146,7 +146,7 @@ def tasks(settings: Settings) -> list[Task]:
 
 
 def _run(settings: Settings, quantity: str, pair: Pair, lengths: tuple[int, int], budget: _Budget,
-         number: int) -> list[Observation]:
+         number: int) -> list[Finding]:
     import math
 
     from softbench.studies._over_n.grids import Grids

@@ -20,7 +20,7 @@ from softbench.contained import contained
 from softbench.measures import latency
 from softbench.measures.latency import Unearned
 from softbench.processes import setup, state
-from softbench.records import median
+from softbench.stats import median
 from softbench.studies.crossover.search import ATTENTION, BASELINE, Stopped
 from softbench.subjects import workload
 from softbench.subjects.workload import Workload

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from softbench import options as opts
 from softbench.bench import sweep
 from softbench.bench.costs import disturbance
-from softbench.contracts.study import Observation
+from softbench.contracts.study import Finding
 from softbench.records import UNFINISHED
 from softbench.studies._over_n.grids import Grid
 from softbench.studies.crossover.location import Crossing, locate
@@ -82,7 +81,7 @@ def conclude(search: Search, baseline: str) -> Answer:
     return Answer("never", last_ran, f"never up to {last_ran:,}", note=note)
 
 
-def observations(search: Search, pair: Pair, quantity: str, baseline: str) -> list[Observation]:
+def observations(search: Search, pair: Pair, quantity: str, baseline: str) -> list[Finding]:
     """The answer first, then the probes in ascending order, then its bracket (the last one) as it closed."""
     answer = conclude(search, baseline)
     coords = {"compared": quantity, "baseline": baseline}
@@ -106,14 +105,14 @@ def observations(search: Search, pair: Pair, quantity: str, baseline: str) -> li
                     for step, (low, high) in enumerate(course)]
 
 
-def not_begun(pair: Pair, quantity: str, baseline: str, budget: float) -> list[Observation]:
+def not_begun(pair: Pair, quantity: str, baseline: str, budget: float) -> list[Finding]:
     """What stands for a comparison that the budget left nothing for."""
     return [_seen(pair, ANSWER, None, {"compared": quantity, "baseline": baseline}, status="not_run",
                   detail={"answer": "not_run", UNFINISHED: True},
                   note=f"the budget of {budget:g} s was over; --resume with --out goes on")]
 
 
-def _probe(pair: Pair, probe: Probe, coords: dict[str, Any], again: Sequence[Sequence[float]]) -> Observation:
+def _probe(pair: Pair, probe: Probe, coords: dict[str, Any], again: Sequence[Sequence[float]]) -> Finding:
     detail: dict[str, Any] = {"rounds": len(probe.differences), "sign": probe.sign}
     if probe.estimate is None:
         assert probe.stopped is not None
@@ -130,15 +129,11 @@ def _probe(pair: Pair, probe: Probe, coords: dict[str, Any], again: Sequence[Seq
                  samples=[math.exp(d) for d in probe.differences])
 
 
-def _seen(pair: Pair, quantity: str, value: float | None, coords: dict[str, Any], grid: Grid = (1, 1),
-          **more: Any) -> Observation:
-    case, subject = pair.case, pair.attention
-    impl = sweep.resolved_impl(pair.job(ATTENTION, grid))
-    return Observation(
-        quantity=quantity, value=value, attention=subject.attention, options=opts.to_dict(subject.plugin.options),
-        label=subject.spec.label, impl=impl, mode=case.mode, batch=case.shape.batch, heads=case.shape.heads,
-        rows=grid[0], cols=grid[1], head_dim=case.shape.head_dim, dtype=case.dtype, seed=case.seed, coords=coords,
-        **more)
+def _seen(pair: Pair, quantity: str, value: float | None, coords: dict[str, Any], grid: Grid | None = None,
+          **more: Any) -> Finding:
+    nowhere: dict[str, Any] = {} if grid else {"rows": None, "cols": None}
+    place = sweep.place(pair.job(ATTENTION, grid or (1, 1)))
+    return Finding(**place | nowhere | {"coords": coords, "quantity": quantity, "value": value} | more)
 
 
 def _without(search: Search, probes: Sequence[Probe]) -> Answer:

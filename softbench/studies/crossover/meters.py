@@ -25,7 +25,7 @@ from softbench.case import Case, Shape
 from softbench.contained import contained
 from softbench.measures import latency, memory
 from softbench.measures.latency import Unearned
-from softbench.records import median
+from softbench.stats import median
 from softbench.studies._over_n.grids import Grid
 from softbench.studies.crossover import again as _crossing_again
 from softbench.studies.crossover.search import ATTENTION, BASELINE, Meter, Stopped

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Literal
 
 from softbench.case import parse_count
-from softbench.contracts.study import Observation, Task
+from softbench.contracts.study import Finding, Task
 from softbench.errors import UsageError
 from softbench.options import option
 from softbench.records.views import Dots, Rows, View
@@ -83,7 +83,7 @@ def tasks(settings: Settings) -> list[Task]:
             for point in setting.points for subject in setting.subjects]
 
 
-def _run(*given: Any) -> list[Observation]:
+def _run(*given: Any) -> list[Finding]:
     from softbench.studies.fit.fitting import Fitting
 
     return Fitting(*given).run()

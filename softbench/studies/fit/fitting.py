@@ -10,11 +10,10 @@ from typing import Any
 from softbench.bench import trial as _trial
 from softbench.bench.trial import Trial
 from softbench.case import MAX_TOKENS, Case, Shape, most_square
-from softbench.contracts.study import Observation
+from softbench.contracts.study import Finding
 from softbench.errors import Unsupported
 from softbench.measures import latency
-from softbench.records import median
-from softbench.studies._over_n import setting as _setting
+from softbench.stats import median
 from softbench.studies._over_n.budget import Budget
 from softbench.studies._over_n.grids import Grids
 from softbench.studies._over_n.setting import Setting
@@ -52,7 +51,7 @@ class Fitting:
     trials: dict[int, dict[str, Trial]] = field(default_factory=dict)
     short: int | None = None
 
-    def run(self) -> list[Observation]:
+    def run(self) -> list[Finding]:
         """All trials, and the answer.
 
         Raises:
@@ -111,7 +110,7 @@ class Fitting:
                 return LATENCY
         return ""
 
-    def _probes(self, size: int) -> list[Observation]:
+    def _probes(self, size: int) -> list[Finding]:
         shape, found = self._shape(size), []
         for budgeted, trial in self.trials[size].items():
             quantity, unit = (f"{budgeted}_tried", "B" if budgeted == MEMORY else "s")
@@ -127,7 +126,7 @@ class Fitting:
         latest = self.question.budget.latency
         return trial.status == "ok" and (budgeted == MEMORY or latest is None or median(trial.samples) <= latest)
 
-    def _answers(self, answer: Answer) -> list[Observation]:
+    def _answers(self, answer: Answer) -> list[Finding]:
         question = self.question
         if not answer.size and answer.binds not in (MEMORY, LATENCY, _MACHINE):
             return [self._nothing(answer)]
@@ -149,24 +148,22 @@ class Fitting:
                                        samples=trial.samples, detail={"binds": binds}))
         return found
 
-    def _nothing(self, answer: Answer) -> Observation:
+    def _nothing(self, answer: Answer) -> Finding:
         """No answer, where not even the smallest size could be tried: that is no budget exceeded."""
         trial = next(trial for trial in self.trials[answer.tried[-1]].values() if trial.status != "ok")
         return self._observe(f"largest_{self.question.vary}", None, status=trial.status, note=trial.note,
                              detail={"binds": answer.binds, "above": answer.above, "tried": answer.tried})
 
     def _observe(self, quantity: str, value: float | None, *, shape: Shape | None = None, unit: str = "1",
-                 coords: dict[str, Any] | None = None, **more: Any) -> Observation:
-        subject, settings, (mode, dtype) = self.subject, self.setting.settings, self.point
+                 coords: dict[str, Any] | None = None, **more: Any) -> Finding:
         question = self.question
         fixed = {"tokens_each": question.other} if question.vary == BATCH else {}
-        at = shape or Shape(question.other if question.vary == TOKENS else 1, settings.heads, 1, 1, settings.head_dim)
-        return Observation(
-            quantity=quantity, value=value, unit=unit, attention=subject.attention, options=subject.options,
-            label=subject.spec.label, impl=subject.spec.impl or settings.impl, mode=mode, dtype=dtype, batch=at.batch,
-            heads=at.heads, rows=at.rows, cols=at.cols, head_dim=at.head_dim, seed=settings.seed,
-            coords={"inputs": _setting.INPUTS, "vary": question.vary, **fixed, **question.budget.coords,
-                    "part": "answer", **(coords or {})}, **more)
+        batch = question.other if question.vary == TOKENS else 1
+        at = shape or Shape(batch, self.setting.settings.heads, 1, 1, self.setting.settings.head_dim)
+        return self.setting.finding(
+            self.subject, self.point, at, there=shape is not None, quantity=quantity, value=value, unit=unit,
+            coords={"vary": question.vary, **fixed, **question.budget.coords, "part": "answer", **(coords or {})},
+            **more)
 
 
 def _whole(size: float, above: float, below: float) -> int | None:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 
 from softbench.case import DTYPES, check_choices, parse_counts
-from softbench.contracts.study import Observation, Task
+from softbench.contracts.study import Finding, Task
 from softbench.errors import UsageError
 from softbench.records.views import Heatmap, Lines, Rows, Scatter, View
 from softbench.studies.pinv.settings import PARTS, Settings
@@ -125,7 +125,7 @@ def tasks(settings: Settings) -> list[Task]:
     main = ridges[0]
     able = [m for m in methods if main <= op.METHODS[m].max_ridge]
     timing = f"ridge={main:g} {dtypes[0]} {','.join(able)} rep={settings.rep:g}"
-    pieces: list[tuple[str, Callable[[], list[Observation]]]] = []
+    pieces: list[tuple[str, Callable[[], list[Finding]]]] = []
     if "inverse" in parts:
         pieces += [(f"inverse {names[family]} ridge={ridge:g} {dtype} {method}",
                     partial(run.inverse, settings, family, ridge, dtype, method))

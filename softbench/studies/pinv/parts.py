@@ -16,7 +16,7 @@ from torch import Tensor
 from softbench.bench.costs import disturbance
 from softbench.case import most_square
 from softbench.contracts.measure import Reading
-from softbench.contracts.study import Observation
+from softbench.contracts.study import Finding
 from softbench.errors import Unsupported, UsageError
 from softbench.ops import pseudo_inverse as op
 from softbench.processes.threads import one_thread
@@ -34,7 +34,7 @@ _GONE = 1e4  # a course is not followed above: it has diverged, and would flatte
 
 @dataclass
 class _Seen:
-    """Observations of one subject: what they share, and how values of single matrices become one number."""
+    """Findings of one subject: what they share, and how values of single matrices become one number."""
 
     settings: Settings
     dtype: str
@@ -42,7 +42,7 @@ class _Seen:
     detail: dict[str, Any]
     count: int = 0  # 0: as the settings say
 
-    def summary(self, quantity: str, values: Tensor, *, status: str = "ok", trace: Tensor | None = None) -> Observation:
+    def summary(self, quantity: str, values: Tensor, *, status: str = "ok", trace: Tensor | None = None) -> Finding:
         """The median of single matrices [G]; `trace` is [steps + 1, G], cut off where it has diverged.
 
         What is no number counts as infinite.
@@ -54,19 +54,19 @@ class _Seen:
         return self.observation(quantity, median(samples), samples=[_digits(s) for s in samples], status=status,
                                 detail=detail)
 
-    def share(self, quantity: str, which: Tensor) -> Observation:
+    def share(self, quantity: str, which: Tensor) -> Finding:
         """The part of the matrices for which it is so."""
         return self.observation(quantity, float(which.double().mean()))
 
-    def observation(self, quantity: str, value: float | None, **fields: Any) -> Observation:
+    def observation(self, quantity: str, value: float | None, **fields: Any) -> Finding:
         rows, cols = most_square(self.settings.size)
-        return Observation(quantity=quantity, value=value, batch=self.count or self.settings.count, rows=rows,
+        return Finding(quantity=quantity, value=value, batch=self.count or self.settings.count, rows=rows,
                            cols=cols, head_dim=self.settings.head_dim, dtype=self.dtype, seed=self.settings.seed,
                            coords=self.coords, **({"detail": self.detail} | fields))
 
 
 @one_thread()
-def inverse(settings: Settings, family: str, ridge: float, dtype: str, method: str) -> list[Observation]:
+def inverse(settings: Settings, family: str, ridge: float, dtype: str, method: str) -> list[Finding]:
     """How near one method comes to the inverse, and how right its gradient is there."""
     seen = _Seen(settings, dtype, {"family": family, "ridge": ridge, "method": method},
                  {"part": "inverse", "ridged": ridge > 0})
@@ -100,7 +100,7 @@ def inverse(settings: Settings, family: str, ridge: float, dtype: str, method: s
 
 @one_thread()
 def conditions(settings: Settings, numbers: Sequence[float], ridge: float, dtype: str,
-               method: str) -> list[Observation]:
+               method: str) -> list[Finding]:
     """The steps that one method needs at each condition number."""
     found = []
     for condition in numbers:
@@ -112,7 +112,7 @@ def conditions(settings: Settings, numbers: Sequence[float], ridge: float, dtype
 
 
 def speed(settings: Settings, family: str, ridge: float, dtype: str, methods: Sequence[str],
-          points: Sequence[int]) -> list[Observation]:
+          points: Sequence[int]) -> list[Finding]:
     """Times of one call after so many steps beside the residual then, all methods interleaved.
 
     Besides the points, the steps are timed at which I - P V is within the tolerance, and the larger residual is.
@@ -159,7 +159,7 @@ def _to_time(settings: Settings, family: str, ridge: float, dtype: str, methods:
     return truth, timed
 
 
-def cost(settings: Settings, family: str, ridge: float, dtype: str, methods: Sequence[str]) -> list[Observation]:
+def cost(settings: Settings, family: str, ridge: float, dtype: str, methods: Sequence[str]) -> list[Finding]:
     """Times and saved bytes of forward and backward at the usual number of steps, as the op computes them: half
     precision in float32."""
     a = _truth(settings, family, ridge, settings.count).a.to(getattr(torch, dtype))
@@ -185,7 +185,7 @@ def cost(settings: Settings, family: str, ridge: float, dtype: str, methods: Seq
 
 
 @one_thread()
-def leak(settings: Settings, families: Sequence[str], dtype: str) -> list[Observation]:
+def leak(settings: Settings, families: Sequence[str], dtype: str) -> list[Finding]:
     """The largest relative change of a matrix's inverse when others join its batch, per method and kind of others."""
     kind, found = getattr(torch, dtype), []
     stacks = []
@@ -210,7 +210,7 @@ def _change(a: Tensor, others: Tensor, method: str) -> Tensor:
     return _worst((joined - alone).norm() / larger.clamp_min(torch.finfo(larger.dtype).tiny))
 
 
-def _needed(seen: _Seen, course: Course, settings: Settings) -> list[Observation]:
+def _needed(seen: _Seen, course: Course, settings: Settings) -> list[Finding]:
     """The steps needed by the larger residual, and by I - P V alone."""
     found = []
     for name, judged, words in (("needed_steps", "residual", "the larger of I-PV and I-VP"),
@@ -229,7 +229,7 @@ def _steps(course: Course, settings: Settings, quantity: str) -> int:
     return math.ceil(needed) if math.isfinite(needed) else -1
 
 
-def _timed(seen: _Seen, quantity: str, reading: Reading) -> Observation:
+def _timed(seen: _Seen, quantity: str, reading: Reading) -> Finding:
     return seen.observation(quantity, reading.summary, unit=reading.unit, samples=reading.samples,
                             status=reading.status, detail=seen.detail | reading.detail,
                             note=disturbance(reading.detail))

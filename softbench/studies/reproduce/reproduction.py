@@ -15,7 +15,7 @@ from softbench import options as opts
 from softbench.bench.costs import disturbance
 from softbench.bench.sweep import Job, Sweep
 from softbench.case import Case, ModelSpec, Shape
-from softbench.contracts.study import Observation
+from softbench.contracts.study import Finding
 from softbench.errors import ResultsError
 from softbench.measures import latency
 from softbench.measures import memory as peaks
@@ -51,7 +51,7 @@ class Point:
         return "" if self.image == paper.IMAGE else f"memory and throughput: measured at {self.image} px"
 
 
-def published(table: str, rows: Iterable[Row]) -> list[Observation]:
+def published(table: str, rows: Iterable[Row]) -> list[Finding]:
     """The numbers as printed; those that were not read in their source say so."""
     found = []
     for row in rows:
@@ -69,7 +69,7 @@ def published(table: str, rows: Iterable[Row]) -> list[Observation]:
     return found
 
 
-def counted(table: str, rows: Iterable[Row]) -> list[Observation]:
+def counted(table: str, rows: Iterable[Row]) -> list[Finding]:
     """Parameters, and multiply-adds in the paper's way and in full, of one image of the paper's size."""
     found = []
     for row in rows:
@@ -83,7 +83,7 @@ def counted(table: str, rows: Iterable[Row]) -> list[Observation]:
     return found
 
 
-def memory(table: str, row: Row, point: Point) -> list[Observation]:
+def memory(table: str, row: Row, point: Point) -> list[Finding]:
     """The peak of a training step, and what each further image adds to it."""
     batches = (point.batch, 2 * point.batch)
     small, large = _measured([row, row], point, "memory", "training", batches)
@@ -94,7 +94,7 @@ def memory(table: str, row: Row, point: Point) -> list[Observation]:
                   samples=[], detail=kept)]
 
 
-def throughput(table: str, rows: Sequence[Row], point: Point, call: str) -> list[Observation]:
+def throughput(table: str, rows: Sequence[Row], point: Point, call: str) -> list[Finding]:
     """Images a second of all rows, their calls interleaved, and over that of exact softmax attention."""
     measured = _measured(rows, point, "latency", call, [point.batch] * len(rows))
     base = next(record.value for row, record in zip(rows, measured, strict=True) if row.arch == BASE)
@@ -139,7 +139,7 @@ def named(found: Sequence[Record]) -> str:
     return f"{len(found)} records {digest[:8]}" if found else "no training"
 
 
-def accuracy(table: str, rows: Iterable[Row], found: Sequence[Record]) -> list[Observation]:
+def accuracy(table: str, rows: Iterable[Row], found: Sequence[Record]) -> list[Finding]:
     """The best top-1 of the trainings of each row's model, or that there was none."""
     seen = []
     for row in rows:
@@ -200,7 +200,7 @@ def _job(spec: ModelSpec, point: Point, call: str, batch: int) -> Job:
     return Job(case, subjects.load(spec))
 
 
-def _from(table: str, row: Row, point: Point, record: Record, **changed: Any) -> Observation:
+def _from(table: str, row: Row, point: Point, record: Record, **changed: Any) -> Finding:
     """A number made from what a measure found; where it found none, its status says why."""
     note = "; ".join(filter(None, [record.note, disturbance(record.detail), point.remark()]))
     known: dict[str, Any] = {
@@ -210,18 +210,18 @@ def _from(table: str, row: Row, point: Point, record: Record, **changed: Any) ->
     return _here(table, row, **known | changed)
 
 
-def _here(table: str, row: Row, *, call: str = "", **known: Any) -> Observation:
+def _here(table: str, row: Row, *, call: str = "", **known: Any) -> Finding:
     spec = ModelSpec(row.arch, row.options)
     subject = subjects.load(spec)
     about: dict[str, Any] = {
-        "label": spec.label, "model": subject.model, "attention": subject.attention, "options": subject.options,
-        "dtype": "float32", "heads": 0, "head_dim": 0, "coords": _coords(table, row, _HERE, call)}
-    return Observation(**about | known)
+        "label": spec.label, "model": subject.model, "attention": subject.attention or None, "options": subject.options,
+        "dtype": "float32", "coords": _coords(table, row, _HERE, call)}
+    return Finding(**about | known)
 
 
 def _quoted(table: str, row: Row, quantity: str, value: float, unit: str, printed: str, source: str, note: str,
-            call: str = "") -> Observation:
-    return Observation(quantity=quantity, value=value, unit=unit, note=note, label=row.arch, model=row.arch, dtype="",
+            call: str = "") -> Finding:
+    return Finding(quantity=quantity, value=value, unit=unit, note=note, label=row.arch, model=row.arch,
                        detail={"printed": printed}, coords=_coords(table, row, _PAPER, call), quoted=source)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from softbench import plugins
 from softbench.bench import trial as _trial
 from softbench.case import MAX_TOKENS, Shape, most_square
-from softbench.contracts.study import Observation
+from softbench.contracts.study import Finding
 from softbench.measures import latency, memory
 from softbench.records import Record
 from softbench.studies._over_n import setting as _setting
@@ -60,20 +60,20 @@ class Conclusion:
     point: tuple[str, str]
     wanted: Wanted
 
-    def run(self, found: Sequence[Record]) -> list[Observation]:
+    def run(self, found: Sequence[Record]) -> list[Finding]:
         """Exponents and what follows from them, from the records of the lengths."""
         mine = _setting.of(found, self.subject.spec.label, self.point)
         observations = []
         for cost in self.wanted.costs:
             quantity, _ = _QUANTITIES[cost]
             records = [record for record in mine if record.quantity == quantity]
-            growth = _fitted([(float(r.rows * r.cols), r.value) for r in records if _usable(r)])
+            growth = _fitted([(float(r.tokens), r.value) for r in records if _usable(r)])
             observations += [self._exponent(cost, growth, records), *self._beyond(cost, growth)]
             if cost == "memory":
                 observations += self._end(records)
         return observations
 
-    def _exponent(self, cost: str, growth: Growth | None, records: Sequence[Record]) -> Observation:
+    def _exponent(self, cost: str, growth: Growth | None, records: Sequence[Record]) -> Finding:
         name = self.subject.spec.name if hasattr(self.subject.spec, "name") else self.subject.attention
         claim = str(plugins.facts("attention", name).get("COMPLEXITY", ""))
         said = {"claims": f"O({claim})" if claim else "-"}
@@ -95,7 +95,7 @@ class Conclusion:
             "lengths": growth.count, "curve": curve}
         return self._observe(EXPONENT, growth.exponent, note="; ".join(notes), coords=coords, detail=detail)
 
-    def _beyond(self, cost: str, growth: Growth | None) -> list[Observation]:
+    def _beyond(self, cost: str, growth: Growth | None) -> list[Finding]:
         unit = _QUANTITIES[cost][1]
         if growth is None:
             return []
@@ -103,10 +103,10 @@ class Conclusion:
         return [self._observe(BEYOND[cost], growth.cost(tokens), unit=unit, note=note, grid=most_square(tokens),
                               detail={"ci95": list(growth.cost_interval(tokens))}) for tokens in self.wanted.beyond]
 
-    def _end(self, records: Sequence[Record]) -> list[Observation]:
+    def _end(self, records: Sequence[Record]) -> list[Finding]:
         """Where memory should run out, and what a child process says of it."""
         limit = self.wanted.limit or _trial.free(self.setting.device)
-        usable = sorted((float(r.rows * r.cols), _bytes(r)) for r in records if _usable(r))
+        usable = sorted((float(r.tokens), _bytes(r)) for r in records if _usable(r))
         if len(usable) < _growth.FEWEST or limit is None:
             return []
         predicted = _held.end([n for n, _ in usable], [held for _, held in usable], limit)
@@ -121,7 +121,7 @@ class Conclusion:
         trials = self._verify(predicted, limit, detail) if self.wanted.verify else []
         return [known, self._observe(OUT_OF_MEMORY, math.floor(predicted), note=note, detail=detail), *trials]
 
-    def _verify(self, predicted: float, limit: int, detail: dict[str, Any]) -> list[Observation]:
+    def _verify(self, predicted: float, limit: int, detail: dict[str, Any]) -> list[Finding]:
         """A call on either side of the prediction; puts the outcome into `detail["verified"]`."""
         trials, words, right = [], [], []
         for share, hoped in ((_BELOW, "ok"), (_ABOVE, "oom")):
@@ -145,16 +145,10 @@ class Conclusion:
     def _shape(self, grid: tuple[int, int]) -> Shape:
         return Shape(self.wanted.batch, self.setting.settings.heads, *grid, self.setting.settings.head_dim)
 
-    def _observe(self, quantity: str, value: float | None, *, unit: str = "1", grid: tuple[int, int] = (1, 1),
-                 note: str = "", status: str = "ok", detail: dict[str, Any],
-                 coords: dict[str, Any] | None = None) -> Observation:
-        subject, settings, (mode, dtype) = self.subject, self.setting.settings, self.point
-        return Observation(
-            quantity=quantity, value=value, unit=unit, status=status, note=note, detail=detail,
-            attention=subject.attention, options=subject.options, label=subject.spec.label, mode=mode, dtype=dtype,
-            impl=subject.spec.impl or settings.impl, batch=self.wanted.batch, heads=settings.heads, rows=grid[0],
-            cols=grid[1], head_dim=settings.head_dim, seed=settings.seed,
-            coords={"inputs": _setting.INPUTS, **(coords or {})})
+    def _observe(self, quantity: str, value: float | None, *, grid: tuple[int, int] | None = None,
+                 **more: Any) -> Finding:
+        return self.setting.finding(self.subject, self.point, self._shape(grid or (1, 1)), there=grid is not None,
+                                    quantity=quantity, value=value, **more)
 
 
 def _usable(record: Record) -> bool:

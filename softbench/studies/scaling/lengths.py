@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from softbench.bench.costs import disturbance
 from softbench.bench.sweep import Job, Sweep
 from softbench.case import Shape, most_square
-from softbench.contracts.study import Observation
+from softbench.contracts.study import Finding
 from softbench.measures import latency, memory
 from softbench.studies._over_n.setting import Setting, observation
 from softbench.subjects import OneAttention
@@ -45,7 +45,7 @@ class Ladder:
     timeout: float
     _gone: dict[tuple[str, str, tuple[str, str]], tuple[int, str]] = field(default_factory=dict)
 
-    def measure(self, point: tuple[str, str], tokens: int) -> list[Observation]:
+    def measure(self, point: tuple[str, str], tokens: int) -> list[Finding]:
         """The numbers of all attentions at a length; a row that says why for each that has none."""
         settings = self.setting.settings
         shape = Shape(self.batch, settings.heads, *most_square(tokens), settings.head_dim)
@@ -56,26 +56,21 @@ class Ladder:
             found += self._run(cost, left, point, shape)
         return found
 
-    def _run(self, cost: str, chosen: list[OneAttention], point: tuple[str, str], shape: Shape) -> list[Observation]:
+    def _run(self, cost: str, chosen: list[OneAttention], point: tuple[str, str], shape: Shape) -> list[Finding]:
         module, settings = (latency, self.latency) if cost == "latency" else (memory, memory.Settings(passes=1))
         jobs = [Job(self.setting.case(one, point, shape), one) for one in chosen]
         sweep = Sweep(cost, module, settings, jobs, environment={}, timeout=self.timeout)
         records = [record for _, group in sweep for record in group]
         for record in records:
             if record.status in _GONE:
-                self._gone[cost, record.label, point] = (shape.tokens, record.status)
+                self._gone[cost, str(record.label), point] = (shape.tokens, record.status)
         notes = [disturbance(record.detail) for record in records]
         return [observation(record, {"disturbed": note} if note else {})
                 for record, note in zip(records, notes, strict=True)]
 
-    def _out(self, cost: str, one: OneAttention, point: tuple[str, str], shape: Shape) -> Observation:
+    def _out(self, cost: str, one: OneAttention, point: tuple[str, str], shape: Shape) -> Finding:
         tokens, status = self._gone[cost, one.spec.label, point]
         quantity, unit = (latency.QUANTITY, latency.UNIT) if cost == "latency" else (memory.QUANTITY, memory.UNIT)
-        mode, dtype = point
         what = "memory ran out" if status == "oom" else "it took too long"
-        return Observation(
-            quantity=quantity, value=None, unit=unit, status=status, note=f"not run: {what} at {tokens:,} tokens",
-            attention=one.attention, options=one.options, label=one.spec.label, mode=mode, dtype=dtype,
-            impl=one.spec.impl or self.setting.settings.impl, batch=shape.batch, heads=shape.heads, rows=shape.rows,
-            cols=shape.cols, head_dim=shape.head_dim, seed=self.setting.settings.seed,
-            coords={"inputs": self.setting.case(one, point, shape).inputs})
+        return self.setting.finding(one, point, shape, quantity=quantity, unit=unit, status=status,
+                                    note=f"not run: {what} at {tokens:,} tokens")
