@@ -47,7 +47,7 @@ def observation(measure: str, quantity: str, value: float | None, *, unit: str =
     coords = {"task": "a task"} | changed.pop("coords", {})
     fields: dict[str, Any] = {
         "quantity": quantity, "value": value, "unit": unit, "samples": [], "detail": {}, "coords": coords,
-        "attention": None, "label": None, "impl": None, "heads": None, "rows": None, "cols": None, "head_dim": None, "dtype": "float64"}
+        "dtype": "float64"} | dict.fromkeys(("attention", "label", "impl", "heads", "rows", "cols", "head_dim"))
     return fake_records.record(measure, **(fields | changed))
 
 
