@@ -131,7 +131,7 @@ def _statistics(samples: Sequence[float]) -> dict[str, Any]:
 def _halves_quartiles(ordered: Sequence[float]) -> tuple[float, float]:
     """Medians of the lower and the upper half; of an odd number, the means of both ways to share the middle one.
 
-    That is methods 2 and 3 of https://en.wikipedia.org/wiki/Quartile, which others than `records.quartiles` use.
+    That is methods 2 and 3 of https://en.wikipedia.org/wiki/Quartile, which others than `stats.quartiles` use.
     """
     n, odd = divmod(len(ordered), 2)
     if n == 0:
