@@ -200,16 +200,19 @@ def make_record(measure: str, job: Job, reading: Reading, environment: dict[str,
     notes, limit = [reading.note, job.subject.note(job.case)], _limit(reading, job.case, environment)
     if (share := limit.get("limit", {}).get("share")) and share > _MOST_OF_LIMIT:
         reading = replace(reading, samples=[], value=None, status="failed")
-        notes.append(f"the time is {1 / share:.1%} of the least that this machine needs (`softbench roofline`): its work"
-                     " cannot have been done")
+        notes.append(f"the time is {1 / share:.1%} of the least that this machine needs (`softbench roofline`): its"
+                     " work cannot have been done")
     told = replace(reading, note="; ".join(filter(None, notes)), detail=reading.detail | limit)
     return records.make(measure, told, about(job), point(job), records.origin(environment))
 
 
 def about(job: Job) -> About:
     """What a job measures, as records say it."""
+    case, subject = job.case, job.subject
     return About(attention=subject.attention or None, options=subject.options, model=subject.model or None,
                  impl=resolved_impl(job) or None, mode=case.mode, label=case.spec.label)
+
+
 def point(job: Job) -> Point:
     """Where a job measures, as records say it."""
     case, shape = job.case, job.case.shape
