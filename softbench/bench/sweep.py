@@ -219,6 +219,8 @@ def point(job: Job) -> Point:
     return Point(batch=shape.batch, heads=shape.heads or None, rows=shape.rows, cols=shape.cols,
                  head_dim=shape.head_dim or None, dtype=case.dtype, device=torch.device(case.device).type,
                  seed=case.seed, coords={"inputs": case.inputs, **job.subject.coords})
+
+
 def place(job: Job) -> dict[str, Any]:
     """What and where a job measures, as the fields of a study's finding."""
     return {**vars(about(job)), **vars(point(job))}
