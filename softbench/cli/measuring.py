@@ -96,7 +96,7 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
                 printing.say("No floors beside these times: `softbench roofline` measures once what this machine can"
                              " do.")
             drawn = plot is None or presenting.plot_or_say_why(found, plot, baseline)
-            printing.say(f"Records: {running.shown(target)} ({len(measured)} new)")
+            printing.say(f"Records: {target} ({len(measured)} new)")
         from softbench.bench.sweep import failed
 
         return running.SOME_FAILED if failed(found) else 0 if drawn else running.ERROR

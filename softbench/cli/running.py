@@ -86,15 +86,10 @@ def take_settings(values: dict[str, Any], owners: Mapping[str, str]) -> dict[str
 
 
 def output(name: str, out: Path | None, resume: bool) -> Path:
-    """The file that records go to, wherever this process may go. Raises UsageError where one to resume is not named."""
+    """The file that records go to. Raises UsageError where one to resume is not named."""
     if resume and out is None:
         raise UsageError("--resume needs the file to continue: give it with --out FILE.")
-    return (out or Path("results") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}.jsonl").absolute()
-
-
-def shown(path: Path) -> Path:
-    """A path as it is read most easily: from the working directory, where it lies below that."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return out or Path("results") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}.jsonl"
 
 
 def named_files(values: Any) -> Iterator[str]:
@@ -176,10 +171,11 @@ def keep(steps: Iterable[tuple[int, list[Record]]], out: Path, progress: Progres
         ResultsError: `out` cannot be written. Interrupted: Ctrl-C; the message says how to go on.
     """
     records.check_writable(out)  # now, not after an hour of measuring
+    target = out.absolute()  # code that runs may change the working directory
     with progress:
         try:
             for count, group in steps:
-                records.append(out, group)
+                records.append(target, group)
                 kept += group
                 progress.advance(count, group)
         except KeyboardInterrupt:

@@ -77,7 +77,7 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
     finally:  # also where nobody reads the tables any more
         drawn = plot is None or presenting.plot_or_say_why(found, plot, "", chosen)
         if measured or resume:
-            printing.say(f"Records: {running.shown(target)} ({len(measured)} new)")
+            printing.say(f"Records: {target} ({len(measured)} new)")
     from softbench.bench.sweep import failed
 
     return running.SOME_FAILED if failed(found) else 0 if drawn else running.ERROR

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from cheats import CHANGES, CHEATS, HONEST, Trick
 from softbench import config
 from softbench.bench import session, sweep
 from softbench.cli import running
+from softbench.cli.progress import Progress
 from softbench.processes import setup
 from softbench.records import Record
 
@@ -84,12 +86,16 @@ def test_other_measures_give_no_number_either(tmp_path: Path, measure: str, name
 
 
 def test_records_are_kept_where_they_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even where a thread of an attention changes the working directory while another case is measured."""
+    """Even where a thread of an attention changes the working directory while cases are measured."""
     monkeypatch.chdir(tmp_path)
-    target = running.output("latency", Path("x.jsonl"), resume=False)
-    assert running.shown(target) == Path("x.jsonl")
-    monkeypatch.chdir("/")
-    assert target == tmp_path / "x.jsonl"
+    rows = records_of("softmax", {})
+
+    def steps() -> Iterator[tuple[int, list[Record]]]:
+        os.chdir("/")
+        yield 1, rows
+
+    running.keep(steps(), Path("x.jsonl"), Progress([1.0], lambda _: []), "cases", [])
+    assert len((tmp_path / "x.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize("keys", [
