@@ -20,7 +20,7 @@ MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__
 HEAVY = {"torch", "pandas", "numpy", "matplotlib"}
 
 # Rooms from the bottom up: a module may import its own room and those before it. What stands at the top level and is no
-# room are words that everybody uses.
+# room are words that everybody uses; so is `plugins`, which `config` and `case` read.
 ROOMS = ("words", "records", "machine", "processes", "contracts", "compare", "ops", "attention", "models", "inputs",
          "subjects", "measures", "bench", "studies", "training", "gate", "reports", "api", "cli", "__main__")
 
@@ -70,6 +70,25 @@ def test_no_two_files_import_each_other() -> None:
 def test_imports_are_seen_where_they_are() -> None:
     assert {"softbench.errors", "softbench.case"} <= set(imports("softbench.inputs"))
     assert "softbench.bench.session" in set(imports("softbench.api"))  # inside a function
+
+
+# What a folder may hold beyond 15 files: a file here is a name that users type; or as many as there are today.
+CROWDED = {"attention": 100, "cli": 100, "reports": 17, "training": 21}
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES.values()} - {PACKAGE}),
+                         ids=lambda folder: str(folder.relative_to(PACKAGE)))
+def test_a_folder_holds_fifteen_files_at_most(folder: Path) -> None:
+    allowed = CROWDED.get(folder.name, 15) if folder.parent == PACKAGE else 15
+    assert len(list(folder.glob("*.py"))) <= allowed
+
+
+def test_a_module_at_the_top_level_is_used_by_four_rooms_and_there_are_eight() -> None:
+    entries = {"softbench.__main__", "softbench._version", "softbench.api"}
+    words = {m for m, path in MODULES.items() if path.parent == PACKAGE} - entries - {"softbench"}
+    users = {word: {module.split(".")[1] for module in INNER if word in IMPORTS[module]} for word in words}
+    assert len(words) <= 8
+    assert {word: sorted(rooms) for word, rooms in users.items() if len(rooms) < 4} == {}
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("softbench.attention.")])

@@ -12,8 +12,8 @@ from typing import Any
 
 from softbench import records
 from softbench.bench import sweep
-from softbench.contained import contained
 from softbench.contracts.study import Finding, Task
+from softbench.plugins.contained import contained
 from softbench.processes import state
 from softbench.records import WHOLE_TASK, Record
 

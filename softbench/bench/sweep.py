@@ -22,12 +22,12 @@ import torch
 from softbench import options as opts
 from softbench import records
 from softbench.case import Case
-from softbench.contained import contained
 from softbench.contracts.measure import Reading, readings
 from softbench.errors import PluginError, SoftbenchError, Unsupported, text
 from softbench.machine import ceilings
 from softbench.machine import environment as env
 from softbench.ops import pseudo_inverse
+from softbench.plugins.contained import contained
 from softbench.processes import state
 from softbench.processes.limits import deadline
 from softbench.records import UNFINISHED, About, Point, Record

@@ -24,9 +24,9 @@ from softbench.bench.costs import disturbance
 from softbench.bench.sweep import verdict
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.config import Process
-from softbench.contained import contained
 from softbench.machine import environment as env
 from softbench.measures import latency
+from softbench.plugins.contained import contained
 from softbench.processes import setup, state
 from softbench.subjects import workload
 from softbench.subjects.workload import Subject, Workload

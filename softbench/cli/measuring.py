@@ -16,9 +16,9 @@ from softbench import options as opts
 from softbench.cli import presenting, printing, running
 from softbench.cli.progress import Progress
 from softbench.config import Config, Process, SweepConfig
-from softbench.contained import contained
 from softbench.contracts import measure as measures
 from softbench.errors import UsageError
+from softbench.plugins.contained import contained
 from softbench.processes.setup import parse_bytes
 from softbench.records import Record, append
 

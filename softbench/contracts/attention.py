@@ -49,10 +49,10 @@ from torch import nn
 from softbench import options as opts
 from softbench import plugins
 from softbench.case import AttentionSpec, Shape
-from softbench.contained import contained
 from softbench.contracts._checks import Checks
 from softbench.contracts._checks import check_inputs as check_inputs
 from softbench.errors import PluginError, Unsupported, text
+from softbench.plugins.contained import contained
 from softbench.processes import state
 
 FAMILIES = ("exact", "feature map", "landmark", "low rank", "sparse", "reduction", "channel")

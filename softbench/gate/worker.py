@@ -22,10 +22,10 @@ from softbench import options as opts
 from softbench.bench import session, sweep
 from softbench.bench.sweep import Sweep
 from softbench.config import Config, Process, SweepConfig
-from softbench.contained import contained
 from softbench.errors import UsageError
 from softbench.machine import environment
 from softbench.measures import latency
+from softbench.plugins.contained import contained
 from softbench.processes import setup, state
 from softbench.subjects import workload
 from softbench.subjects.workload import Workload

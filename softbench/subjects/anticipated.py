@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from softbench.contained import contained
 from softbench.errors import Unsupported
+from softbench.plugins.contained import contained
 
 
 @dataclass(frozen=True)

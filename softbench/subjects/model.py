@@ -23,11 +23,11 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from softbench import models
 from softbench.case import WHOLE, AttentionSpec, Case, ModelSpec, Shape
-from softbench.contained import contained
 from softbench.contracts import attention as attentions
 from softbench.contracts.attention import Attention, Cost, accumulation_dtype
 from softbench.errors import Unsupported, UsageError
 from softbench.models.pyramid import Pyramid
+from softbench.plugins.contained import contained
 from softbench.subjects.anticipated import Anticipated, anticipate
 from softbench.subjects.workload import Subject, Workload
 

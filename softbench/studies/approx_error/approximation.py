@@ -15,9 +15,9 @@ from softbench.bench import sweep
 from softbench.bench.costs import Costs, disturbance
 from softbench.bench.sweep import Job
 from softbench.case import Shape
-from softbench.contained import contained
 from softbench.contracts.study import Finding
 from softbench.errors import Unsupported
+from softbench.plugins.contained import contained
 from softbench.processes.threads import one_thread
 from softbench.studies.approx_error import errors, estimate, floor, projection
 from softbench.studies.approx_error import tokens as _tokens

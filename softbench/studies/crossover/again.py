@@ -16,9 +16,9 @@ from softbench import options as opts
 from softbench.bench import isolate
 from softbench.bench.sweep import Job, verdict
 from softbench.bench.trial import leave_room, packed, unpacked
-from softbench.contained import contained
 from softbench.measures import latency
 from softbench.measures.latency import Unearned
+from softbench.plugins.contained import contained
 from softbench.processes import setup, state
 from softbench.stats import median
 from softbench.studies.crossover.search import ATTENTION, BASELINE, Stopped

@@ -22,9 +22,9 @@ import torch
 from softbench.bench import sweep
 from softbench.bench.sweep import Job, Sweep
 from softbench.case import Case, Shape
-from softbench.contained import contained
 from softbench.measures import latency, memory
 from softbench.measures.latency import Unearned
+from softbench.plugins.contained import contained
 from softbench.stats import median
 from softbench.studies._over_n.grids import Grid
 from softbench.studies.crossover import again as _crossing_again

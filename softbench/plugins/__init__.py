@@ -24,10 +24,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from softbench.contained import Raised, contained
 from softbench.errors import PluginError, SoftbenchError, text, unknown
+from softbench.plugins.contained import Raised, contained
 
-_ROOT = Path(__file__).parent
+_ROOT = Path(__file__).parents[1]
 _codes: dict[str, str] = {}
 _SINGULAR = {"attention": "attention", "measures": "measure", "studies": "study"}
 
