@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from softbench import _former
 from softbench._version import __version__ as __version__
 
 __all__ = ["create", "load", "measure"]
@@ -11,6 +12,8 @@ __all__ = ["create", "load", "measure"]
 if TYPE_CHECKING:
     from softbench.api import create, measure
     from softbench.records import load
+
+_former.keep()
 
 _HOMES = {"create": "softbench.api", "measure": "softbench.api", "load": "softbench.records"}
 

@@ -1,0 +1,50 @@
+"""Former names of modules that moved into rooms still import for one version, as files of others use them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, cast
+
+NOW = {  # below softbench
+    "anticipated": "subjects.anticipated",
+    "backbones": "subjects.model",
+    "ceilings": "machine.ceilings",
+    "environment": "machine.environment",
+    "families": "inputs.made_up",
+    "gate.machine": "machine.checks",
+    "isolate": "bench.isolate",
+    "process": "processes.setup",
+    "session": "bench.session",
+    "study": "bench.study",
+    "sweep": "bench.sweep",
+    "training.stopping": "processes.stopping",
+    "views": "records.views",
+    "workload": "subjects.workload",
+}
+
+
+class _Former:
+    """Finds and loads a module by its former name: what the module now there defines, under a name of its own."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        return ModuleSpec(name, cast(Any, _Former())) if name.removeprefix("softbench.") in NOW else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        place = f"softbench.{NOW[module.__name__.removeprefix('softbench.')]}"
+        warnings.warn(f"{module.__name__} is {place} now; its former name goes with the next version.",
+                      DeprecationWarning, stacklevel=2)
+        names = vars(importlib.import_module(place)).items()
+        vars(module).update({name: value for name, value in names if not name.startswith("__")})
+
+
+def keep() -> None:
+    """Make the former names importable, behind every module that exists."""
+    sys.meta_path.append(_Former)
