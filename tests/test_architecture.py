@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -204,3 +205,12 @@ def test_records_are_constructed_in_one_place() -> None:
     calls = [module for module, path in MODULES.items() for node in ast.walk(ast.parse(path.read_text()))
              if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "Record"]
     assert calls == ["softbench.records.record"]
+
+
+def test_the_pages_name_every_room_in_its_order() -> None:
+    folders = [name for name in ROOMS if (PACKAGE / name).is_dir()]
+    assert {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))} == set(folders)
+    picture = (ROOT / "docs" / "design.md").read_text().partition("## Rooms")[2].split("```")[1]
+    assert re.findall(r"^  (\w+)(?:/|\.py) ", picture, re.M) == [name for name in ROOMS if name != "words"]
+    sentence = (ROOT / "README.md").read_text().partition("## Rooms")[2].partition("## ")[0]
+    assert re.findall(r"`(\w+)/`", sentence) == folders

@@ -1,4 +1,4 @@
-"""The README is true: its commands parse, its plugin runs, its files exist."""
+"""The README and the pages are true: commands parse, the plugin runs, links lead somewhere, tables are the code's."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from softbench.__main__ import main
+from softbench import errors, plugins
+from softbench.__main__ import INTERRUPTED, main
 from softbench.cli import cli
+from softbench.compare import verdicts
+from softbench.processes import stopping
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "results" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "results" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHELL = [block for page in PAGES for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S)]
 COMMANDS = [line.partition("#")[0].strip() for block in SHELL for line in block.splitlines()
             if line.startswith("softbench ")]
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / f"{name}.md").read_text()
 
 
 def plugin() -> str:
@@ -48,9 +56,22 @@ def test_commands_can_be_run(command, tmp_path, monkeypatch, capsys):
     assert not stop.value.code, capsys.readouterr().err
 
 
-def test_there_are_commands_to_check():
-    assert len(COMMANDS) > 10
-    assert {c.split()[1] for c in COMMANDS} <= set(cli.list_commands(None))
+def test_every_command_is_shown_and_no_other():
+    assert {c.split()[1] for c in COMMANDS} == set(cli.list_commands(None))
+    for contents, pattern in ((README, r"`softbench ([a-z-]+)[^`]*`"), (page("README"), r"`([a-z-]+)`")):
+        rows = [line for line in contents.splitlines() if line.startswith("|")]
+        assert set(cli.list_commands(None)) <= {name for row in rows for name in re.findall(pattern, row)}
+
+
+def test_every_page_is_in_the_table_of_contents():
+    linked = set(re.findall(r"\]\(([a-z-]+\.md)\)", page("README")))
+    assert linked == {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+
+
+def test_the_readme_is_of_one_sitting():
+    assert README.count("\n") < 180
+    assert "make bench" in README[:1500]
+    assert "make test" in README[:1500]
 
 
 def test_the_plugin_of_the_readme_runs(tmp_path, monkeypatch, capsys):
@@ -62,18 +83,76 @@ def test_the_plugin_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert "mine:scale=2" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
-    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", page.read_text())]
-    for link in filter(None, links):
-        assert (page.parent / link).exists(), link
+def anchors(text: str) -> set[str]:
+    """What headings are called in links, by GitHub's rule."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def test_headings_are_named_as_github_does():
+    assert anchors("# `softbench fit`\n## Does it? It's\n```\n# no heading\n```\n") == {"softbench-fit", "does-it-its"}
 
 
 def test_the_table_is_that_of_the_records(capsys):
-    """The numbers in the README are those of the records beside it."""
+    """The numbers on the page and in the README are those of the records beside them."""
     with pytest.raises(SystemExit):
         main(["show", str(ROOT / "results" / "latency-cpu.jsonl")])
-    shown = [line for line in capsys.readouterr().out.splitlines() if re.match(r" *[\d,]+  \w", line)]
+    rows = re.compile(r" *[\d,]+  \w.*")
+    shown = [line for line in capsys.readouterr().out.splitlines() if rows.fullmatch(line)]
     assert len(shown) == 35
-    for line in shown:
-        assert line in README
+    assert [line for line in page("latency").splitlines() if rows.fullmatch(line)] == shown
+    some = [line for line in README.splitlines() if rows.fullmatch(line)]
+    assert len(some) == 6
+    assert set(some) < set(shown)
+
+
+def cells(text: str, header: str) -> list[list[str]]:
+    """The rows below a table's header."""
+    lines = iter(text.splitlines())
+    assert any(line == header for line in lines), header
+    next(lines)
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return rows
+
+
+def test_the_readme_lists_every_attention_in_its_family():
+    written = {name: family for family, names in cells(README, "| family | names |")
+               for name in re.findall(r"`(\w+)`", names)}
+    assert written == {name: plugins.facts("attention", name)["FAMILY"] for name in plugins.names("attention")}
+    assert f"It has {len(written)} attentions" in README
+
+
+def test_the_page_of_attentions_says_what_each_estimates():
+    written = {name: estimates for names, _, estimates in cells(page("attentions"), "| name | what it is | estimates |")
+               for name in re.findall(r"`(\w+)`", names)}
+    facts = {name: plugins.facts("attention", name) for name in plugins.names("attention")}
+    assert written == {name: f"`{fact['APPROXIMATES']}`" if fact["APPROXIMATES"] else
+                       "exact" if fact["FAMILY"] == "exact" else "its own" for name, fact in facts.items()}
+
+
+def test_every_exit_code_is_in_the_one_table():
+    def below(kind):
+        return {kind, *(inner for child in kind.__subclasses__() for inner in below(child))}
+
+    kinds = (*below(errors.SoftbenchError), *vars(stopping).values())
+    codes = {code for kind in kinds if isinstance(code := getattr(kind, "exit_code", None), int)}
+    codes |= {INTERRUPTED, verdicts.FINE, verdicts.ERROR, verdicts.REGRESSED, verdicts.UNDECIDED, verdicts.SOME_FAILED}
+    rows = cells(page("running"), "| exit code | meaning |")
+    assert {int(code) for row in rows for code in row[0].split(",")} == codes
+    told = CliRunner().invoke(cli, ["--help"]).output.partition("Exit codes:")[2].partition(".")[0]
+    assert {int(code) for code in re.findall(r"\d+", told)} <= codes
+    others = [path.name for path in PAGES if re.search(r"^\| (exit )?code \|", path.read_text(), re.M)]
+    assert others == ["running.md"]
