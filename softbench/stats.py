@@ -12,12 +12,12 @@ def median(samples: Sequence[float]) -> float:
 
 
 def quartiles(samples: Sequence[float]) -> tuple[float, float]:
-    """First and third quartile by linear interpolation; NaN where there are no samples."""
+    """First and third quartile by linear interpolation; NaN where there are no samples, or one is NaN."""
     return _quantile(samples, 0.25), _quantile(samples, 0.75)
 
 
 def _quantile(samples: Sequence[float], share: float) -> float:
-    if not samples:
+    if not samples or any(map(math.isnan, samples)):
         return math.nan
     ordered = sorted(samples)
     position = share * (len(ordered) - 1)

@@ -171,8 +171,8 @@ def test_a_measure_that_gives_no_finite_number_is_a_row(number):
     flags = {"sweep": {"attn": "soft", "baseline": "none", "tokens": "16"}}
     made = session.start(config.load(None, flags=flags), "latency")
     record = sweep.make_record("latency", made.jobs[0], Reading("latency", "s", [number, 1.0, number]), {})
-    assert (record.status, record.value, record.samples) == ("failed", None, [1.0])
-    assert "no finite number" in record.note
+    assert (record.status, record.value, record.samples) == ("diverged", None, [1.0])
+    assert record.detail["samples_not_finite"] == 2
     record.to_json()
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+import helpers
 import pytest
 
 from softbench import records
@@ -111,12 +114,13 @@ def test_a_resumed_run_repeats_nothing_that_is_done(run: Run, fake: Callable[...
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(run: Run, fake: Callable[..., list[str]]) -> None:
     def stopping(pair: Pair, tokens: int) -> float:
         if pair.attention.attention == "performer":
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
         return falling(pair, tokens)
 
     fake(stopping)
     command = ("crossover", "--quantities", "flops", "--mode", "forward", "--attn", "soft,performer,linformer")
-    code, _, err = run(*command, "--out", "x.jsonl")
+    with helpers.hearing_ctrl_c():
+        code, _, err = run(*command, "--out", "x.jsonl")
     assert code == 130
     assert "1 of 3 tasks are done and kept in x.jsonl" in err
     assert {r.attention for r in records.read("x.jsonl")[0]} == {"soft"}
