@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= results/local
 
-.PHONY: bench bench-field test test-cpus lint gpu regress check train-demo train-compare clean
+.PHONY: help bench bench-field test test-cpus lint docs gpu regress check train-demo train-compare clean
 
 bench: $(STAMP)  ## measure soft and performer beside softmax: table, records, plot
 	@mkdir -p $(OUT)
@@ -26,6 +26,13 @@ test-cpus: $(STAMP)  ## the numerical tests as three kinds of CPU compute them, 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The pages link to each other as they lie in the repository, so the site is built from a copy that keeps its folders.
+PAGES := README.md CONTRIBUTING.md CHANGELOG.md CITATION.cff LICENSE docs results/README.md results/*.svg results/field.html
+SITE_SOURCE := build/site
+docs: $(VENV)/.installed-docs  ## the site, site/index.html, from the pages and the public docstrings; a dead link fails
+	rm -rf $(SITE_SOURCE) site && mkdir -p $(SITE_SOURCE) && cp -r --parents $(PAGES) $(SITE_SOURCE)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 regress: $(STAMP)  ## the benchmarks that hold our claims about speed, with pytest-benchmark
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
@@ -68,5 +75,12 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
 	@touch $@
 
-clean:  ## remove the virtual environment and local results
-	rm -rf $(VENV) results/local
+$(VENV)/.installed-docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
+clean:  ## remove the virtual environment, the site and local results
+	rm -rf $(VENV) build/site site results/local
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 15

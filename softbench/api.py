@@ -35,7 +35,8 @@ class Attention(nn.Module):
         """The attention's output.
 
         Args:
-            q, k: [B, H, N, D]. Attentions that tie keys to queries (`soft`, `soft_norm`) do not use k.
+            q: [B, H, N, D].
+            k: [B, H, N, D]. Attentions that tie keys to queries (`soft`, `soft_norm`) do not use it.
             v: [B, H, N, E].
             grid: rows and columns of the tokens, rows * cols = N; by default as square as N allows.
         Returns:

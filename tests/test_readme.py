@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -98,6 +100,15 @@ def test_links_lead_somewhere(path):
         assert not anchor or anchor in anchors(target.read_text()), link
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_a_page_names_are_there(path):
+    """But those that a run or a reader writes."""
+    named = set(re.findall(r"`((?:softbench|tests|results|docs|\.github)/[\w/.*-]+)`", path.read_text()))
+    written = ("results/local/", "results/train/", "results/doctor/", "results/baseline/")
+    kept = {name for name in named if not name.startswith(written) and "NAME" not in name}
+    assert {name for name in kept if not [*ROOT.glob(name)]} == set()
+
+
 def test_headings_are_named_as_github_does():
     assert anchors("# `softbench fit`\n## Does it? It's\n```\n# no heading\n```\n") == {"softbench-fit", "does-it-its"}
 
@@ -156,3 +167,15 @@ def test_every_exit_code_is_in_the_one_table():
     assert {int(code) for code in re.findall(r"\d+", told)} <= codes
     others = [path.name for path in PAGES if re.search(r"^\| (exit )?code \|", path.read_text(), re.M)]
     assert others == ["running.md"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+def test_make_help_lists_every_target_and_pages_name_no_other():
+    printed = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True,
+                             check=True)
+    listed = {line.split()[0] for line in printed.stdout.splitlines() if len(line.split()) > 1}
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.M)
+    assert listed == set(phony.split())
+    code = [*SHELL, *(code for path in PAGES for code in re.findall(r"`(make [^`]+)`", path.read_text()))]
+    named = {name for block in code for name in re.findall(r"^make ([a-z-]+)", block, re.M)}
+    assert {"bench", "test"} <= named <= set(phony.split())

@@ -31,7 +31,8 @@ def create(arch: str, *, img_size: int | tuple[int, int] | None = None, num_clas
     Args:
         arch: an attention and a variant (`soft-tiny`, `performer-small`, `./mine.py-tiny`), or `timm:NAME`.
         img_size: side, or rows and cols, of the images; None is the model's own.
-        attn_options, impl: of the attention inside, see `Pyramid`; a model of timm has neither.
+        attn_options: of the attention inside, see `Pyramid`; a model of timm has none.
+        impl: of the attention inside, in the same way.
         kwargs: of `Pyramid`, or of the timm model: `drop_path_rate`, `global_pool`, `features_only`, ...
     Raises:
         UsageError: no such arch, or an argument that it does not take.

@@ -1,0 +1,1 @@
+"""Contracts: what an attention, a measure and a study must keep, and what a third party imports."""
