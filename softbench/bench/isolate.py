@@ -27,7 +27,7 @@ from softbench import plugins
 from softbench.bench.sweep import Job, Sweep, make_record
 from softbench.case import AttentionSpec, Case, ModelSpec, Shape, Spec
 from softbench.config import Process
-from softbench.contracts.measure import Reading
+from softbench.contracts.measure import unread
 from softbench.errors import SoftbenchError
 from softbench.processes import child, setup
 from softbench.processes.child import Child
@@ -65,7 +65,7 @@ def _run_child(sweep: Sweep, job: Job, settings: Process, memory_limit: int | No
     if isinstance(answer, list):
         return [from_json(line) for line in answer]
     status, note = answer
-    reading = Reading(sweep.measure.QUANTITY, sweep.measure.UNIT, [], status=status, note=note)
+    reading = unread(sweep.measure, status, note)
     return [make_record(sweep.measure_name, job, reading, sweep.environment)]
 
 

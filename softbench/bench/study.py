@@ -12,7 +12,7 @@ from typing import Any
 
 from softbench import records
 from softbench.bench import sweep
-from softbench.contracts.study import Finding, Task
+from softbench.contracts.study import Finding, Task, unread
 from softbench.plugins.contained import contained
 from softbench.processes import state
 from softbench.records import WHOLE_TASK, Record
@@ -45,8 +45,7 @@ class Study:
                 return list(task.run(found) if task.concludes else task.run())
         except Exception as error:
             status, note = sweep.verdict(error)
-            return [Finding(quantity=self.module.QUANTITY, unit=self.module.UNIT, value=None, status=status,
-                                note=note, detail={WHOLE_TASK: True})]
+            return [unread(self.module, status, note, {WHOLE_TASK: True})]
 
     def _record(self, task: Task, finding: Finding) -> Record:
         quoted = {"source": finding.quoted} if finding.quoted else {}

@@ -22,7 +22,7 @@ import torch
 from softbench import options as opts
 from softbench import records
 from softbench.case import Case
-from softbench.contracts.measure import Reading, readings
+from softbench.contracts.measure import Reading, readings, unread
 from softbench.errors import PluginError, SoftbenchError, Unsupported, text
 from softbench.machine import ceilings
 from softbench.machine import environment as env
@@ -135,7 +135,7 @@ class Sweep:
         """Hand out rows for these cases, which take no end, and for all that would have come after them."""
         labels = " or ".join(dict.fromkeys(case.spec.label for case in cases))
         late = {replace(case, impl="") for case in cases}
-        plain = Reading(self.measure.QUANTITY, self.measure.UNIT, [])
+        plain = unread(self.measure)
         own = replace(plain, status="timeout", note=f"no result within {self.timeout:g} s, nor any end to it")
         others = replace(plain, status="not_run", note=f"not run: there was no end to {labels}; add --isolate",
                          detail={UNFINISHED: True})
@@ -185,7 +185,7 @@ class Sweep:
                 return action(*arguments)
         except Exception as error:
             status, note = verdict(error)
-            return [Reading(self.measure.QUANTITY, self.measure.UNIT, [], status=status, note=note)]
+            return [unread(self.measure, status, note)]
 
 
 def _diverged(reading: Reading, remark: str) -> Reading:

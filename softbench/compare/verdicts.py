@@ -1,8 +1,9 @@
 """Verdicts: the records of two sides become one comparison a case, or the reason why there cannot be one.
 
-Times (units `s` and `image/s`) are judged by `softbench.compare.rule`, and only between environments that agree. All
-other quantities are exact: bytes, operations and whole numbers must be equal, results of seeded studies agree within a
-tolerance. Whether a case ran at all comes before any time.
+What a number is, its plugin says (`softbench.contracts.quantities`). Times are judged by `softbench.compare.rule`, and
+only between environments that agree. Exact quantities must be equal, and results of seeded studies agree within a
+tolerance, whole numbers exactly. What follows from times is not judged. Whether a case ran at all comes before any
+time.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 from softbench.compare import rule, sides
 from softbench.compare.rule import Estimate
 from softbench.compare.sides import Side
+from softbench.contracts import quantities
+from softbench.contracts.quantities import Quantity
 from softbench.machine import environment
 from softbench.records import Record
 from softbench.stats import median
@@ -28,17 +31,10 @@ ORDER = (BROKEN, MISSING, SLOWER, WORSE, CHANGED, INCONCLUSIVE, INCOMPARABLE, NE
 FAILURES, REGRESSIONS = (BROKEN, MISSING), (SLOWER, WORSE, CHANGED)
 FINE, ERROR, REGRESSED, UNDECIDED, SOME_FAILED = 0, 1, 3, 4, 5
 
-TIMES = ("s", "image/s")
 _UNDECIDED = "inconclusive"  # status of a study that could not decide
 _LIMITS = ("unsupported", "oom", "diverged")  # what a version cannot do, which may stay so; not a run that failed
 NOT_THERE = "not_run"  # status of a case that a version does not know
 _TINIEST = 1e-12  # no call takes less, nor as many seconds as its inverse
-# Studies whose answers follow from measured times or from what is free on a machine, and what of theirs is exact.
-_ANSWERS = {"crossover": (), "fit": (), "scaling": ("peak_memory",), "doctor": ()}
-_OVER_TIMES = ("over_softmax",)  # ratios of times in other studies
-_RATES = ("B/s", "flop/s")
-_COUNTS = ("B", "flop")  # less is better, and they are exact
-OF_TORCH = "operators"  # a measure whose counts, less being better, are those of one version of torch
 _KERNELS = ("cpu_capability", "driver", "triton")  # beside environment.COMPARABLE, what decides which code runs
 _GPU_ONLY = ("driver", "triton")
 KEYS = (*environment.COMPARABLE, *_KERNELS, "gpu")  # entries of an environment that may make sides incomparable
@@ -116,7 +112,7 @@ class Row:
         """How much more the head costs, as a log ratio; 0 where nothing was compared."""
         if not self.ratio or self.ratio < 0:
             return 0.0
-        return math.log(self.ratio) * (-1 if self.record.unit == "image/s" else 1)
+        return math.log(self.ratio) * (-1 if quantity(self.record).better == "more" else 1)
 
 
 @dataclass(frozen=True)
@@ -174,6 +170,16 @@ def compare(base: Side, head: Side, terms: Terms) -> Comparison:
     return Comparison(ordered(rows))
 
 
+def quantity(record: Record) -> Quantity:
+    """What a record's number is."""
+    return quantities.of(record.measure, record.quantity, record.unit)
+
+
+def is_time(record: Record) -> bool:
+    """Whether a record's number is a time or a rate, which has noise."""
+    return quantity(record).kind == "time"
+
+
 def ordered(rows: Iterable[Row]) -> list[Row]:
     """Rows with the most serious verdict first, and within one verdict those that cost more."""
     return sorted(rows, key=lambda row: (ORDER.index(row.verdict), -row.cost))
@@ -182,11 +188,11 @@ def ordered(rows: Iterable[Row]) -> list[Row]:
 def relevant(record: Record) -> tuple[str, ...]:
     """Entries of the environment on which a quantity depends: all for a time, none for a count of operations."""
     cuda = (record.device or "").startswith("cuda")
-    if record.unit in TIMES:
+    if is_time(record):
         return (*environment.COMPARABLE, *(k for k in _KERNELS if cuda or k not in _GPU_ONLY))
     if record.unit == "B":
         return ("torch", "cuda", "threads", *(["gpu"] if cuda else []))
-    return ("torch",) if record.measure == OF_TORCH else ()
+    return quantity(record).depends
 
 
 def _pairs(base: Mapping[str, list[Record]], head: Mapping[str, list[Record]],
@@ -229,7 +235,7 @@ def _row(base: list[Record], head: list[Record], terms: Terms, *, same_subject: 
     if one.status != "ok" or other.status != "ok":
         return not_both_ran(one, other)
     note = f"impl {one.impl}, now {other.impl}" if same_subject and one.impl != other.impl else ""
-    if one.unit not in TIMES:
+    if not is_time(one):
         return replace(_exact(one, other, terms), note=note)
     return _timed(base, head, terms, note)
 
@@ -248,12 +254,12 @@ def _unlike(base: Record, head: Record, terms: Terms, same_subject: bool) -> str
 
 def _inexact(record: Record) -> str:
     """Why a number is neither a time nor exact, so that no rule here judges it; empty where one does."""
-    if record.unit in TIMES:
+    if quantity(record).kind != "derived":
         return ""
-    exact = _ANSWERS.get(record.measure)
-    if (record.quantity in _OVER_TIMES or record.unit in _RATES) if exact is None else record.quantity not in exact:
-        return "it follows from measured times or free memory: compare the latency and memory records instead"
-    return ""
+    if record.unit == "1" and not quantities.is_known(record.measure, record.quantity):
+        return (f"whether noise is in it, nobody here says: {record.measure} is not installed, or does not list"
+                f" {record.quantity} in its QUANTITIES")
+    return "it follows from measured times or free memory: compare the latency and memory records instead"
 
 
 def not_both_ran(base: Record, head: Record) -> Row:
@@ -267,7 +273,7 @@ def not_both_ran(base: Record, head: Record) -> Row:
         return Row(base, head, NEW, note=base.note) if base.status == NOT_THERE else \
             Row(base, head, MENDED, note=f"was {base.status}")
     if base.status == head.status:
-        as_before = base.unit not in TIMES and base.status in _LIMITS
+        as_before = not is_time(base) and base.status in _LIMITS
         return Row(base, head, SAME if as_before else INCOMPARABLE, note=f"{base.status} on both sides")
     return Row(base, head, INCOMPARABLE, note=f"{base.status} on the base, {head.status} on the head")
 
@@ -276,10 +282,11 @@ def _exact(base: Record, head: Record, terms: Terms) -> Row:
     assert base.value is not None
     assert head.value is not None
     ratio = head.value / base.value if base.value else None
-    if base.unit in _COUNTS or base.measure == OF_TORCH:
-        if base.value == head.value:
-            return Row(base, head, SAME, ratio)
-        return Row(base, head, WORSE if head.value > base.value else BETTER, ratio)
+    known = quantity(head)
+    if known.kind == "exact":
+        worse = (head.value > base.value) == (known.better == "less")
+        verdict = SAME if base.value == head.value else CHANGED if known.better is None else WORSE if worse else BETTER
+        return Row(base, head, verdict, ratio)
     apart, size = abs(head.value - base.value), max(abs(base.value), abs(head.value))
     whole = float(base.value).is_integer() and float(head.value).is_integer()
     allowed = 0.0 if whole else max(terms.tolerance * size, _ROUNDING.get(str(base.dtype), _ROUNDING_SINGLE))
@@ -343,7 +350,7 @@ def _groups(runs: Sequence[Record]) -> list[str]:
 def _judged(timed: _Timed, verdict: str) -> Row:
     """The row with its verdict and interval, in terms of the record's own quantity."""
     low, high = timed.estimate.interval()
-    if timed.row.record.unit == "image/s":
+    if quantity(timed.row.record).better == "more":
         low, high = -high, -low
     note = timed.row.note
     if verdict == INCONCLUSIVE and not timed.estimate.freedom:

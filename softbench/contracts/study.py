@@ -4,13 +4,16 @@ A study answers a question that takes many different numbers, such as how far an
 file `softbench/studies/<name>.py` (the command is called `<name>` with hyphens) defines
 
 - a docstring whose first line says what it is;
-- `QUANTITY`, `UNIT`: its headline number, which also stands for a task that failed;
-- `DETERMINISTIC`: True where two runs on any two machines must agree, within rounding;
+- `QUANTITIES`: what its numbers are (`softbench.contracts.quantities.Quantity`), which comparisons and the page read;
+  the first is its headline, which also stands for a task that failed;
 - `Settings`: a frozen dataclass of `softbench.options.option` fields; each becomes a flag of the command; one called
   `device` is where the study runs, which is the CPU otherwise;
 - `QUICK`: the settings that `--quick` changes;
 - `VIEWS`: how its numbers are shown, as data (`softbench.records.views.View`); reports draw them;
 - `tasks(settings) -> list[Task]`: the study cut into independent pieces. Everything the settings say is checked here.
+- optionally `SECTION`: its part of the page (`softbench.contracts.quantities.Section`);
+- optionally `GATED`: whether `softbench check` runs it, with `--quick` (default: where the headline is exact or
+  seeded);
 - optionally `recall(environment, device) -> list[Record]` and `remember(records, environment, device) -> Path`: where a
   study is run once for a machine, what is known of this one, and keeping it. `--force` runs it anew.
 
@@ -23,11 +26,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
-from softbench import plugins
+from softbench.contracts import quantities
 from softbench.records import About, Point, Reading
 
-REQUIRED = ("QUANTITY", "UNIT", "DETERMINISTIC", "Settings", "QUICK", "VIEWS", "tasks")
+REQUIRED = ("Settings", "QUICK", "VIEWS", "tasks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,4 +60,15 @@ class Task:
 
 def load(name: str) -> ModuleType:
     """The study plugin of that name."""
-    return plugins.load("studies", name, REQUIRED)
+    return quantities.load("studies", name, REQUIRED)
+
+
+def unread(module: ModuleType, status: str, note: str, detail: dict[str, Any]) -> Finding:
+    """What stands for a task that gave no number."""
+    headline: quantities.Quantity = module.QUANTITIES[0]
+    return Finding(quantity=headline.name, unit=headline.unit, status=status, note=note, detail=detail)
+
+
+def gated(module: ModuleType) -> bool:
+    """Whether `softbench check` runs it."""
+    return bool(getattr(module, "GATED", module.QUANTITIES[0].kind in ("exact", "seeded")))

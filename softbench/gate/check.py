@@ -10,7 +10,7 @@ from softbench import config as configuration
 from softbench.bench import session
 from softbench.compare import sides, verdicts
 from softbench.compare.sides import Side
-from softbench.compare.verdicts import TIMES, Comparison, Terms
+from softbench.compare.verdicts import Comparison, Terms
 from softbench.errors import ResultsError
 from softbench.gate import programme
 from softbench.gate.paired import Pair, Plan
@@ -119,7 +119,7 @@ def _run(check: Check, steps: Sequence[Step], source: Source) -> list[Record]:
 def _exact_part(side: Side, measured: Sequence[Record]) -> Side:
     """The side's exact records of those measures that the other side has too."""
     measures = {record.measure for record in measured}
-    return replace(side, records=[r for r in side.records if r.measure in measures and r.unit not in TIMES])
+    return replace(side, records=[r for r in side.records if r.measure in measures and not verdicts.is_time(r)])
 
 
 def _rows(check: Check, base: Side, head: Side) -> list[verdicts.Row]:

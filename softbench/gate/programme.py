@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from softbench import records
-from softbench.compare.verdicts import TIMES
+from softbench import plugins, records
+from softbench.compare import verdicts
+from softbench.contracts import measure, study
 from softbench.errors import ResultsError, SoftbenchError
 from softbench.gate import settings
 from softbench.gate.source import Source
@@ -89,17 +90,23 @@ def known(scope: Scope, base: Source, head: Source) -> Scope | None:
 
 
 def exact(scope: Scope, source: Source, *, studies: bool = True) -> list[Step]:
-    """The commands of exact quantities that this version has."""
-    scopes = {"flops": replace(scope, modes="forward"), "operators": scope, "memory": scope}  # flops has no other mode
-    steps = [Step(name, own.flags(source)) for name, own in scopes.items()
-             if _has(source, f"measures/{name}")]
+    """The commands of exact quantities that this version has: those of the plugins that say that they are for it."""
+    modules = {name: measure.load(name) for name in plugins.names("measures") if _can(source, "measures", name)}
+    scopes = {name: (replace(scope, modes=module.MODES[0]) if len(getattr(module, "MODES", ())) == 1 else scope,
+                     measure.gated(module)) for name, module in modules.items()}
+    steps = [Step(name, own.flags(source)) for name, (own, gated) in scopes.items() if "attention" in gated]
     if _has(source, "subjects/model") or _has(source, "backbones"):  # where models stand now, and where they stood
-        steps += [Step(step.measure, flags) for step in steps if step.measure in ("flops", "operators")
-                  if (flags := scopes[step.measure].model_flags())]
+        steps += [Step(name, flags) for name, (own, gated) in scopes.items() if "model" in gated
+                  if (flags := own.model_flags())]
     if studies:
-        steps += [Step(name, ("--quick", "--threads", str(scope.threads))) for name in ("pinv", "approx_error")
-                  if _has(source, f"studies/{name}")]
+        steps += [Step(name, ("--quick", "--threads", str(scope.threads))) for name in plugins.names("studies")
+                  if _can(source, "studies", name) and study.gated(study.load(name))]
     return steps
+
+
+def _can(source: Source, kind: str, name: str) -> bool:
+    """Whether a version can run that plugin: one of its own, or one installed that it understands."""
+    return _has(source, f"{kind}/{name}" if plugins.ships(kind, name) else "contracts/quantities")
 
 
 def _has(source: Source, module: str) -> bool:
@@ -137,7 +144,7 @@ def _run(step: Step, source: Source, on_step: Callable[[Step], None]) -> Iterato
                                  f" {last.removeprefix('Error: ')[:300]}")
     version = {"commit": source.commit, "dirty": source.dirty}  # a revision's files are in no checkout that says so
     yield from (replace(record, environment=record.environment | version) for record in found
-                if record.environment and (step.timed or record.unit not in TIMES))
+                if record.environment and (step.timed or not verdicts.is_time(record)))
 
 
 def environment(source: Source) -> dict[str, str]:

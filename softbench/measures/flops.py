@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from softbench.contracts.measure import Reading
+from softbench.contracts.quantities import Quantity, Section
 from softbench.errors import SoftbenchError, Unsupported, text
 from softbench.options import option
 
@@ -34,10 +35,16 @@ if TYPE_CHECKING:
     from softbench.measures._flops_counters import Count
     from softbench.subjects.workload import Subject, Workload
 
-QUANTITY = "flops_torch"
-UNIT = "flop"
-BETTER = "lower"
-DETERMINISTIC = True
+QUANTITIES = (
+    Quantity("flops_torch", "flop", "exact", "less", headline="operations of one call, counted independently.",
+             title="Operations of one call (2 FLOP a multiply-add)", column="torch", per_image=True, audit="flops"),
+    Quantity("flops_closed_form", "flop", "exact", "less", column="closed form", order=-1, per_image=True,
+             audit="flops"),
+    Quantity("flops_fvcore", "flop", "exact", "less", column="fvcore", per_image=True, audit="flops"),
+    Quantity("parameters", "1", "exact", counts="parameters", order=-2, drawn=False),
+)
+SECTION = Section("Operations", place=7)
+GATED = ("attention", "model")
 MODES = ("forward",)
 
 AGREEMENT = 0.01  # the largest relative distance between two readings of one case
@@ -110,18 +117,18 @@ def _reading(quantity: str, count: Callable[[], Count], settings: Settings) -> R
     try:
         counted = count()
     except Unsupported as error:
-        return Reading(quantity, UNIT, [], status="unsupported", note=str(error))
+        return Reading(quantity, "flop", [], status="unsupported", note=str(error))
     except SoftbenchError as error:
-        return Reading(quantity, UNIT, [], status="failed", note=str(error))
+        return Reading(quantity, "flop", [], status="failed", note=str(error))
     except Exception as error:
         reason = f"{type(error).__name__}: {text(error).partition(chr(10))[0][:200]}"
         hint = "; try tensors=real" if settings.tensors == "meta" and quantity != "flops_closed_form" else ""
-        return Reading(quantity, UNIT, [], status="failed", note=f"cannot count: {reason}{hint}")
+        return Reading(quantity, "flop", [], status="failed", note=f"cannot count: {reason}{hint}")
     remarks = ([f"supplied {', '.join(counted.supplied)}"] if counted.supplied else []) + counted.remarks
     note = f"{_counter(quantity)}: {'; '.join(remarks)}" if remarks else ""
     detail = {"gmac": counted.flops / 2e9, "operators": counted.operators, "supplied": counted.supplied,
               "tensors": settings.tensors}
-    return Reading(quantity, UNIT, [counted.flops], note=note, detail=detail)
+    return Reading(quantity, "flop", [counted.flops], note=note, detail=detail)
 
 
 def _judged(readings: list[Reading], oracle: bool, impl: str) -> list[Reading]:

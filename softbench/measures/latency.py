@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from softbench.contracts.measure import Reading
+from softbench.contracts.quantities import Quantity, Section
 from softbench.errors import SoftbenchError
 from softbench.machine import cpu_share
 from softbench.measures import _work
@@ -33,14 +34,15 @@ if TYPE_CHECKING:
     from softbench.subjects.witness import Witness
     from softbench.subjects.workload import Workload
 
-QUANTITY = "latency"
-UNIT = "s"
-BETTER = "lower"
-DETERMINISTIC = False
+QUANTITIES = (
+    Quantity("latency", "s", "time", "less", headline="median time of one call; IQR is the middle half of its samples.",
+             title="Latency of one call", column="median", per_image=True, answers="fastest"),
+)
+SECTION = Section(place=1)
 MODES = ("forward", "backward", "forward_backward")
 VIEWS = (
     Roofline(name="roofline", title="What each call does a second, below what this machine can do at most",
-             quantity=QUANTITY, series="label", panels="mode",
+             quantity="latency", series="label", panels="mode",
              note="Bytes: each input read once, each output written once. FLOP: by closed form, a training step three "
                   "times its forward. Along a line the tokens grow."),
 )
@@ -340,8 +342,8 @@ def _reading(run: _Run, group: str | None) -> Reading:
     else:
         detail |= {"foreign_cpu": share, "foreign_cpu_per_round": run.foreign}
     if fault := run.fault or _impossible(run, work):
-        return Reading(QUANTITY, UNIT, [], status="failed", note=fault)
-    return Reading(QUANTITY, UNIT, run.samples, note=run.witness.remark if run.witness else "", detail=detail)
+        return Reading("latency", "s", [], status="failed", note=fault)
+    return Reading("latency", "s", run.samples, note=run.witness.remark if run.witness else "", detail=detail)
 
 
 def _impossible(run: _Run, work: dict[str, float]) -> str:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softbench.contracts.measure import Reading
+from softbench.contracts.quantities import Quantity, Section
 from softbench.errors import SoftbenchError, Unsupported
 from softbench.options import option
 
@@ -35,10 +36,13 @@ if TYPE_CHECKING:
 
     from softbench.subjects.workload import Workload
 
-QUANTITY = "peak_memory"
-UNIT = "B"
-BETTER = "lower"
-DETERMINISTIC = True
+QUANTITIES = (
+    Quantity("peak_memory", "B", "exact", "less",
+             headline="the most bytes that one call holds at once, beyond its inputs and parameters.",
+             title="Peak memory of one call, beyond inputs and parameters"),
+    Quantity("weights", "B", "exact", "less", drawn=False),
+)
+SECTION = Section(place=6)
 MODES = ("forward", "forward_backward", "backward")
 
 
@@ -85,10 +89,10 @@ def measure(workload: Workload, settings: Settings) -> list[Reading]:
     output = prod(workload.output) * workload.inputs[0].element_size()
     detail = {"inputs": inputs, "parameters": weights, "output": output,
               "kept": kept, "peak_over_inputs": max(peaks) / inputs}
-    peak = Reading(QUANTITY, UNIT, [float(p) for p in peaks], value=float(max(peaks)), note="; ".join(notes),
+    peak = Reading("peak_memory", "B", [float(p) for p in peaks], value=float(max(peaks)), note="; ".join(notes),
                    detail=detail)
     whole_model = workload.subject is not None and workload.subject.model
-    return [peak, Reading("weights", UNIT, [float(weights)])] if whole_model else [peak]
+    return [peak, Reading("weights", "B", [float(weights)])] if whole_model else [peak]
 
 
 def _bytes(tensors: Any) -> int:

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from softbench.contracts.measure import Reading
+from softbench.contracts.quantities import Quantity
 
 if TYPE_CHECKING:
     from softbench.subjects.workload import Workload
 
-QUANTITY = "operators"
-UNIT = "1"
-BETTER = "lower"
-DETERMINISTIC = True
+QUANTITIES = (Quantity("operators", "1", "exact", "less", counts="calls", depends=("torch",)),)
+GATED = ("attention", "model")
 MODES = ("forward", "forward_backward", "backward")
 
 
@@ -34,7 +33,7 @@ def measure(workload: Workload, settings: Settings) -> list[Reading]:
     workload.run(workload.prepare())
     state = workload.prepare()
     counts = _count(lambda: workload.run(state))
-    return [Reading(QUANTITY, UNIT, [float(counts.total())], detail={"operators": dict(sorted(counts.items()))})]
+    return [Reading("operators", "1", [float(counts.total())], detail={"operators": dict(sorted(counts.items()))})]
 
 
 def _count(call: Any) -> Counter[str]:

@@ -37,6 +37,11 @@ def names(kind: str) -> list[str]:
     return [*_builtin(kind), *(n for n in sorted(_entry_points(kind)) if n not in _builtin(kind))]
 
 
+def ships(kind: str, name: str) -> bool:
+    """Whether the plugin is softbench's own, rather than an installed package's or a file's."""
+    return name in _builtin(kind)
+
+
 def is_path(name: str) -> bool:
     """Whether the name of an attention means a file rather than a registered plugin."""
     return name.endswith(".py")

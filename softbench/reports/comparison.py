@@ -16,25 +16,23 @@ from softbench.reports import format
 from softbench.reports.sheet import POINT, hardware, phrase
 from softbench.reports.tables import Column, Table
 
-_HOW = {
+_TIMES = {
     "s": "time of the head over that of the base (below 1x is faster), with its 95 % interval",
     "image/s": "rate of the head over that of the base (above 1x is faster), with its 95 % interval",
-    "B": "bytes of the head over those of the base; exact",
-    "flop": "operations of the head over those of the base; exact",
-    "1": "result of the head over that of the base; seeded, so that it should not change",
 }
-_CALLS = "calls of the head over those of the base; exact"
+_COUNTS = {"B": "bytes", "flop": "operations"}
 
 
 def tables(comparison: Comparison, base: Side, head: Side, terms: Terms, *, everything: bool = False) -> list[Table]:
-    """One table for each measure and unit that has something to show, in the order of the comparison's cases.
+    """One table for each measure, unit and kind of quantity that has something to show, in the order of the cases.
 
     Exact numbers that are the same are left to the summary, unless `everything` is asked for.
     """
-    shown: dict[tuple[str, str], list[Row]] = {}
+    shown: dict[tuple[str, ...], list[Row]] = {}
     for row in comparison.rows:
-        if everything or row.verdict != verdicts.SAME or row.record.unit in verdicts.TIMES:
-            shown.setdefault((row.record.measure, row.record.unit), []).append(row)
+        if everything or row.verdict != verdicts.SAME or verdicts.is_time(row.record):
+            known = verdicts.quantity(row.record)
+            shown.setdefault((row.record.measure, known.unit, known.kind), []).append(row)
     return [_table(rows, comparison, base, head, terms) for rows in shown.values()]
 
 
@@ -85,11 +83,22 @@ def _table(rows: Sequence[Row], comparison: Comparison, base: Side, head: Side, 
     footnotes = [f"[{number}] {note}" for note, number in notes.items()]
     if timed:
         footnotes[:0] = [*_means(rows, comparison), _terms(rows, terms)]
-    how = _CALLS if first.measure == verdicts.OF_TORCH else _HOW.get(first.unit, "head over base")
-    captions = [f"{first.measure}: {how}.",
+    captions = [f"{first.measure}: {_how(first)}.",
                 f"base: {_origin(base, rows, 'base')}; head: {_origin(head, rows, 'head')}", *_captions(rows)]
     return Table(captions, [column for column, _ in columns], [[cell(row) for _, cell in columns] for row in rows],
                  footnotes=footnotes)
+
+
+def _how(record: Record) -> str:
+    """What the ratio of a table is."""
+    known = verdicts.quantity(record)
+    if known.kind == "time":
+        return _TIMES[known.unit]
+    if known.kind == "exact":
+        return f"{known.counts or _COUNTS.get(known.unit, 'counts')} of the head over those of the base; exact"
+    if known.kind == "seeded":
+        return "result of the head over that of the base; seeded, so that it should not change"
+    return "head over base; what follows from times is not judged"
 
 
 _Cell = Callable[[Row], str]

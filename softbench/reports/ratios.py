@@ -31,7 +31,7 @@ def plot(found: Comparison, base: Side, head: Side, path: Path | str) -> None:
     """
     path = _drawing.check_path(path)
     rows = [row for row in found.rows if row.ratio and 0 < row.ratio < math.inf
-            and (row.verdict != verdicts.SAME or row.record.unit in verdicts.TIMES)]
+            and (row.verdict != verdicts.SAME or verdicts.is_time(row.record))]
     if not rows:
         raise UsageError("No case has a ratio to plot.")
     if len(rows) > MOST_CASES:

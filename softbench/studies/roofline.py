@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softbench.case import DTYPES, check_choices
+from softbench.contracts.quantities import Quantity
 from softbench.contracts.study import Finding, Task
 from softbench.machine.ceilings import BANDWIDTH, RATE
 from softbench.machine.ceilings import recall as recall
@@ -33,8 +34,8 @@ from softbench.stats import median
 if TYPE_CHECKING:
     import torch
 
-QUANTITY, UNIT = BANDWIDTH, "B/s"
-DETERMINISTIC = False
+QUANTITIES = tuple(Quantity(f"{name}{which}", unit, "derived", "more")
+                   for name, unit in ((BANDWIDTH, "B/s"), (RATE, "flop/s")) for which in ("", "_median"))
 QUICK = {"repeats": 5, "patience": 5.0}
 _SMALLEST, _LARGEST = 256, 1 << 14  # rows of a matrix
 _COPY, _CACHES = 256 << 20, 4  # bytes of a copy at least, and caches that it should exceed

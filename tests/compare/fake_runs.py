@@ -51,7 +51,8 @@ def both() -> tuple[list[Record], list[Record]]:
     counts = {"softmax": (1e9, 1e9), "soft": (1e8, 1.05e8)}
     errors = {"soft": (0.10, 0.1004), "performer": (0.2, 0.3)}
     for measure, quantity, unit, table in (("memory", "peak_memory", "B", sizes),
-                                           ("flops", "flops_torch", "flop", counts), ("quality", "error", "1", errors)):
+                                           ("flops", "flops_torch", "flop", counts),
+                                           ("approx_error", "error_output", "1", errors)):
         for attention, values in table.items():
             for side, value, where in zip((base, head), values, (fake.ENVIRONMENT, HEAD), strict=True):
                 side.append(fake.record(measure, attention, quantity=quantity, unit=unit, value=value, samples=[value],

@@ -164,6 +164,11 @@ def exact(value: float, unit: str = "B", **changed: Any) -> Record:
     return fake.record("memory", quantity="x", unit=unit, value=value, samples=[value], detail={}, **changed)
 
 
+def seeded(value: float, **changed: Any) -> Record:
+    return fake.record("approx_error", quantity="error_output", unit="1", value=value, samples=[value], detail={},
+                       **changed)
+
+
 @pytest.mark.parametrize("unit", ["B", "flop"])
 def test_bytes_and_operations_are_exact(unit: str) -> None:
     assert only(exact(1000.0, unit), exact(1000.0, unit)).verdict == "same"
@@ -185,7 +190,7 @@ def test_operations_are_the_same_on_any_machine_and_bytes_need_the_same_torch() 
     (1e-9, 3e-6, "changed"), (0.0, 0.0, "same"), (-0.5, 0.5, "changed"), (20.0, 20.0, "same"),
     (1e6, 1e6 + 1, "changed"), (0.0, 1e-7, "same")])
 def test_seeded_results_agree_within_the_tolerance_and_counts_are_equal(base: float, head: float, verdict: str) -> None:
-    assert only(exact(base, "1"), exact(head, "1")).verdict == verdict
+    assert only(seeded(base), seeded(head)).verdict == verdict
 
 
 def test_fewer_operators_are_better_and_need_the_same_torch() -> None:
@@ -198,8 +203,8 @@ def test_fewer_operators_are_better_and_need_the_same_torch() -> None:
 
 
 def test_rounding_of_float64_is_smaller() -> None:
-    assert only(exact(1e-15, "1", dtype="float64"), exact(3e-15, "1", dtype="float64")).verdict == "same"
-    assert only(exact(1e-15, "1", dtype="float64"), exact(1e-9, "1", dtype="float64")).verdict == "changed"
+    assert only(seeded(1e-15, dtype="float64"), seeded(3e-15, dtype="float64")).verdict == "same"
+    assert only(seeded(1e-15, dtype="float64"), seeded(1e-9, dtype="float64")).verdict == "changed"
 
 
 def test_a_case_that_broke_comes_before_any_time() -> None:
@@ -246,6 +251,19 @@ def test_what_follows_from_times_is_not_compared_as_if_it_were_exact(record: Rec
     assert [row.verdict for row in compare([record], [exact(1.0)]).rows] == ["not comparable", "new"]
 
 
+def test_a_number_that_nobody_here_knows_may_hold_noise_and_is_judged_by_its_unit_alone() -> None:
+    unknown, undeclared = answer("theirs", quantity="length"), answer("memory", quantity="length")
+    for record in (unknown, undeclared):
+        row = only(record, replace(record, value=901.0))
+        assert (row.verdict, row.note) == ("not comparable", "whether noise is in it, nobody here says:"
+                                           f" {record.measure} is not installed, or does not list length in its"
+                                           " QUANTITIES")
+    assert only(answer("theirs", 1.0, "flop"), answer("theirs", 2.0, "flop")).verdict == "worse"
+    assert only(timed(measure="theirs"), timed(1.2e-3, seed=1, measure="theirs")).verdict == "slower"
+    loss = answer("train", 0.5, quantity="loss")  # of no plugin, but of a verb
+    assert only(loss, replace(loss, value=0.6)).verdict == "changed"
+
+
 def test_costs_that_studies_measure_are_compared_as_any_others() -> None:
     assert only(timed(measure="scaling"), timed(1.2e-3, seed=1, measure="scaling")).verdict == "slower"
     held = answer("scaling", 1000.0, "B", quantity="peak_memory")
@@ -253,7 +271,8 @@ def test_costs_that_studies_measure_are_compared_as_any_others() -> None:
 
 
 def test_a_study_that_could_not_decide_is_inconclusive_and_not_broken() -> None:
-    base, unclear = exact(1.0, "1"), fake.failed("inconclusive", measure="memory", quantity="x", unit="1")
+    base = seeded(1.0)
+    unclear = fake.failed("inconclusive", measure="approx_error", quantity="error_output", unit="1")
     assert (only(base, unclear).verdict, only(base, unclear).note) == (
         "inconclusive", "its own run was inconclusive on the head")
     assert only(unclear, base).note == "its own run was inconclusive on the base"

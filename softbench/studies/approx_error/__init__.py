@@ -30,13 +30,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from softbench import case as cases
+from softbench.contracts.quantities import Quantity, Section
 from softbench.contracts.study import Task
 from softbench.records.views import Dots, Lines, Rows, Scatter, View
 from softbench.studies.approx_error.settings import Settings
 
-QUANTITY = "error_matrix_fro"
-UNIT = "1"
-DETERMINISTIC = False
+_ERRORS = ("error_matrix_spectral", "floor_fro", "floor_spectral", "error_output", "worst_row", "row_sum_error",
+           "error_dq", "error_dk", "error_dv", "size_needed")
+QUANTITIES = (
+    Quantity("error_matrix_fro", "1", "seeded", "less", answers="accuracy"),
+    *(Quantity(name, "1", "seeded", "less") for name in _ERRORS), Quantity("topk_overlap", "1", "seeded", "more"),
+    Quantity("latency", "s", "time", "less"), Quantity("peak_memory", "B", "exact", "less"),
+)
+SECTION = Section("Error against cost", place=5)
 QUICK: Mapping[str, Any] = {
     "attn": "soft,performer,nystromformer", "sizes": "16,49", "samplings": "avg,random,rpcholesky",
     "inputs": "structured", "tokens": "256", "seeds": 2,

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from softbench import case as cases
 from softbench.case import AttentionSpec, Shape
+from softbench.contracts.quantities import Quantity, Section
 from softbench.contracts.study import Finding, Task
 from softbench.errors import UsageError
 from softbench.options import option
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
     from softbench.studies.crossover.meters import Pair
     from softbench.subjects import OneAttention
 
-QUANTITY, UNIT = "crossover", "1"
-DETERMINISTIC = False
+QUANTITIES = (Quantity("crossover", "1", "derived", answers="overtaking"), Quantity("ratio", "1", "derived", "less"),
+              Quantity("bracket", "1", "derived"))
+SECTION = Section(place=2)
 QUICK: Mapping[str, Any] = {"max_tokens": "2k", "scan": 4, "rounds": 3, "max_rounds": 6, "processes": 1, "budget": 60.0}
-QUANTITIES = ("latency", "memory", "flops")
+COMPARED = ("latency", "memory", "flops")
 _WEIGHTS = {"latency": 8.0, "memory": 2.0, "flops": 0.5}  # parts of the budget
 
 
@@ -120,7 +122,7 @@ def tasks(settings: Settings) -> list[Task]:
 
     low, high = _range(settings)
     baseline, chosen = _sides(settings)
-    quantities = cases.check_choices(settings.quantities.split(","), QUANTITIES, "quantity")
+    quantities = cases.check_choices(settings.quantities.split(","), COMPARED, "quantity")
     named = cases.check_choices(settings.mode.split(","), (*MODES, *cases.TRAINING), "mode")
     modes = list(dict.fromkeys(cases.TRAINING.get(mode, mode) for mode in named))
     dtypes = cases.check_choices(settings.dtype.split(","), DTYPES, "dtype")

@@ -20,14 +20,18 @@ from functools import partial
 from typing import Any, Literal
 
 from softbench.case import parse_count
+from softbench.contracts.quantities import Quantity, Section
 from softbench.contracts.study import Finding, Task
 from softbench.errors import UsageError
 from softbench.options import option
 from softbench.records.views import Dots, Rows, View
 
-QUANTITY = "largest_tokens"
-UNIT = "1"
-DETERMINISTIC = False
+QUANTITIES = (
+    Quantity("largest_tokens", "1", "derived", "more"), Quantity("largest_batch", "1", "derived", "more"),
+    *(Quantity(f"memory_{where}", "B", "derived", "less") for where in ("there", "tried")),
+    *(Quantity(f"latency_{where}", "s", "time", "less") for where in ("there", "tried")),
+)
+SECTION = Section(place=4)
 QUICK: Mapping[str, Any] = {"max_tokens": "16k", "precision": 0.25, "rep": 50.0}
 
 

@@ -22,14 +22,23 @@ from collections.abc import Callable
 from functools import partial
 
 from softbench.case import DTYPES, check_choices, parse_counts
+from softbench.contracts.quantities import Quantity, Section
 from softbench.contracts.study import Finding, Task
 from softbench.errors import UsageError
 from softbench.records.views import Heatmap, Lines, Rows, Scatter, View
 from softbench.studies.pinv.settings import PARTS, Settings
 
-QUANTITY = "residual"
-UNIT = "1"
-DETERMINISTIC = False  # it measures times too
+_RESIDUALS = ("residual", "residual_ava", "residual_iav", "residual_ipv", "residual_ivp", "error_inverse", "error_pinv",
+              "gradient_error", "unrolled_error", "change", "needed_steps", "needed_steps_ipv", "share_diverged",
+              "share_not_finite", "share_unconverged")
+QUANTITIES = (
+    *(Quantity(name, "1", "seeded", "less") for name in _RESIDUALS),
+    *(Quantity(f"{name}_cosine", "1", "seeded", "more") for name in ("gradient", "unrolled", "agreement")),
+    *(Quantity(name, "s", "time", "less")
+      for name in ("time", "time_to_tolerance", "time_forward", "time_implicit", "time_unrolled")),
+    *(Quantity(f"saved_{name}", "B", "exact", "less") for name in ("implicit", "unrolled")),
+)
+SECTION = Section("The inverse of the landmarks' kernel", place=8)
 
 _MOST_RIDGE = 1e6  # of methods that converge with any
 QUICK = {"matrices": "normal:1,smooth:0.5,constant,image", "count": 4, "conditions": "10,1000,5000", "rep": 5.0,

@@ -25,13 +25,19 @@ from functools import partial
 from typing import Any
 
 from softbench.case import check_choices, parse_count
+from softbench.contracts.quantities import Quantity
 from softbench.contracts.study import Task
 from softbench.options import option
 from softbench.records.views import Dots, Lines, Rows, View
 
-QUANTITY = "parameters"
-UNIT = "1"
-DETERMINISTIC = False  # it measures throughput too
+QUANTITIES = (
+    Quantity("parameters", "1", "seeded"),
+    *(Quantity(name, "flop", "exact", "less") for name in ("flops", "flops_all")),
+    *(Quantity(name, "B", "exact", "less") for name in ("memory", "memory_per_image")),
+    *(Quantity(f"throughput_{call}", "image/s", "time", "more") for call in ("training", "inference")),
+    Quantity("over_softmax", "1", "derived", "more"), Quantity("top1", "1", "seeded", "more"),
+)
+GATED = False  # it takes many minutes
 
 TABLES = ("variants", "attentions", "landmarks", "sampling")
 QUICK = {"image": "96", "rep": 60.0}

@@ -192,7 +192,7 @@ def _measured(rows: Iterable[Row], point: Point, measure: str, call: str, batche
     module, settings = (latency, latency.Settings(rep=point.rep, warmup=point.rep / 5)) if measure == "latency" else (
         peaks, peaks.Settings(passes=1))
     return [record for _, group in Sweep(measure, module, settings, jobs, environment={}) for record in group
-            if record.quantity == module.QUANTITY]
+            if record.quantity == module.QUANTITIES[0].name]
 
 
 def _job(spec: ModelSpec, point: Point, call: str, batch: int) -> Job:

@@ -23,15 +23,21 @@ from functools import partial
 from typing import Any, Literal
 
 from softbench.case import check_choices, parse_count, parse_counts
+from softbench.contracts.quantities import Quantity, Section
 from softbench.contracts.study import Task
 from softbench.errors import UsageError
 from softbench.options import option
 from softbench.records.views import Fitted, Rows, View
 from softbench.studies._over_n import budget
 
-QUANTITY = "exponent"
-UNIT = "1"
-DETERMINISTIC = False
+QUANTITIES = (
+    Quantity("exponent", "1", "derived", "less"),
+    Quantity("latency", "s", "time", "less", answers="fastest"), Quantity("peak_memory", "B", "exact", "less"),
+    Quantity("memory_limit", "B", "derived"), Quantity("oom_tokens", "1", "derived", "more"),
+    Quantity("trial_memory", "B", "derived", "less"), Quantity("memory_extrapolated", "B", "derived", "less"),
+    Quantity("latency_extrapolated", "s", "derived", "less"),
+)
+SECTION = Section(place=3)
 COSTS = ("latency", "memory")
 QUICK: Mapping[str, Any] = {"min_tokens": "128", "max_tokens": "2k", "per_doubling": 1, "rep": 50.0}
 

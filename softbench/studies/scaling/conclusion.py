@@ -15,7 +15,6 @@ from softbench import plugins
 from softbench.bench import trial as _trial
 from softbench.case import MAX_TOKENS, Shape, most_square
 from softbench.contracts.study import Finding
-from softbench.measures import latency, memory
 from softbench.records import Record
 from softbench.studies._over_n import setting as _setting
 from softbench.studies._over_n.grids import Grids
@@ -28,7 +27,7 @@ from softbench.subjects import OneAttention
 
 EXPONENT, LIMIT, OUT_OF_MEMORY, TRIAL = "exponent", "memory_limit", "oom_tokens", "trial_memory"
 BEYOND = {"latency": "latency_extrapolated", "memory": "memory_extrapolated"}
-_QUANTITIES = {"latency": (latency.QUANTITY, latency.UNIT), "memory": (memory.QUANTITY, memory.UNIT)}
+_QUANTITIES = {"latency": ("latency", "s"), "memory": ("peak_memory", "B")}
 _BELOW, _ABOVE = 0.9, 1.1  # of the predicted length: where the boundary is looked for
 _CURVE = 48  # points of a drawn curve
 _FAR = 8.0  # times the longest length, beyond which a prediction says how far it reaches

@@ -70,7 +70,7 @@ class Ladder:
 
     def _out(self, cost: str, one: OneAttention, point: tuple[str, str], shape: Shape) -> Finding:
         tokens, status = self._gone[cost, one.spec.label, point]
-        quantity, unit = (latency.QUANTITY, latency.UNIT) if cost == "latency" else (memory.QUANTITY, memory.UNIT)
+        quantity, unit = ("latency", "s") if cost == "latency" else ("peak_memory", "B")
         what = "memory ran out" if status == "oom" else "it took too long"
         return self.setting.finding(one, point, shape, quantity=quantity, unit=unit, status=status,
                                     note=f"not run: {what} at {tokens:,} tokens")
