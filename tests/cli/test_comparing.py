@@ -15,6 +15,8 @@ from compare import fake_runs as runs
 from compare.fake_runs import timed
 from reports import fake_records as fake
 
+from softbench.records import Record
+
 Run = Callable[..., tuple[int, str, str]]
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -61,7 +63,7 @@ def test_exit_codes(run: Run) -> None:
     assert run("compare", "one.jsonl", "noisy.jsonl", "--allow-missing")[0] == 0
     assert run("compare", "one.jsonl", "noisy.jsonl", "--allow-missing", "--fail-on-inconclusive")[0] == 4
     assert run("compare", "one.jsonl", "slow.jsonl")[0] == 5
-    assert run("compare", "base.jsonl", "one.jsonl", "--measure", "quality")[0] == 2
+    assert run("compare", "base.jsonl", "one.jsonl", "--measure", "approx_error")[0] == 2
 
 
 def test_nothing_that_can_be_compared_is_not_a_success(run: Run) -> None:
@@ -90,10 +92,14 @@ def test_usage_errors(run: Run, arguments: tuple[str, ...], words: str) -> None:
     assert err.count("\n") == 1
 
 
+def seeded(value: float) -> Record:
+    return fake.record("approx_error", quantity="error_output", unit="1", value=value, samples=[value], detail={})
+
+
 def test_thresholds_decide(run: Run) -> None:
-    runs.write("a.jsonl", [timed(seed=1), fake.record("quality", unit="1", value=0.5, samples=[0.5], detail={})])
+    runs.write("a.jsonl", [timed(seed=1), seeded(0.5)])
     runs.write("b.jsonl", [timed(1.2e-3, seed=2),
-                           fake.record("quality", unit="1", value=0.52, samples=[0.52], detail={})])
+                           seeded(0.52)])
     assert run("compare", "a.jsonl", "b.jsonl")[1].endswith("1 slower, 1 changed.\n")
     assert run("compare", "a.jsonl", "b.jsonl", "--threshold", "30")[1].endswith("1 changed, 1 same.\n")
     assert run("compare", "a.jsonl", "b.jsonl", "--floor-us", "500")[1].endswith("1 changed, 1 same.\n")

@@ -104,7 +104,7 @@ def ran() -> list[str]:
 
 TABLE = """\
 Last power of each base.
-float64, cpu, inputs none
+cpu, inputs none
 """
 
 
@@ -302,7 +302,7 @@ def test_a_plot_that_cannot_be_written_loses_no_record(run: Run, tiny: Path) -> 
 
 
 @pytest.mark.parametrize(("source", "message"), [
-    ("x = 1", "Study 'tiny_study' lacks QUANTITY, UNIT"),
+    ("x = 1", "Study 'tiny_study' lacks QUANTITIES, Settings"),
     ("1 / 0", "Cannot import study 'tiny_study': ZeroDivisionError"),
     (TINY.replace("steps: int", "out: int").replace("settings.steps", "4"), "its setting 'out' is already a flag"),
     (TINY.replace("return [Task", "return [] and [Task"), "Study 'tiny_study' has no task"),
