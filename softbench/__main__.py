@@ -21,10 +21,10 @@ INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. 0 ok, 1 error, 2 usage, 5 some cases failed, 130 interrupted."""
     _prepare_streams()
-    from softbench.cli import printing
+    from softbench.cli import _printing
 
     try:
-        with printing.own_stdout():
+        with _printing.own_stdout():
             _run(arguments)
     except SystemExit as stop:
         if arguments is None:  # the process is this command's own
@@ -33,14 +33,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str] | None) -> None:
-    from softbench.cli import cli, printing
+    from softbench.cli import _printing, cli
 
     try:
         code = cli.main(arguments, prog_name="softbench", standalone_mode=False)
-        printing.stdout().flush()
+        _printing.stdout().flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
-        printing.say(error.ctx.get_help() if error.ctx else error.format_message())
+        _printing.say(error.ctx.get_help() if error.ctx else error.format_message())
         sys.exit(2)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
@@ -54,7 +54,7 @@ def _run(arguments: list[str] | None) -> None:
         _forget_output()
         sys.exit(1)
     except OSError as error:
-        if printing.stdout().closed or error.filename is None:
+        if _printing.stdout().closed or error.filename is None:
             _forget_output()
             _fail(f"Cannot write the output: {error.strerror}.", 1)
         raise
@@ -73,10 +73,10 @@ def _prepare_streams() -> None:
 
 def _forget_output() -> None:
     """Let what stdout still holds go nowhere, so that Python does not fail on it once more at its end."""
-    from softbench.cli import printing
+    from softbench.cli import _printing
 
-    if not printing.stdout().closed:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), printing.stdout().fileno())
+    if not _printing.stdout().closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _printing.stdout().fileno())
 
 
 def _leave_behind(code: int) -> None:
@@ -92,9 +92,9 @@ def _leave_behind(code: int) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    from softbench.cli import printing
+    from softbench.cli import _printing
 
-    printing.say("Error: " + " ".join(printing.printable(message).split()))
+    _printing.say("Error: " + " ".join(_printing.printable(message).split()))
     sys.exit(code)
 
 

@@ -1,92 +1,9 @@
 """The command line: click commands that parse, call one function, and print. Data to stdout, all else to stderr.
 
-Every measure and every study, built in or from a plugin, is a command; its module is loaded only when it is used.
+A verb is a file: `list.py` is `softbench list`, `train_imagenet.py` is `softbench train-imagenet`, and its command is
+the function `<file>_command`. What several share stands in files with an underscore.
 """
 
-from __future__ import annotations
+from softbench.cli._verbs import cli
 
-import importlib
-
-import click
-
-import softbench
-from softbench import plugins
-from softbench.errors import hint
-
-_VERBS = {
-    "list": "softbench.cli.listing",
-    "info": "softbench.cli.listing",
-    "show": "softbench.cli.viewing",
-    "plot": "softbench.cli.viewing",
-    "report": "softbench.cli.reporting",
-    "env": "softbench.cli.listing",
-    "compare": "softbench.cli.comparing",
-    "export": "softbench.cli.exporting",
-    "check": "softbench.cli.checking",
-    "baseline": "softbench.cli.checking",
-    "doctor": "softbench.cli.doctoring",
-}
-_TRAINING = {
-    "train-imagenet": "softbench.cli.training",
-    "eval-imagenet": "softbench.cli.training",
-}
-
-
-class _Verbs(click.Group):
-    """Commands that are imported when they are run or asked for help."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(dict.fromkeys([*plugins.names("measures"), *_studies(), *_TRAINING, *_VERBS]))
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if module := {**_VERBS, **_TRAINING}.get(name):
-            command: click.Command = getattr(importlib.import_module(module), f"{name.replace('-', '_')}_command")
-            return command
-        if name in plugins.names("measures"):
-            from softbench.cli.measuring import measure_command
-
-            return measure_command(name)
-        if name in _studies():
-            from softbench.cli.studying import study_command
-
-            return study_command(_studies()[name])
-        return None
-
-    def resolve_command(self, ctx: click.Context,
-                        args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            commands = self.list_commands(ctx)
-            said = hint(args[0], commands, f"Commands: {', '.join(commands)}.")
-            raise click.UsageError(f"No command '{args[0]}'. {said}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """One line a command; measures and studies are described by their files, which are not imported for it."""
-        measures = [(n, plugins.summary("measures", n)) for n in plugins.names("measures")]
-        studies = [(n, plugins.summary("studies", study)) for n, study in _studies().items()]
-        training, others = ([(n, c.get_short_help_str(90)) for n in names if (c := self.get_command(ctx, n))]
-                            for names in (_TRAINING, _VERBS))
-        for title, rows in (("Measure", measures), ("Study", studies), ("Train", training), ("Look", others)):
-            if rows:
-                with formatter.section(title):
-                    formatter.write_dl(rows)
-
-
-def _studies() -> dict[str, str]:
-    """What studies are called on the command line -> their plugins' names."""
-    return {name.replace("_", "-"): name for name in plugins.names("studies")}
-
-
-@click.command(cls=_Verbs, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(softbench.__version__, prog_name="softbench")
-def cli() -> None:
-    """Measure efficient attention honestly: which one is faster at my length, on my machine?
-
-    \b
-    softbench latency --attn soft,performer          latency beside exact softmax
-    softbench latency --attn soft:landmarks=64 --tokens 1k..64k --plot out.png
-    softbench list                                   attentions, measures, studies, inputs
-    softbench info soft                              formula, source and options of one attention
-
-    Exit codes: 0 ok, 1 error, 2 usage, 3 regression, 4 inconclusive, 5 some cases failed, 130 interrupted.
-    """
+__all__ = ["cli"]

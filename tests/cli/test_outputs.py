@@ -42,9 +42,9 @@ def test_an_output_over_an_input_is_refused_before_anything_is_done(run: Run, st
                                                                     arguments: tuple[str, ...],
                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     if arguments[0] in ("pinv", "reproduce"):
-        from softbench.cli import presenting
+        from softbench.cli import _presenting
 
-        monkeypatch.setattr(presenting, "targets", lambda path, *_: [path, path.with_stem(f"{path.stem}-orders")])
+        monkeypatch.setattr(_presenting, "targets", lambda path, *_: [path, path.with_stem(f"{path.stem}-orders")])
         arguments = tuple(a for a in arguments if a not in ("--view", "variants"))
     before = sorted(os.listdir())
     code, out, err = run(*arguments)

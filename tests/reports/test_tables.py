@@ -15,7 +15,7 @@ import pytest
 from reports import fake_records as fake
 from rich.console import Console
 
-from softbench.cli import presenting
+from softbench.cli import _presenting
 from softbench.errors import UsageError
 from softbench.records import Record, latest, read, to_frame
 from softbench.reports import tables, views
@@ -74,7 +74,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 def committed(name: str) -> list[tables.Table]:
     """All tables of a file of results, as `softbench show` makes them."""
     frame = to_frame(latest(read(RESULTS / name)[0]))
-    chosen = presenting.choose(frame["measure"], None, plot=False)
+    chosen = _presenting.choose(frame["measure"], None, plot=False)
     parts = [(measure, frame[frame["measure"] == measure]) for measure in dict.fromkeys(frame["measure"])]
     return [table for measure, part in parts for table in (
         views.tables(chosen.tables(measure), part) if measure in chosen.views else tables.tables(part))]

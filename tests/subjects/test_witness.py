@@ -12,8 +12,8 @@ from cheats import CHANGES, CHEATS, HONEST, Trick
 
 from softbench import config
 from softbench.bench import session, sweep
-from softbench.cli import running
-from softbench.cli.progress import Progress
+from softbench.cli import _running
+from softbench.cli._progress import Progress
 from softbench.processes import setup
 from softbench.records import Record
 
@@ -94,7 +94,7 @@ def test_records_are_kept_where_they_were_asked_for(tmp_path: Path, monkeypatch:
         os.chdir("/")
         yield 1, rows
 
-    running.keep(steps(), Path("x.jsonl"), Progress([1.0], lambda _: []), "cases", [])
+    _running.keep(steps(), Path("x.jsonl"), Progress([1.0], lambda _: []), "cases", [])
     assert len((tmp_path / "x.jsonl").read_text().splitlines()) == 1
 
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import textwrap
 from pathlib import Path
 
 import click
 
-from softbench.cli import printing, running
+from softbench.cli import _comparing, _printing, _running
 from softbench.compare import sides, verdicts
 from softbench.compare.verdicts import Comparison, Terms
 from softbench.errors import SoftbenchError, unknown
 from softbench.files import keep_apart
 
 
-@click.command("compare", context_settings=running.CONTEXT)
+@click.command("compare", context_settings=_running.CONTEXT)
 @click.argument("base")
 @click.argument("head")
-@click.option("--threshold", type=running.Number(min=0, max=1000), default=5.0, show_default=True, metavar="PERCENT",
+@click.option("--threshold", type=_running.Number(min=0, max=1000), default=5.0, show_default=True, metavar="PERCENT",
               help="Changes of a time up to this are the same.")
-@click.option("--floor-us", type=running.Number(min=0), default=1.0, show_default=True, metavar="US",
+@click.option("--floor-us", type=_running.Number(min=0), default=1.0, show_default=True, metavar="US",
               help="Changes of a time up to so many microseconds are the same.")
-@click.option("--tolerance", type=running.Number(min=0, max=100), default=1.0, show_default=True, metavar="PERCENT",
+@click.option("--tolerance", type=_running.Number(min=0, max=100), default=1.0, show_default=True, metavar="PERCENT",
               help="Changes of a seeded result up to this are the same. Bytes, FLOPs and counts must be equal.")
 @click.option("--measure", metavar="NAMES", help="Only the records of these measures, comma-separated.")
 @click.option("--across", metavar="KEYS", default="", help="Compare times although these differ, as in torch,threads.")
@@ -30,7 +28,7 @@ from softbench.files import keep_apart
 @click.option("--fail-on-inconclusive", is_flag=True, help="Exit with 4 where a case could not be decided.")
 @click.option("--all", "everything", is_flag=True, help="List exact numbers that are the same, too.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Also draw the ratios: a .png or .svg file.")
-@printing.format_option
+@_printing.format_option
 @click.pass_context
 def compare_command(context: click.Context, base: str, head: str, threshold: float, floor_us: float, tolerance: float,
                     measure: str | None, across: str, allow_missing: bool, fail_on_inconclusive: bool,
@@ -58,38 +56,19 @@ def compare_command(context: click.Context, base: str, head: str, threshold: flo
     if plot is not None:
         keep_apart({"--plot": [plot]}, [*one.paths, *other.paths])
     for problem in dict.fromkeys([*one.problems, *other.problems]):
-        printing.say(f"Warning: {problem}")
+        _printing.say(f"Warning: {problem}")
     one, other = sides.only(one, measure), sides.only(other, measure)
     noise, run_noise = store.noise()
     terms = Terms(threshold / 100, floor_us / 1e6, tolerance / 100, noise, run_noise, _keys(across), allow_missing)
     found = verdicts.compare(one, other, terms)
     try:
-        show(found, one, other, terms, form, everything=everything)
+        _comparing.show(found, one, other, terms, form, everything=everything)
     finally:  # also where nobody reads the tables any more
         drawn = plot is None or _draw(found, one, other, plot)
     if not found.compared:
-        printing.say("Nothing could be compared.")
+        _printing.say("Nothing could be compared.")
     code = found.exit_code(fail_on_inconclusive)
-    return code if code or drawn else running.ERROR
-
-
-def show(found: Comparison, base: sides.Side, head: sides.Side, terms: Terms, form: str, *,
-         everything: bool = False) -> None:
-    """The comparison on stdout in the format asked for."""
-    from softbench.reports import comparison
-
-    if form == "jsonl":
-        for row in comparison.flat(found):
-            printing.echo(json.dumps(row, allow_nan=False))
-    elif form == "csv":
-        printing.echo(comparison.to_csv(found), nl=False)
-    else:
-        tables = comparison.tables(found, base, head, terms, everything=everything)
-        if tables:
-            printing.print_tables(tables, form)
-            printing.echo()
-        summary = comparison.summary(found)
-        printing.echo(textwrap.fill(summary, 80) if form == "table" else f"**{summary}**")
+    return code if code or drawn else _running.ERROR
 
 
 def _draw(found: Comparison, base: sides.Side, head: sides.Side, path: Path) -> bool:
@@ -98,9 +77,9 @@ def _draw(found: Comparison, base: sides.Side, head: sides.Side, path: Path) -> 
     try:
         ratios.plot(found, base, head, path)
     except SoftbenchError as error:
-        printing.say(f"Warning: no plot. {error}")
+        _printing.say(f"Warning: no plot. {error}")
         return False
-    printing.say(f"Plot: {path}")
+    _printing.say(f"Plot: {path}")
     return True
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from softbench.cli import checking, printing, running
+from softbench.cli import _printing, _running, _scope
 from softbench.compare.verdicts import Terms
 from softbench.errors import SoftbenchError
 from softbench.gate import ending
@@ -16,11 +16,11 @@ from softbench.gate import ending
 _THRESHOLD = 0.02
 
 
-@click.command("doctor", context_settings=running.CONTEXT)
-@checking.scope_options
+@click.command("doctor", context_settings=_running.CONTEXT)
+@_scope.options
 @click.option("--rounds", type=click.IntRange(min=2, max=1000), default=12, show_default=True,
               help="A/A rounds that the noise is taken from; 0.5 to 5 s each.")
-@click.option("--slice-ms", type=running.Number(min=1, max=60_000), default=100.0, show_default=True, metavar="MS",
+@click.option("--slice-ms", type=_running.Number(min=1, max=60_000), default=100.0, show_default=True, metavar="MS",
               help="How long each of the four places of a round lasts.")
 @click.option("--look-only", is_flag=True, help="Look at the machine; measure nothing.")
 @click.option("--out", "folder", type=click.Path(path_type=Path), metavar="FOLDER",
@@ -39,7 +39,7 @@ def doctor_command(rounds: int, slice_ms: float, look_only: bool, folder: Path |
 
     busy = _busy()
     if look_only:
-        printing.print_tables([_findings(checks.look(busy=busy))], form)
+        _printing.print_tables([_findings(checks.look(busy=busy))], form)
         return
     from softbench.gate import noise as noises
     from softbench.gate import source, store
@@ -48,7 +48,7 @@ def doctor_command(rounds: int, slice_ms: float, look_only: bool, folder: Path |
 
     asked = {"attn": "softmax,soft", "tokens": "1k", "mode": "forward"} | {k: v for k, v in flags.items() if v}
     head = source.head()
-    check = Check(checking.scope_of(asked), Terms(_THRESHOLD), slice_ms=slice_ms, say=printing.say)
+    check = Check(_scope.take(asked), Terms(_THRESHOLD), slice_ms=slice_ms, say=_printing.say)
     pair = Pair(head, head, plan(check, head))
     found = noises.measure(pair, rounds)
     if not found.units:
@@ -57,8 +57,8 @@ def doctor_command(rounds: int, slice_ms: float, look_only: bool, folder: Path |
     environment = pair.environments[1]
     looked = checks.look(busy=busy, denormals=str(environment.get("denormals", "")))
     path = store.write(folder or store.NOISE, noises.as_records(found, environment))
-    printing.print_tables([_findings(looked), _noise(found, pair)], form)
-    printing.say(f"Noise of this machine: {path}")
+    _printing.print_tables([_findings(looked), _noise(found, pair)], form)
+    _printing.say(f"Noise of this machine: {path}")
 
 
 def _busy() -> float | None:
@@ -73,7 +73,7 @@ def _busy() -> float | None:
 
 def _findings(found: Any) -> Any:
     rows = [(one.what, one.state, one.seen, one.advice) for one in found]
-    return printing.listing("What on this machine disturbs timings.", ("what", "state", "seen", "advice"), rows)
+    return _printing.listing("What on this machine disturbs timings.", ("what", "state", "seen", "advice"), rows)
 
 
 def _noise(found: Any, pair: Any) -> Any:
@@ -87,7 +87,7 @@ def _noise(found: Any, pair: Any) -> Any:
     rows += [(f"found 9 times in 10 by {count} rounds", _percent(found.detectable(count, _THRESHOLD, looks)))
              for count in counts]
     title = f"Noise of identical code, from {found.units} rounds: standard deviations, then the smallest slowdown."
-    return printing.listing(title, ("what", "of a time"), rows)
+    return _printing.listing(title, ("what", "of a time"), rows)
 
 
 def _percent(share: float) -> str:

@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import click
+
 from softbench import records
-from softbench.cli import printing
+from softbench.cli import _presenting, _printing
 from softbench.errors import UsageError, unknown
 from softbench.records import Record
 from softbench.reports.sheet import BASELINE
 
 _NONE = "none"
+
+
+def options(command: Callable[..., None]) -> Callable[..., None]:
+    """The flags that choose records and views."""
+    flags = (
+        click.option("--measure", metavar="NAMES", help="Only the records of these measures, comma-separated."),
+        click.option("--attn", help="Only these attentions, by name or label, comma-separated; the baseline stays."),
+        click.option("--model", help="Only these whole models, in the same way."),
+        click.option("--where", multiple=True, metavar="COLUMN=VALUE",
+                     help="Only records with this value, as in dtype=float32 or mode=forward. Repeatable."),
+        click.option("--baseline", default="",
+                     help="What ratios refer to; none for none. [softmax; of models, the first]"),
+        click.option("--view", **_presenting.VIEW),
+    )
+    for flag in reversed(flags):  # as decorators apply from the last to the first
+        command = flag(command)
+    return command
+
+
+def select(files: Sequence[str], measure: str | None, attn: str | None, model: str | None, conditions: Sequence[str],
+           baseline: str) -> list[Record]:
+    """The records of these files that fit the flags of `options`. Raises UsageError where none does."""
+    found, _ = read(records.expand(files))
+    check_baseline(found, baseline)
+    chosen = of_subjects(of_measures(found, measure), attn, model, baseline)
+    chosen = where(chosen, conditions)
+    if not chosen:
+        there = [f"{what} {', '.join(sorted(names))}" for what, names in (
+            ("measures", {r.measure for r in found}), ("attentions", {r.name for r in found if not r.model}),
+            ("models", {r.name for r in found if r.model})) if names]
+        raise UsageError(f"No record fits --measure, --attn, --model and --where. The files hold {'; '.join(there)}.")
+    return chosen
 
 
 def read(paths: Iterable[Path]) -> tuple[list[Record], list[str]]:
@@ -22,7 +56,7 @@ def read(paths: Iterable[Path]) -> tuple[list[Record], list[str]]:
         found += whole
         problems += wrong
     for problem in problems:
-        printing.say(f"Warning: {problem}")
+        _printing.say(f"Warning: {problem}")
     return records.latest(found), problems
 
 

@@ -15,13 +15,13 @@ import click
 
 from softbench import options as opts
 from softbench import plugins, records
-from softbench.cli import printing
+from softbench.cli import _printing
 from softbench.errors import Interrupted, UsageError
 from softbench.machine import environment
 from softbench.records import Record
 
 if TYPE_CHECKING:
-    from softbench.cli.progress import Progress
+    from softbench.cli._progress import Progress
 
 ERROR, SOME_FAILED = 1, 5
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -46,7 +46,7 @@ def run_options(items: str) -> list[click.Option]:
         click.Option(["--out"], type=click.Path(path_type=Path),
                      help="JSON Lines file to append records to. [a new file in results/]"),
         click.Option(["--plot"], type=click.Path(path_type=Path), help="Also draw the numbers: a .png or .svg file."),
-        click.Option(["--format", "form"], type=click.Choice(printing.FORMATS), default="table",
+        click.Option(["--format", "form"], type=click.Choice(_printing.FORMATS), default="table",
                      help="What to print: tables to read, or the records as CSV or JSON Lines. [table]"),
         click.Option(["--quick"], is_flag=True, help="A smaller programme, for a first look."),
         click.Option(["--resume"], is_flag=True, help=f"Skip the {items} that --out already holds for this machine."),
@@ -118,24 +118,24 @@ def known(out: Path, measure: str, here: Mapping[str, Any], keys: Sequence[str],
     out, as it runs again. Says on stderr what was found and what does not fit.
     """
     if not out.exists():
-        printing.say(f"Nothing to resume: {out} does not exist yet.")
+        _printing.say(f"Nothing to resume: {out} does not exist yet.")
         return {}
     whole, problems = records.read(out, begun=True)
     for problem in problems:
-        printing.say(f"Warning: {problem}")
+        _printing.say(f"Warning: {problem}")
     if not whole:
-        printing.say(f"Nothing to resume: {out} holds no whole record yet.")
+        _printing.say(f"Nothing to resume: {out} holds no whole record yet.")
         return {}
     found = [(record, environment.differences(record.environment, dict(here)) if record.environment else [])
              for record in whole if record.measure == measure]
     if foreign := {difference for _, differences in found for difference in differences}:
-        printing.say(f"Warning: {out} also holds records of another environment ({'; '.join(sorted(foreign))}); "
+        _printing.say(f"Warning: {out} also holds records of another environment ({'; '.join(sorted(foreign))}); "
                      f"these {items} are run again.")
     here_too = [record for record, differences in found if not differences]
     if not all(map(fits, here_too)):
-        printing.say(f"Warning: {out} also holds records made with other settings; these {items} are run again.")
+        _printing.say(f"Warning: {out} also holds records made with other settings; these {items} are run again.")
     if any(_of_other_code(record, here) for record in here_too):
-        printing.say(f"Warning: {out} also holds records of plugins whose files have changed since, or of other files "
+        _printing.say(f"Warning: {out} also holds records of plugins whose files have changed since, or of other files "
                      f"of the same name; these {items} are run again.")
     kept: dict[str, list[Record]] = {}
     for record in records.latest(record for record in here_too if fits(record) and not _of_other_code(record, here)):
@@ -147,9 +147,9 @@ def known(out: Path, measure: str, here: Mapping[str, Any], keys: Sequence[str],
               for record in group if record.environment} - {(here["commit"], here.get("code"))}
     if others:
         commits = sorted({f"{commit}{' with changes' if code else ''}" for commit, code in others})
-        printing.say("Warning: some of the kept records were made at another commit of softbench "
+        _printing.say("Warning: some of the kept records were made at another commit of softbench "
                      f"({', '.join(commits)}).")
-    printing.say(f"Resuming: {len(positions)} of {len(keys)} {items} are in {out}.")
+    _printing.say(f"Resuming: {len(positions)} of {len(keys)} {items} are in {out}.")
     return positions
 
 

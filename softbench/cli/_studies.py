@@ -11,8 +11,8 @@ import click
 
 from softbench import config as configuration
 from softbench import files, plugins
-from softbench.cli import presenting, printing, running
-from softbench.cli.progress import Progress
+from softbench.cli import _presenting, _printing, _running
+from softbench.cli._progress import Progress
 from softbench.config import Process
 from softbench.contracts import study as studies
 from softbench.errors import SoftbenchError
@@ -24,45 +24,45 @@ if TYPE_CHECKING:
 
 def study_command(name: str) -> click.Command:
     """The command of a study: its own settings, and the process's."""
-    run = [*running.run_options("tasks"), click.Option(["--view"], **presenting.VIEW)]
+    run = [*_running.run_options("tasks"), click.Option(["--view"], **_presenting.VIEW)]
     if hasattr(studies.load(name), "recall"):
         run.append(click.Option(["--force"], is_flag=True, help="Measure anew what this machine is known to do."))
     sections = {name: studies.load(name).Settings, "process": Process}
-    flags, owners = running.setting_options(sections, run, f"Study '{name}'")
+    flags, owners = _running.setting_options(sections, run, f"Study '{name}'")
 
     def callback(**values: Any) -> int:
-        return _run(name, running.take_settings(values, owners), **values)
+        return _run(name, _running.take_settings(values, owners), **values)
 
     summary = plugins.summary("studies", name)
     views = ", ".join(view.name for view in studies.load(name).VIEWS)
     return click.Command(name.replace("_", "-"), callback=callback, params=[*flags, *run], short_help=summary,
-                         help=f"{summary}\n\nViews: {views}.", context_settings=running.CONTEXT)
+                         help=f"{summary}\n\nViews: {views}.", context_settings=_running.CONTEXT)
 
 
 def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str, ...], config: Path | None,
          out: Path | None, plot: Path | None, form: str, quick: bool, resume: bool, dry_run: bool,
          view: str | None, force: bool = False) -> int:
-    target = running.output(name.replace("_", "-"), out, resume)
-    chosen = presenting.choose([name], view, plot=plot is not None)
+    target = _running.output(name.replace("_", "-"), out, resume)
+    chosen = _presenting.choose([name], view, plot=plot is not None)
     if plot is not None:
         from softbench.reports import plots
 
         plots.check_path(plot)
-        files.keep_apart({"--out": [target], "--plot": presenting.targets(plot, name, chosen)},
-                         running.named_files([flags, assignments, config or configuration.FILE]))
+        files.keep_apart({"--out": [target], "--plot": _presenting.targets(plot, name, chosen)},
+                         _running.named_files([flags, assignments, config or configuration.FILE]))
     if quick:
         flags = flags | {name: dict(studies.load(name).QUICK) | flags.get(name, {})}
     settings = configuration.load(config, assignments, flags)
 
     from softbench.bench import session
 
-    printing.others_to_stderr()
-    study = session.start_study(settings, name, command=running.command())
+    _printing.others_to_stderr()
+    study = session.start_study(settings, name, command=_running.command())
     if dry_run:
         title = f"{len(study.tasks)} tasks, not run."
-        printing.print_tables([printing.listing(title, ("task",), [(task.name,) for task in study.tasks])], form)
+        _printing.print_tables([_printing.listing(title, ("task",), [(task.name,) for task in study.tasks])], form)
         return 0
-    known = running.known(target, name, study.environment, [task.name for task in study.tasks], _task, "tasks") \
+    known = _running.known(target, name, study.environment, [task.name for task in study.tasks], _task, "tasks") \
         if resume else {} if force else _recalled(study)
     if any(i not in known for i in range(len(study.tasks))):
         known = {i: group for i, group in known.items() if not study.tasks[i].concludes}
@@ -73,22 +73,22 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
         _remember(study, sound)
     found = _in_order(study, [*(record for group in known.values() for record in group), *measured])
     try:
-        presenting.print_records(found, form, "", chosen)
+        _presenting.print_records(found, form, "", chosen)
     finally:  # also where nobody reads the tables any more
-        drawn = plot is None or presenting.plot_or_say_why(found, plot, "", chosen)
+        drawn = plot is None or _presenting.plot_or_say_why(found, plot, "", chosen)
         if measured or resume:
-            printing.say(f"Records: {target} ({len(measured)} new)")
+            _printing.say(f"Records: {target} ({len(measured)} new)")
     from softbench.bench.sweep import failed
 
-    return running.SOME_FAILED if failed(found) else 0 if drawn else running.ERROR
+    return _running.SOME_FAILED if failed(found) else 0 if drawn else _running.ERROR
 
 
 def _remember(study: Study, found: Sequence[Record]) -> None:
     """Have a study keep what it found of this machine; where it cannot, say why: the records are in --out anyway."""
     try:
-        printing.say(f"Kept for this machine: {study.module.remember(found, study.environment, study.device)}")
+        _printing.say(f"Kept for this machine: {study.module.remember(found, study.environment, study.device)}")
     except SoftbenchError as error:
-        printing.say(f"Warning: not kept for this machine. {error}")
+        _printing.say(f"Warning: not kept for this machine. {error}")
 
 
 def _recalled(study: Study) -> dict[int, list[Record]]:
@@ -101,7 +101,7 @@ def _recalled(study: Study) -> dict[int, list[Record]]:
     known = {i: kept[task.name] for i, task in enumerate(study.tasks) if task.name in kept}
     if known:
         first = known[min(known)][0]
-        printing.say(f"Measured before, at {first.started}, and kept; --force measures anew.")
+        _printing.say(f"Measured before, at {first.started}, and kept; --force measures anew.")
     return known
 
 
@@ -110,7 +110,7 @@ def _measure(study: Study, out: Path) -> list[Record]:
     progress = Progress([1.0] * len(study.tasks), _outcome)
     watched = replace(study, on_start=lambda task: progress.start(task.name))
     kept: list[Record] = []
-    running.keep(((1, found) for _, found in watched), out, progress, "tasks", kept)
+    _running.keep(((1, found) for _, found in watched), out, progress, "tasks", kept)
     return kept
 
 

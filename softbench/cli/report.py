@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from softbench import records
-from softbench.cli import presenting, printing, selecting
+from softbench.cli import _presenting, _printing, _selecting
 from softbench.errors import UsageError
 from softbench.files import keep_apart
 
@@ -30,11 +30,11 @@ def report_command(files: Sequence[str], out: Path, baseline: str) -> None:
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--out: '{out}' must end in .html.")
     keep_apart({"--out": [out]}, paths)
-    found, problems = selecting.read(paths)
-    selecting.check_baseline(found, baseline)
+    found, problems = _selecting.read(paths)
+    _selecting.check_baseline(found, baseline)
     from softbench.reports import page
 
-    views, about = presenting.everything(record.measure for record in found)
+    views, about = _presenting.everything(record.measure for record in found)
     records.write_whole(out, page.page(found, views, about, baseline=baseline, problems=problems))
-    printing.say(f"Report: {out} ({len(found):,} records, {out.stat().st_size / 1e6:.1f} MB)")
+    _printing.say(f"Report: {out} ({len(found):,} records, {out.stat().st_size / 1e6:.1f} MB)")
 

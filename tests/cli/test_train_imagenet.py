@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from softbench import records
-from softbench.cli import cli, training
+from softbench.cli import _progress, _training, cli, train_imagenet
 from softbench.errors import ResultsError
 from softbench.training.position import Position
 from softbench.training.recipe import Recipe
@@ -142,25 +142,25 @@ def test_dry_run_knows_a_run(run, tmp_path):
 
 
 def test_settings_go_where_they_belong():
-    assert training._assigned(["eps=1", "features=4", "attention.seed=3"], "performer-tiny") == (
+    assert _training.assigned(["eps=1", "features=4", "attention.seed=3"], "performer-tiny") == (
         {"eps": "1"}, {"features": "4", "seed": "3"})
-    assert training._assigned(["lr=1"], "timm:resnet18") == ({"lr": "1"}, {})
+    assert _training.assigned(["lr=1"], "timm:resnet18") == ({"lr": "1"}, {})
 
 
 def test_runs_go_into_folders_of_their_own():
-    assert training._slug("./mine.py-tiny") == "mine-py-tiny"
-    assert training._slug("timm:resnet18") == "timm-resnet18"
+    assert train_imagenet._slug("./mine.py-tiny") == "mine-py-tiny"
+    assert train_imagenet._slug("timm:resnet18") == "timm-resnet18"
 
 
-def told(watch: training.Watcher, *steps: int, of: int = 100) -> None:
+def told(watch: _progress.Watcher, *steps: int, of: int = 100) -> None:
     for step in steps:
         watch.step(Position(step=step, updates=step), of, 1, 0.5, 1e-3, 10.0)
 
 
 def test_the_time_left_counts_what_this_start_has_done(capsys, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
-    watch = training.Watcher(True)
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: now[0])
+    watch = _progress.Watcher(True)
     for step in (51, 61):  # after 50 steps of an earlier start
         now[0] += 20
         told(watch, step)
@@ -169,7 +169,7 @@ def test_the_time_left_counts_what_this_start_has_done(capsys, monkeypatch):
 
 def test_the_bar_does_not_take_earlier_steps_for_speed(monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with training.Watcher(True) as watch:
+    with _progress.Watcher(True) as watch:
         told(watch, 51, 52)
         (task,) = watch._bar.tasks
     assert task.completed == 52
@@ -183,7 +183,7 @@ def test_training_goes_on_where_nobody_listens(monkeypatch, stderr):
             raise BrokenPipeError
 
     monkeypatch.setattr(sys, "stderr", Gone() if stderr else None)
-    with training.Watcher(True) as watch:
+    with _progress.Watcher(True) as watch:
         watch.say("one")
         watch.say("two")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from softbench import records
-from softbench.cli import printing, selecting
+from softbench.cli import _printing, _selecting
 from softbench.files import keep_apart
 
 _FORMATS = ("pytest-benchmark", "github-action", "junit")
@@ -30,10 +30,10 @@ def export_command(files: Sequence[str], form: str, measure: str | None, out: Pa
     paths = records.expand(files)
     if out is not None:
         keep_apart({"--out": [out]}, paths)
-    found = [record for record in selecting.read(paths)[0] if record.environment]
-    text = export.FORMATS[form](selecting.of_measures(found, measure))
+    found = [record for record in _selecting.read(paths)[0] if record.environment]
+    text = export.FORMATS[form](_selecting.of_measures(found, measure))
     if out is None:
-        printing.echo(text, nl=False)
+        _printing.echo(text, nl=False)
     else:
         records.write_whole(out, text)
-        printing.say(f"Written: {out}")
+        _printing.say(f"Written: {out}")

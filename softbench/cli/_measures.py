@@ -13,11 +13,12 @@ import click
 from softbench import config as configuration
 from softbench import files, plugins
 from softbench import options as opts
-from softbench.cli import presenting, printing, running
-from softbench.cli.progress import Progress
+from softbench.case import ModelSpec
+from softbench.cli import _presenting, _printing, _running
+from softbench.cli._progress import Progress
 from softbench.config import Config, Process, SweepConfig
 from softbench.contracts import measure as measures
-from softbench.errors import UsageError
+from softbench.errors import Unsupported, UsageError
 from softbench.plugins.contained import contained
 from softbench.processes.setup import parse_bytes
 from softbench.records import Record, append
@@ -32,14 +33,15 @@ _FIXED_SECONDS, _CALLS, _FLOP_PER_SECOND = 0.7, 5, 1e11  # a rough model of what
 def measure_command(name: str) -> click.Command:
     """The command of a measure: the sweep's flags, the process's, and the measure's own settings."""
     sections = {"sweep": SweepConfig, "process": Process, name: measures.load(name).Settings}
-    run = [*running.run_options("cases"), *_isolation_options()]
-    flags, owners = running.setting_options(sections, run, f"Measure '{name}'")
+    run = [*_running.run_options("cases"), *_isolation_options()]
+    flags, owners = _running.setting_options(sections, run, f"Measure '{name}'")
 
     def callback(**values: Any) -> int:
-        return _run(name, running.take_settings(values, owners), **values)
+        return _run(name, _running.take_settings(values, owners), **values)
 
     summary = plugins.summary("measures", name)
-    return click.Command(name, callback=callback, params=[*flags, *run], help=summary, context_settings=running.CONTEXT)
+    return click.Command(name, callback=callback, params=[*flags, *run], help=summary,
+                         context_settings=_running.CONTEXT)
 
 
 def _isolation_options() -> list[click.Option]:
@@ -47,7 +49,7 @@ def _isolation_options() -> list[click.Option]:
         click.Option(["--isolate"], is_flag=True, help="One child process a case; cases are then not interleaved."),
         click.Option(["--memory-limit"], metavar="BYTES",
                      help="With --isolate: the memory a case may use, as 2GiB; beyond it, its row says oom."),
-        click.Option(["--timeout"], type=running.Number(min=0, min_open=True), metavar="SECONDS",
+        click.Option(["--timeout"], type=_running.Number(min=0, min_open=True), metavar="SECONDS",
                      help="Time a case may take; beyond it, its row says timeout."),
         click.Option(["--check-convergence"], is_flag=True,
                      help="Mark a case as diverged where a small inverse within it has not converged."),
@@ -59,13 +61,13 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
          memory_limit: str | None, timeout: float | None, check_convergence: bool) -> int:
     if memory_limit is not None and not isolate:
         raise UsageError("--memory-limit works on child processes: add --isolate.")
-    target = running.output(name, out, resume)
+    target = _running.output(name, out, resume)
     if plot is not None:
         from softbench.reports import plots
 
         plots.check_path(plot)
         files.keep_apart({"--out": [target], "--plot": [plot]},
-                         running.named_files([flags, assignments, config or configuration.FILE]))
+                         _running.named_files([flags, assignments, config or configuration.FILE]))
     limit = parse_bytes(memory_limit, "--memory-limit") if memory_limit is not None else None
     settings = configuration.load(config, assignments, flags)
     if quick:
@@ -76,13 +78,11 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
 
     from softbench.bench import session
 
-    printing.others_to_stderr()
-    sweep = session.start(settings, name, command=running.command(), timeout=timeout,
+    _printing.others_to_stderr()
+    sweep = session.start(settings, name, command=_running.command(), timeout=timeout,
                           check_convergence=check_convergence)
     if dry_run:
-        from softbench.cli.listing import print_plan
-
-        print_plan(sweep.jobs, form)
+        _print_plan(sweep.jobs, form)
         return 0
     sweep, known = _resume(sweep, target) if resume else (sweep, [])
     measured: list[Record] = []
@@ -90,16 +90,16 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
     def tell() -> int:
         found = [*known, *measured]
         try:
-            presenting.print_records(found, form, baseline)
+            _presenting.print_records(found, form, baseline)
         finally:  # also where nobody reads the tables any more
             if any("work" in r.detail and "limit" not in r.detail for r in measured):
-                printing.say("No floors beside these times: `softbench roofline` measures once what this machine can"
+                _printing.say("No floors beside these times: `softbench roofline` measures once what this machine can"
                              " do.")
-            drawn = plot is None or presenting.plot_or_say_why(found, plot, baseline)
-            printing.say(f"Records: {target} ({len(measured)} new)")
+            drawn = plot is None or _presenting.plot_or_say_why(found, plot, baseline)
+            _printing.say(f"Records: {target} ({len(measured)} new)")
         from softbench.bench.sweep import failed
 
-        return running.SOME_FAILED if failed(found) else 0 if drawn else running.ERROR
+        return _running.SOME_FAILED if failed(found) else 0 if drawn else _running.ERROR
 
     _measure(sweep, settings, target, isolate, limit, measured, tell)
     return tell()
@@ -116,21 +116,22 @@ def _measure(sweep: Sweep, settings: Config, out: Path, isolate: bool, limit: in
     progress = Progress([_weight(job) for job in sweep.jobs], _outcomes)
 
     def stuck(rows: list[Record]) -> None:
-        code = running.ERROR
+        code = _running.ERROR
         try:
             progress.__exit__(None, None, None)
             late = next(row.label for row in rows if row.status == "timeout")
-            printing.say(f"Stopped: {late} took no end after --timeout. With --isolate it would have been ended alone.")
+            _printing.say(f"Stopped: {late} took no end after --timeout. With --isolate it would have been"
+                          " ended alone.")
             append(out, rows)
             measured.extend(rows)
             code = tell()
-            printing.stdout().flush()
+            _printing.stdout().flush()
         finally:
             os._exit(code)
 
     watched = replace(sweep, on_start=lambda case: progress.start(str(case)), on_stuck=stuck)
     groups = isolation.isolated(watched, settings.process, limit) if isolate else iter(watched)
-    running.keep(groups, out, progress, "cases", measured)
+    _running.keep(groups, out, progress, "cases", measured)
 
 
 def _weight(job: Job) -> float:
@@ -161,7 +162,7 @@ def _resume(sweep: Sweep, out: Path) -> tuple[Sweep, list[Record]]:
 
     names = [identity(sweep.measure_name, job) for job in sweep.jobs]
     settings = opts.to_dict(sweep.settings)
-    known = running.known(out, sweep.measure_name, sweep.environment, names, subject, "cases",
+    known = _running.known(out, sweep.measure_name, sweep.environment, names, subject, "cases",
                           lambda record: record.detail.get("settings") == settings)
     left = [job for i, job in enumerate(sweep.jobs) if i not in known]
     return replace(sweep, jobs=left), [record for group in known.values() for record in group]
@@ -174,3 +175,33 @@ def _quick(name: str, settings: Config, flags: dict[str, dict[str, Any]]) -> Con
     if not sweep.model and not {"tokens", "grid"} & flags.get("sweep", {}).keys():
         sweep = replace(sweep, tokens=_QUICK_TOKENS, grid="")
     return replace(settings, sweep=sweep, measures=settings.measures | {name: own})
+
+
+def _expected(job: Job) -> list[str]:
+    from softbench.reports import format as text
+
+    try:
+        cost = job.subject.expected(job.case)
+    except Unsupported:
+        return [text.MISSING] * 2
+    return [text.quantity(cost.flops, "flop"), text.quantity(cost.elements * 4, "B")]
+
+
+def _print_plan(jobs: Sequence[Job], form: str) -> None:
+    """The cases of a sweep with what they should cost, without running any."""
+    from softbench.bench.sweep import resolved_impl
+    from softbench.reports import format as text
+
+    rows = []
+    for job in jobs:
+        shape, case = job.case.shape, job.case
+        grid = f"{shape.rows}x{shape.cols}"
+        place = [text.count(shape.batch), grid, case.spec.part] if isinstance(case.spec, ModelSpec) else [
+            text.count(shape.tokens), grid]
+        rows.append([*place, case.spec.label, resolved_impl(job), case.mode, case.dtype, *_expected(job)])
+    models = isinstance(jobs[0].case.spec, ModelSpec)
+    header = [*(["batch", "image", "part", "model"] if models else ["tokens", "grid", "attention"]), "impl", "mode",
+              "dtype", "FLOPs, forward", "memory, about"]
+    how = "counted on shapes alone" if models else "by formula"
+    title = f"{len(jobs)} cases, not run; the costs are those of one forward call {how}, memory as float32."
+    _printing.print_tables([_printing.listing(title, header, rows)], form)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from softbench import plugins
-from softbench.cli import printing
+from softbench.cli import _printing
 from softbench.contracts import measure as measuring
 from softbench.contracts import study as studies
 from softbench.errors import SoftbenchError, UsageError, unknown
@@ -91,14 +91,14 @@ def print_records(records: Sequence[Record], form: str, baseline: str, chosen: C
     """The records on stdout: as tables, markdown tables, CSV in SI units, or JSON Lines."""
     if form == "jsonl":
         for record in records:
-            printing.echo(record.to_json())
+            _printing.echo(record.to_json())
         return
     from softbench.reports import tables
     from softbench.reports import views as reports
 
     frame = to_frame(records)
     if form == "csv":
-        printing.echo(tables.to_csv(frame), nl=False)
+        _printing.echo(tables.to_csv(frame), nl=False)
         return
     chosen = chosen or Chosen()
     found = []
@@ -108,7 +108,7 @@ def print_records(records: Sequence[Record], form: str, baseline: str, chosen: C
             found += reports.tables(chosen.tables(measure), part)
         elif not chosen.named:
             found += tables.tables(part, baseline)
-    printing.print_tables(found, form)
+    _printing.print_tables(found, form)
 
 
 def plot_or_say_why(records: Sequence[Record], path: Path, baseline: str, chosen: Chosen | None = None) -> bool:
@@ -116,7 +116,7 @@ def plot_or_say_why(records: Sequence[Record], path: Path, baseline: str, chosen
     try:
         plot_records(records, path, baseline, chosen)
     except SoftbenchError as error:
-        printing.say(f"Warning: no plot. {error}")
+        _printing.say(f"Warning: no plot. {error}")
         return False
     return True
 
@@ -146,15 +146,15 @@ def plot_records(records: Sequence[Record], path: Path, baseline: str, chosen: C
     study = measures.pop() if len(measures) == 1 else ""
     if chosen is None or study not in chosen.views:
         plots.plot(frame, path, baseline=baseline)
-        printing.say(f"Plot: {path}")
+        _printing.say(f"Plot: {path}")
         return
     pictures = chosen.pictures(study)
     drawn = 0
     for view, target in zip(pictures, targets(path, study, chosen), strict=True):
         if reports.plot(view, frame, target):
             drawn += 1
-            printing.say(f"Plot: {target}")
+            _printing.say(f"Plot: {target}")
         else:
-            printing.say(f"No picture '{view.name}': there is nothing to draw in it.")
+            _printing.say(f"No picture '{view.name}': there is nothing to draw in it.")
     if pictures and not drawn:
         raise UsageError(f"No record of {study} has a value to plot.")

@@ -1,0 +1,29 @@
+"""Attentions as rows of a table, from their files alone."""
+
+from __future__ import annotations
+
+from softbench import plugins
+from softbench.errors import PluginError
+
+HEADER = ("name", "family", "claims", "approximates", "linear in v", "implementations", "summary")
+
+
+def facts(name: str) -> dict[str, object]:
+    """The constants of an attention's file; none where it cannot be read."""
+    try:
+        return plugins.facts("attention", name)
+    except PluginError:
+        return {}
+
+
+def row(name: str, facts: dict[str, object]) -> tuple[str, ...]:
+    """What the columns of HEADER say of an attention."""
+    impls = facts.get("IMPLS", ())
+    return (name, str(facts.get("FAMILY", "-")), f"O({facts['COMPLEXITY']})" if "COMPLEXITY" in facts else "-",
+            str(facts.get("APPROXIMATES") or "-"), yes_or_no(facts.get("LINEAR_IN_V")),
+            ", ".join(impls) if isinstance(impls, tuple) else "-", plugins.summary("attention", name))
+
+
+def yes_or_no(value: object) -> str:
+    """A constant in words, a dash where it is none."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else "-"

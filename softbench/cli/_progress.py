@@ -1,0 +1,137 @@
+"""Progress on stderr: a bar with the time left on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from softbench.cli import _printing
+from softbench.records import Record
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from softbench.training.position import Position
+
+_LINE_SECONDS = 10.0  # between lines on steps of training, where there is no bar
+
+
+class Progress:
+    """Shows how far a run is.
+
+    Args:
+        weights: what each item of the run should roughly cost, in any unit, as long ones often come last.
+        outcomes: the lines that tell, where there is no bar, what became of the items behind some records.
+    """
+
+    def __init__(self, weights: Sequence[float], outcomes: Callable[[Sequence[Record]], list[str]]) -> None:
+        self.done = 0
+        self._weights = list(weights)
+        self._outcomes = outcomes
+        self._bar = _bar() if sys.stderr.isatty() else None
+        self._task = self._bar.add_task("", total=sum(self._weights)) if self._bar else None
+
+    @property
+    def total(self) -> int:
+        return len(self._weights)
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if self._bar:
+            with suppress(OSError):  # the terminal may have gone
+                self._bar.stop()
+
+    def start(self, item: str) -> None:
+        """An item begins."""
+        if self._bar and self._task is not None:
+            from rich.markup import escape
+
+            self._bar.update(self._task, description=escape(item))
+
+    def advance(self, items: int, group: Sequence[Record]) -> None:
+        """Some items are done, and gave these records."""
+        weight = sum(self._weights[self.done : self.done + items])
+        self.done += items
+        if self._bar and self._task is not None:
+            with suppress(OSError):
+                self._bar.advance(self._task, weight)
+            return
+        for line in self._outcomes(group):
+            _printing.say(f"[{self.done}/{self.total}] {line}")
+
+
+class Watcher:
+    """Tells on stderr how training goes: a bar on a terminal, lines elsewhere; nothing on processes but the first.
+
+    Should nobody be there to listen any more (a closed pipe, a log on a full disk), training goes on untold.
+    """
+
+    def __init__(self, speaks: bool) -> None:
+        self.speaks, self._said = speaks, time.monotonic()
+        self._bar: Any = _bar() if speaks and sys.stderr and sys.stderr.isatty() else None
+        self._task: Any = None
+        self._begun: tuple[float, int] | None = None  # when, and after how many steps
+
+    def __enter__(self) -> Watcher:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar:
+            with suppress(OSError):
+                self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A remark."""
+        try:
+            if self._bar:
+                self._bar.console.print(text, markup=False, highlight=False)
+            elif self.speaks:
+                _printing.say(text)
+        except OSError:
+            self.speaks = False
+
+    def step(self, position: Position, steps: int, epochs: int, loss: float, lr: float, speed: float) -> None:
+        """A step is done."""
+        done, total = position.epoch * steps + position.step, epochs * steps
+        text = f"epoch {position.epoch + 1}/{epochs}  loss {loss:.4f}  lr {lr:.2e}  {speed:,.0f} images/s"
+        if self._bar:
+            if self._task is None:
+                self._task = self._bar.add_task("", total=total, completed=done)  # what was done before has no speed
+            self._bar.update(self._task, completed=done, description=text)
+            return
+        now = time.monotonic()
+        since, before = self._begun = self._begun or (now, done)
+        if now - self._said > _LINE_SECONDS:
+            self._said = now
+            if done > before:
+                text += f"  {timedelta(seconds=round((now - since) / (done - before) * (total - done)))} left"
+            self.say(f"[{done}/{total}] {text}")
+
+    def epoch(self, number: int, epochs: int, numbers: dict[str, float]) -> None:
+        """An epoch is done and evaluated."""
+        averaged = f" (EMA {numbers['top1_ema']:.2%})" if "top1_ema" in numbers else ""
+        self.say(f"Epoch {number}/{epochs}: train loss {numbers['train_loss']:.4f}, val. loss {numbers['loss']:.4f},"
+                 f" top-1 {numbers['top1']:.2%}{averaged}, {numbers['images_per_second']:,.0f} images/s")
+
+
+
+
+def _bar() -> Bar:
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    return Bar(BarColumn(24), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+               TextColumn("{task.description}"), console=Console(stderr=True), transient=True)

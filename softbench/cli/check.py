@@ -1,0 +1,91 @@
+"""`softbench check`: the gate of CI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from softbench import records
+from softbench.cli import _comparing, _printing, _running, _scope
+from softbench.compare.verdicts import Terms
+from softbench.errors import UsageError
+from softbench.files import keep_apart
+from softbench.gate import ending
+
+if TYPE_CHECKING:
+    from softbench.gate.check import Check, Outcome
+
+_STORED, _PAIRED = 5.0, 2.0  # default thresholds in per cent: of recorded runs, and of interleaved rounds
+
+
+@click.command("check", context_settings=_running.CONTEXT)
+@click.option("--against", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Compare with the baselines stored there. [results/baseline]")
+@click.option("--base", metavar="GITREV", help="Compare with this revision, run beside this checkout, instead.")
+@_scope.options
+@_scope.model
+@click.option("--only", type=click.Choice(("exact", "times")), help="Only exact quantities, or only times.")
+@click.option("--no-studies", is_flag=True, help="Leave out the errors of the seeded studies.")
+@click.option("--threshold", type=_running.Number(min=0, max=1000), metavar="PERCENT",
+              help="Changes of a time up to this are the same. [2 with --base, 5 without]")
+@click.option("--floor-us", type=_running.Number(min=0), default=1.0, metavar="US", show_default=True,
+              help="Changes of a time up to so many microseconds are the same.")
+@click.option("--rounds", type=click.IntRange(min=2, max=1000), default=6, show_default=True,
+              help="With --base: rounds before the first look.")
+@click.option("--most-rounds", type=click.IntRange(min=2, max=1000), default=24, show_default=True,
+              help="With --base: rounds that an undecided case may have.")
+@click.option("--slice-ms", type=_running.Number(min=1, max=60_000), default=100.0, show_default=True, metavar="MS",
+              help="With --base: how long each of the four places of a round lasts.")
+@click.option("--allow-missing", is_flag=True, help="A case that only the base has is no failure.")
+@click.option("--fail-on-inconclusive", is_flag=True, help="Exit with 4 where a case could not be decided.")
+@click.option("--out", type=click.Path(path_type=Path), help="Also append what was measured here to this file.")
+@_printing.format_option
+@ending.in_order()
+def check_command(against: Path | None, base: str | None, only: str | None, no_studies: bool, threshold: float | None,
+                  floor_us: float, rounds: int, most_rounds: int, slice_ms: float, allow_missing: bool,
+                  fail_on_inconclusive: bool, out: Path | None, form: str, **flags: Any) -> int:
+    """Has this checkout become slower, larger or wrong?
+
+    Exact quantities come first: operations, operators, peak bytes, errors of seeded studies. Then times: with --base
+    both versions run in turn on this machine; against a stored baseline only where its environment is this one.
+
+    \b
+    softbench check --base origin/main
+    softbench check --against results/baseline --only exact
+
+    Exit codes: 0 no regression, 1 error, 2 usage, 3 something got worse, 4 inconclusive (with --fail-on-inconclusive),
+    5 a case failed or is missing, or nothing could be compared.
+    """
+    if base is not None and against is not None:
+        raise UsageError("--base and --against both say what to compare with. Give one of them.")
+    from softbench.gate import check as gate
+    from softbench.gate import source, store
+
+    if out is not None:
+        keep_apart({"--out": [out]}, (against or store.BASELINES).glob("*") if base is None else ())
+        records.check_writable(out)
+    noise, run_noise = store.noise()
+    percent = threshold if threshold is not None else _PAIRED if base is not None else _STORED
+    terms = Terms(percent / 100, floor_us / 1e6, noise=noise, run_noise=run_noise, allow_missing=allow_missing)
+    narrowed = any(value is not None for value in flags.values()) or no_studies
+    asked = gate.Check(_scope.take(flags), terms, narrowed, only != "times", only != "exact", not no_studies, rounds,
+                       most_rounds, slice_ms, _printing.say)
+    found = _check(asked, against or store.BASELINES, base, source.head())
+    if out is not None:
+        records.append(out, found.records)
+    _comparing.show(found.comparison, found.base, found.head, terms, form)
+    if not found.comparison.compared:
+        _printing.say("Nothing could be compared.")
+    return found.comparison.exit_code(fail_on_inconclusive)
+
+
+def _check(asked: Check, against: Path, base: str | None, head: Any) -> Outcome:
+    from softbench.gate import check as gate
+    from softbench.gate import source
+
+    if base is None:
+        return gate.against_stored(asked, head, against)
+    with source.revision(base) as older:
+        return gate.against_revision(asked, head, older)
