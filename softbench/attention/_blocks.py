@@ -2,8 +2,9 @@
 
 Shapes: G = batch * heads; tokens q [G, N, D], k [G, T, D], v [G, T, E]. A `Band` or a `Gathered` says which queries
 make its n blocks of b, and which s keys each block sees. `sdpa` is torch's fused call; its backward on CPUs is slow on
-many short blocks, and is replaced there by one that makes the scores anew, a few blocks at a time, and adds to the
-gradients of the tokens where they stand. `math` writes the scores out in float32 and is differentiated by torch.
+many short blocks, and is replaced there by one that goes through a few blocks at a time and adds to the gradients of
+the tokens where they stand. It has the weights from the forward where those are few, and makes them anew elsewhere.
+`math` writes the scores out in float32 and is differentiated by torch.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from softbench.ops._common import is_traced, needs_grad, once
 
 IMPLS = ("sdpa", "math")
 
-_SCORES_AT_ONCE = 1 << 17  # half a MiB in float32: they stay in a core's cache
+_SCORES_AT_ONCE = 1 << 18  # a MiB in float32: they stay in the caches of two cores, and are work enough for both
+_KEPT = 3  # weights are kept for the backward where a query has no more than 3 D: then they are as large as q, k, v
 _COPIED_AT_ONCE = 1 << 15  # keys, of all G together
 
 
@@ -53,6 +55,11 @@ class Band:
         """Whether the keys of blocks are copied, not viewed."""
         return self.extra > 0
 
+    @property
+    def shares(self) -> bool:
+        """Whether blocks have keys in common."""
+        return self.keys != self.length or self.extra > 0
+
     def select(self, x: Tensor, at: At) -> Tensor:
         """The keys of some blocks, [G, T, D] -> [G', n', s, D]."""
         first = self.first + at.low * self.length
@@ -63,14 +70,14 @@ class Band:
         return keys
 
     def add(self, dx: Tensor, d: Tensor, at: At) -> None:
-        """Add to dx [G, T, D] the gradient d [G', n', s, D] of the keys of some blocks."""
+        """Add to dx [G, T, D] the gradient d [G', n', s, D] of keys of some blocks, or put it where none are shared."""
         first = self.first + at.low * self.length
         dx = dx[at.group:at.last]
+        if not self.shares:
+            dx[:, first:first + at.blocks * self.keys].unflatten(1, (at.blocks, self.keys)).copy_(d)
+            return
         if self.extra:
             dx[:, :self.extra] += d[:, :, :self.extra].sum(1)
-        if self.keys == self.length and not self.extra:  # blocks that share no keys
-            dx[:, first:first + at.blocks * self.keys].unflatten(1, (at.blocks, self.keys)).add_(d)
-            return
         step = self.length if at.blocks > 1 else self.keys  # so that what is added to at once does not overlap
         for begin in range(0, self.keys, step):
             width = min(step, self.keys - begin)
@@ -91,7 +98,7 @@ class Gathered:
     length: int
     table: Tensor
     mask: Tensor | None = None
-    copies = True
+    copies = shares = True
 
     @property
     def blocks(self) -> int:
@@ -174,32 +181,49 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part], impl: str) 
 class _Blocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part]) -> Tensor:
-        ctx.save_for_backward(q, k, v)
         ctx.parts = parts
-        return _forward(q, k, v, parts, "sdpa")
+        if any(part.seen > _KEPT * q.shape[-1] for part in parts):
+            ctx.save_for_backward(q, k, v)
+            return _forward(q, k, v, parts, "sdpa")
+        y, kept = torch.empty(*q.shape[:2], v.shape[-1], dtype=v.dtype, device=v.device), []
+        for part, at in _steps(q, parts):
+            kept.append(_weights(q, k, part, at))
+            at.queries(y, part).copy_(kept[-1] @ part.select(v, at).to(kept[-1].dtype))
+        ctx.save_for_backward(q, k, v, *kept)
+        return y
 
     @staticmethod
     @once
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v = ctx.saved_tensors
+        q, k, v, *kept = ctx.saved_tensors
         acc, scale = accumulation_dtype(q.dtype), q.shape[-1] ** -0.5
-        dq = torch.empty(q.shape, dtype=acc, device=q.device)  # each is written once, while keys are shared
-        dk, dv = (torch.zeros(x.shape, dtype=acc, device=x.device) for x in (k, v))
-        for part in ctx.parts:
-            step = max(1, _SCORES_AT_ONCE // (part.length * part.seen))
-            for at in _places(len(q), part.blocks, max(1, step // part.blocks), step):
-                queries, gradient = at.queries(q, part).to(acc) * scale, at.queries(dy, part).to(acc)
-                keys, values = part.select(k, at).to(acc), part.select(v, at).to(acc)
-                scores = queries @ keys.mT  # [G', n', b, s]
-                mask = at.mask(part.mask)
-                if mask is not None:
-                    scores.masked_fill_(~mask, -math.inf)
-                weights = scores.softmax(-1)
-                part.add(dv, weights.mT @ gradient, at)
-                dscores = torch._softmax_backward_data(gradient @ values.mT, weights, -1, acc)
-                torch.mul(dscores @ keys, scale, out=at.queries(dq, part))
-                part.add(dk, dscores.mT @ queries, at)
+        dq = torch.empty(q.shape, dtype=acc, device=q.device)  # each is written once, while keys may be shared
+        own = len(ctx.parts) == 1 and not ctx.parts[0].shares and k.shape[1] == q.shape[1]
+        dk, dv = ((torch.empty if own else torch.zeros)(x.shape, dtype=acc, device=x.device) for x in (k, v))
+        for place, (part, at) in enumerate(_steps(q, ctx.parts)):
+            weights = kept[place] if kept else _weights(q, k, part, at)
+            gradient, values = at.queries(dy, part).to(acc), part.select(v, at).to(acc)
+            part.add(dv, weights.mT @ gradient, at)
+            dscores = torch._softmax_backward_data(gradient @ values.mT, weights, -1, acc).mul_(scale)
+            at.queries(dq, part).copy_(dscores @ part.select(k, at).to(acc))
+            part.add(dk, dscores.mT @ at.queries(q, part).to(acc), at)
         return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None
+
+
+def _weights(q: Tensor, k: Tensor, part: Part, at: At) -> Tensor:
+    """softmax(q k^T / sqrt(D)) of some blocks [G', n', b, s], in float32 for half precision."""
+    acc = accumulation_dtype(q.dtype)
+    scores = (at.queries(q, part).to(acc) @ part.select(k, at).to(acc).mT).mul_(q.shape[-1] ** -0.5)
+    mask = at.mask(part.mask)
+    return scores.softmax(-1) if mask is None else scores.masked_fill_(~mask, -math.inf).softmax(-1)
+
+
+def _steps(q: Tensor, parts: Sequence[Part]) -> Iterator[tuple[Part, At]]:
+    """Blocks of all parts, so many at once that their scores stay in the cache."""
+    for part in parts:
+        step = max(1, _SCORES_AT_ONCE // (part.length * part.seen))
+        for at in _places(len(q), part.blocks, max(1, step // part.blocks), step):
+            yield part, at
 
 
 def _places(groups: int, blocks: int, group_step: int, step: int) -> Iterator[At]:

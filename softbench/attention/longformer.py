@@ -3,7 +3,8 @@
 y_i = sum_{j in S(i)} softmax_j(q_i k_j / sqrt(D)) v_j with S(i) = {j : |i - j| <= w or j < g}, and S(i) all tokens for
 i < g. Tokens stand in row-major order, so that the band joins the end of a row with the start of the next. Exact
 softmax within S; its own kernel as a whole. Work 4 N (2 w + b + g) D operations, b the length of a block of queries,
-about w / 2: the keys of a block are a view of k unless there are global tokens, and no score outlives its block.
+about w / 2: the keys of a block are a view of k unless there are global tokens, and no score outlives its block, but in
+training where a query sees few keys: up to 3 D of them, weights are kept for the backward.
 
 The paper's window counts both sides: its 512 is `window` 256 here. Which tokens are global depends on the task; for
 classification it is the first, so that `globals` is 1. The paper gives global tokens projections of their own, which

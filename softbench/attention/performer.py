@@ -24,6 +24,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from softbench.case import Shape
 from softbench.contracts.attention import Cost, accumulation_dtype
@@ -61,9 +62,12 @@ class Performer(nn.Module):
         acc = accumulation_dtype(q.dtype)
         fq = self._features(q.to(acc), query=True)  # [B, H, N, r]
         fk = self._features(k.to(acc), query=False)  # [B, H, N, r]
-        summed = fk.mT @ v.to(acc)  # [B, H, r, E]
+        v, dtype = v.to(acc), v.dtype
+        if needs_grad(fq, fk, v):  # a column of ones brings the norm along, and its gradients: no pass of their own
+            sums = fq @ (fk.mT @ F.pad(v, (0, 1), value=1.0))  # [B, H, N, E + 1]
+            return (sums[..., :-1] * sums[..., -1:].reciprocal()).to(dtype)
         norm = fq @ fk.sum(-2).unsqueeze(-1)  # [B, H, N, 1]
-        return (fq @ summed / norm).to(v.dtype)
+        return (fq @ (fk.mT @ v) / norm).to(dtype)
 
     def _features(self, x: Tensor, query: bool) -> Tensor:
         x = x * x.shape[-1] ** -0.25
