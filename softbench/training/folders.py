@@ -40,7 +40,8 @@ class Pictures:
     Attributes:
         classes: names of the folders at the top, in order; each has a picture.
         samples: the pictures, in order.
-        labels: of these; at first the place of their class among the classes.
+        class_to_idx: the label of each class, by timm's name for it; at first its place among the classes.
+        labels: of the pictures.
         left_out: how many files there are of each kind that is no picture.
     """
 
@@ -57,7 +58,6 @@ class Pictures:
                               key=lambda file: natural(file.path))
         self._check(folders)
         self.classes = sorted({_top(file.path) for file in self.samples}, key=natural)
-        self.labels: list[int] = []
         self.label({name: label for label, name in enumerate(self.classes)})
 
     def __len__(self) -> int:
@@ -86,7 +86,8 @@ class Pictures:
 
     def label(self, labels: Mapping[str, int]) -> None:
         """Give the classes these labels, which must have one for each."""
-        self.labels = [labels[_top(file.path)] for file in self.samples]
+        self.class_to_idx = {name: labels[name] for name in self.classes}
+        self.labels = [self.class_to_idx[_top(file.path)] for file in self.samples]
 
     def _check(self, folders: set[str]) -> None:
         left = f" (left out: {counted(self.left_out)})" if self.left_out else ""

@@ -64,6 +64,14 @@ def test_tars_inside_a_tar_are_folders(tmp_path):
             assert one.read() == other.read()
 
 
+def test_readers_say_the_labels_of_their_classes_as_those_of_timm_do(tmp_path):
+    pictures = Pictures(filled(tmp_path, "b/0.png", "A/0.png", "a/0.png"))
+    assert pictures.class_to_idx == {"A": 0, "a": 1, "b": 2}
+    pictures.label({"a": 5, "b": 0, "A": 7, "other": 1})
+    assert pictures.class_to_idx == {"A": 7, "a": 5, "b": 0}
+    assert labelled(pictures) == {"A/0.png": 7, "a/0.png": 5, "b/0.png": 0}
+
+
 def test_natural_order_is_total():
     names = ["10", "2", "A", "a", "01", "1", "001", "B", "²", "b1c", "B1c", "b01c", "", "é", "É", "a²1"]
     expected = sorted(names, key=natural)
