@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -210,6 +211,17 @@ def test_class_maps_of_other_kinds(tmp_path):
     for content, said in (({"cow 2": "0"}, "something else than names"), ([1], "Cannot read"), ({}, "is empty")):
         with pytest.raises(UsageError, match=said):
             mapped(tmp_path, pickle.dumps(content), "map.pkl")
+
+
+def test_a_pickled_class_map_runs_nothing(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    folder(tmp_path, {"cat": 1, "dog": 1}, {"cat": 1, "dog": 1})
+    with pytest.raises(UsageError, match=r"it names \w+\.mkdir, and a class map names no code"):
+        mapped(tmp_path, pickle.dumps({"cat": Evil()}), "map.pkl")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_what_is_left_out_is_remarked_once_for_each_split(tmp_path):

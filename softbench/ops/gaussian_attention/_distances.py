@@ -117,8 +117,8 @@ def exponents(p: Pairs) -> Tensor:
 
 def mend(result: Tensor, p: Pairs) -> Tensor:
     """The exponents [G, N, M], those of far tokens to each other taken anew from differences, in place."""
-    bound = _bound(p.k.dtype, p.k.shape[2])
-    for group, x, k, far_x, far_k in zip(result, p.x, p.k, p.half_x > bound, p.half_k > bound, strict=True):
+    most = bound(p.k.dtype, p.k.shape[2])
+    for group, x, k, far_x, far_k in zip(result, p.x, p.k, p.half_x > most, p.half_k > most, strict=True):
         rows, columns = far_x.nonzero().squeeze(1), far_k.nonzero().squeeze(1)
         distances = torch.cdist(x[rows], k[columns], compute_mode="donot_use_mm_for_euclid_dist")
         group[rows.unsqueeze(1), columns] = distances.square() / -2
@@ -147,10 +147,10 @@ def far_groups(half: Tensor, dim: int) -> Tensor | None:
     """The groups with tokens whose half square is more than one product is enough for, [G]; None if there are none."""
     if type(half) is not Tensor or half.is_meta or not half.numel() or is_replayed(half):
         return None  # no numbers to look at, as of a FakeTensor, or none that decide
-    bound = _bound(half.dtype, dim)
-    return (half > bound).any(1) if half.max().item() > bound else None
+    most = bound(half.dtype, dim)
+    return (half > most).any(1) if half.max().item() > most else None
 
 
-def _bound(dtype: torch.dtype, dim: int) -> float:
+def bound(dtype: torch.dtype, dim: int) -> float:
     """The largest half square that is not far; independent normal numbers over D^(1/4) have sqrt(D) / 2."""
     return max(NEAR[dtype], dim**0.5)

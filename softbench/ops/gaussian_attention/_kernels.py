@@ -12,6 +12,11 @@ Precision. Sums are float32 always. Distances are |x|^2 + |k|^2 - 2 x.k with all
 - float32 beside half: the float32 operand is split into two half numbers, and their products are added. So are scores
   and other factors computed here, which a single half number would round. float16 operands are scaled to at
   most 2 first, by row or column, as its range is short.
+
+All this has the error of the squared norms. Where a token that the program owns has a norm above `reach` even so, as
+one of a few groups or a very long one, the program takes all distances, and gradients by them, from differences of the
+tokens as they are in memory, one dim after the other. That is a second loop, FAR, which is empty in other programs and
+leaves their loop as it is. A far token of the other side needs no such care: it is near to none that is not far.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -23,54 +28,62 @@ import triton.language as tl
 
 @triton.jit
 def attend_streaming_keys(x, k, v, y, x_b, x_h, x_n, x_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_e, y_s, y_b, y_h, y_n,
-                          heads, queries, keys, splits, share, rate, D: tl.constexpr, E: tl.constexpr,
+                          heads, queries, keys, splits, share, rate, reach, D: tl.constexpr, E: tl.constexpr,
                           BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
                           half: tl.constexpr, PRECISION: tl.constexpr):
     """y_i = sum_j s_ij v_j over the keys of one split; a program owns BLOCK_N queries."""
     block, split, b, h = _place(tl.cdiv(queries, BLOCK_N), splits, heads)
-    x_tile = _tile(x + b * x_b + h * x_h, block * BLOCK_N, queries, x_n, x_d, D, BLOCK_N, BLOCK_D)
-    centre = _centre(x_tile, block * BLOCK_N, queries, BLOCK_N, half)
+    x, k, v = x + b * x_b + h * x_h, k + b * k_b + h * k_h, v + b * v_b + h * v_h
+    own = block * BLOCK_N
+    x_tile = _tile(x, own, queries, x_n, x_d, D, BLOCK_N, BLOCK_D)
+    centre = _centre(x_tile, own, queries, BLOCK_N, half)
     x_tile = _operand(x_tile, centre, half, PRECISION)
     x_norm = _norm(x_tile, rate)
     sums = tl.zeros([BLOCK_N, BLOCK_E], tl.float32)
-    last = tl.minimum(keys, (split + 1) * share)
-    for start in range(split * share, last, BLOCK_M):
-        k_tile = _tile(k + b * k_b + h * k_h, start, last, k_n, k_d, D, BLOCK_M, BLOCK_D)
-        v_tile = _tile(v + b * v_b + h * v_h, start, last, v_n, v_e, E, BLOCK_M, BLOCK_E)
-        k_tile = _operand(k_tile, centre, half, PRECISION)
-        k_norm = _norm(k_tile, rate)
-        scores = _scores(x_tile, x_norm, k_tile, k_norm, rate, half, PRECISION)  # [BLOCK_N, BLOCK_M]
-        sums = _add_scaled_product(sums, scores, v_tile, half, PRECISION)
+    far, first, last = _far(x_norm, own, queries, reach), split * share, tl.minimum(keys, (split + 1) * share)
+    for FAR in tl.static_range(2):
+        for start in range(first, tl.where(far == FAR, last, first), BLOCK_M):
+            v_tile = _tile(v, start, last, v_n, v_e, E, BLOCK_M, BLOCK_E)
+            if FAR:
+                scores = _far_scores(x, x_n, x_d, own, queries, k, k_n, k_d, start, last, rate, D, BLOCK_N, BLOCK_M)
+            else:
+                k_tile = _operand(_tile(k, start, last, k_n, k_d, D, BLOCK_M, BLOCK_D), centre, half, PRECISION)
+                scores = _scores(x_tile, x_norm, k_tile, _norm(k_tile, rate), rate, half, PRECISION)
+            sums = _add_scaled_product(sums, scores, v_tile, half, PRECISION)  # scores [BLOCK_N, BLOCK_M]
     y += tl.cast(split, tl.int64) * y_s + b * y_b + h * y_h
-    _store(y, sums, block * BLOCK_N, queries, y_n, E, BLOCK_N, BLOCK_E)
+    _store(y, sums, own, queries, y_n, E, BLOCK_N, BLOCK_E)
 
 
 @triton.jit
 def attend_streaming_queries(x, k, v, y, x_b, x_h, x_n, x_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_e, y_b, y_h, y_n,
-                             heads, queries, keys, share, rate, D: tl.constexpr, E: tl.constexpr,
+                             heads, queries, keys, share, rate, reach, D: tl.constexpr, E: tl.constexpr,
                              BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
                              half: tl.constexpr, PRECISION: tl.constexpr):
     """The same where BLOCK_M holds all keys: a program owns them, and streams `share` queries past."""
     part, _, b, h = _place(tl.cdiv(queries, share), 1, heads)
-    first = tl.cast(0, tl.int32)
-    k_tile = _tile(k + b * k_b + h * k_h, first, keys, k_n, k_d, D, BLOCK_M, BLOCK_D)
-    v_tile = _tile(v + b * v_b + h * v_h, first, keys, v_n, v_e, E, BLOCK_M, BLOCK_E)
-    centre = _centre(k_tile, first, keys, BLOCK_M, half)
+    x, k, v, y = x + b * x_b + h * x_h, k + b * k_b + h * k_h, v + b * v_b + h * v_h, y + b * y_b + h * y_h
+    own = tl.cast(0, tl.int32)
+    k_tile = _tile(k, own, keys, k_n, k_d, D, BLOCK_M, BLOCK_D)
+    v_tile = _tile(v, own, keys, v_n, v_e, E, BLOCK_M, BLOCK_E)
+    centre = _centre(k_tile, own, keys, BLOCK_M, half)
     k_tile = _operand(k_tile, centre, half, PRECISION)
     k_norm = _norm(k_tile, rate)
-    last = tl.minimum(queries, (part + 1) * share)
-    for start in range(part * share, last, BLOCK_N):
-        x_tile = _tile(x + b * x_b + h * x_h, start, last, x_n, x_d, D, BLOCK_N, BLOCK_D)
-        x_tile = _operand(x_tile, centre, half, PRECISION)
-        scores = _scores(x_tile, _norm(x_tile, rate), k_tile, k_norm, rate, half, PRECISION)  # [BLOCK_N, BLOCK_M]
-        sums = tl.zeros([BLOCK_N, BLOCK_E], tl.float32)
-        sums = _add_scaled_product(sums, scores, v_tile, half, PRECISION)
-        _store(y + b * y_b + h * y_h, sums, start, last, y_n, E, BLOCK_N, BLOCK_E)
+    far, first, last = _far(k_norm, own, keys, reach), part * share, tl.minimum(queries, (part + 1) * share)
+    for FAR in tl.static_range(2):
+        for start in range(first, tl.where(far == FAR, last, first), BLOCK_N):
+            if FAR:
+                scores = _far_scores(x, x_n, x_d, start, last, k, k_n, k_d, own, keys, rate, D, BLOCK_N, BLOCK_M)
+            else:
+                x_tile = _operand(_tile(x, start, last, x_n, x_d, D, BLOCK_N, BLOCK_D), centre, half, PRECISION)
+                scores = _scores(x_tile, _norm(x_tile, rate), k_tile, k_norm, rate, half, PRECISION)
+            sums = tl.zeros([BLOCK_N, BLOCK_E], tl.float32)
+            sums = _add_scaled_product(sums, scores, v_tile, half, PRECISION)  # scores [BLOCK_N, BLOCK_M]
+            _store(y, sums, start, last, y_n, E, BLOCK_N, BLOCK_E)
 
 
 @triton.jit
 def differentiate(x, k, p, q, dx, x_b, x_h, x_n, x_d, k_b, k_h, k_n, k_d, p_b, p_h, p_n, p_e, q_b, q_h, q_n, q_e,
-                  dx_s, dx_b, dx_h, dx_n, heads, queries, keys, splits, share, rate, scale,
+                  dx_s, dx_b, dx_h, dx_n, heads, queries, keys, splits, share, rate, reach, scale,
                   D: tl.constexpr, E: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
                   BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, half: tl.constexpr, PRECISION: tl.constexpr):
     """dx_i = scale sum_j w_ij (k_j - x_i), w_ij = s_ij (p_i . q_j), over the keys of one split.
@@ -79,32 +92,38 @@ def differentiate(x, k, p, q, dx, x_b, x_h, x_n, x_d, k_b, k_h, k_n, k_d, p_b, p
     numbers which are multiplied by k_j, so that tokens alike have no gradient.
     """
     block, split, b, h = _place(tl.cdiv(queries, BLOCK_N), splits, heads)
-    x_tile = _tile(x + b * x_b + h * x_h, block * BLOCK_N, queries, x_n, x_d, D, BLOCK_N, BLOCK_D)
-    p_tile = _tile(p + b * p_b + h * p_h, block * BLOCK_N, queries, p_n, p_e, E, BLOCK_N, BLOCK_E)
-    centre = _centre(x_tile, block * BLOCK_N, queries, BLOCK_N, half)
+    x, k, p, q = x + b * x_b + h * x_h, k + b * k_b + h * k_h, p + b * p_b + h * p_h, q + b * q_b + h * q_h
+    own = block * BLOCK_N
+    x_tile = _tile(x, own, queries, x_n, x_d, D, BLOCK_N, BLOCK_D)
+    p_tile = _tile(p, own, queries, p_n, p_e, E, BLOCK_N, BLOCK_E)
+    centre = _centre(x_tile, own, queries, BLOCK_N, half)
     x_tile = _operand(x_tile, centre, half, PRECISION)
     x_norm = _norm(x_tile, rate)
     sums, total = tl.zeros([BLOCK_N, BLOCK_D], tl.float32), tl.zeros([BLOCK_N], tl.float32)
-    last = tl.minimum(keys, (split + 1) * share)
-    for start in range(split * share, last, BLOCK_M):
-        k_tile = _tile(k + b * k_b + h * k_h, start, last, k_n, k_d, D, BLOCK_M, BLOCK_D)
-        q_tile = _tile(q + b * q_b + h * q_h, start, last, q_n, q_e, E, BLOCK_M, BLOCK_E)
-        k_tile = _operand(k_tile, centre, half, PRECISION)
-        k_norm = _norm(k_tile, rate)
-        w = _add_scaled_product(tl.zeros([BLOCK_N, BLOCK_M], tl.float32), p_tile, tl.trans(q_tile), half, PRECISION)
-        w *= _scores(x_tile, x_norm, k_tile, k_norm, rate, half, PRECISION)  # [BLOCK_N, BLOCK_M]
-        w = _factor(w, half, PRECISION)
-        total += tl.sum(w, 1)
-        sums = _add_scaled_product(sums, w, k_tile, half, PRECISION)
+    far, first, last = _far(x_norm, own, queries, reach), split * share, tl.minimum(keys, (split + 1) * share)
+    for FAR in tl.static_range(2):
+        for start in range(first, tl.where(far == FAR, last, first), BLOCK_M):
+            q_tile = _tile(q, start, last, q_n, q_e, E, BLOCK_M, BLOCK_E)
+            w = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+            w = _add_scaled_product(w, p_tile, tl.trans(q_tile), half, PRECISION)
+            if FAR:
+                w *= _far_scores(x, x_n, x_d, own, queries, k, k_n, k_d, start, last, rate, D, BLOCK_N, BLOCK_M)
+                sums += _weighted_differences(w, x, x_n, x_d, own, queries, k, k_n, k_d, start, last, D, BLOCK_D)
+            else:
+                k_tile = _operand(_tile(k, start, last, k_n, k_d, D, BLOCK_M, BLOCK_D), centre, half, PRECISION)
+                w *= _scores(x_tile, x_norm, k_tile, _norm(k_tile, rate), rate, half, PRECISION)
+                w = _factor(w, half, PRECISION)
+                total += tl.sum(w, 1)
+                sums = _add_scaled_product(sums, w, k_tile, half, PRECISION)
     sums = (sums - total[:, None] * x_tile.to(tl.float32)) * scale
     dx += tl.cast(split, tl.int64) * dx_s + b * dx_b + h * dx_h
-    _store(dx, sums, block * BLOCK_N, queries, dx_n, D, BLOCK_N, BLOCK_D)
+    _store(dx, sums, own, queries, dx_n, D, BLOCK_N, BLOCK_D)
 
 
 @triton.jit
 def differentiate_through_landmarks(x, v, dy, landmarks, w, dg, dx, dv, dl, x_b, x_h, x_n, x_d, v_b, v_h, v_n, v_e,
                                     dy_b, dy_h, dy_n, dy_e, dx_b, dx_h, dx_n, dv_b, dv_h, dv_n, heads, tokens, count,
-                                    share, rate, scale, D: tl.constexpr, E: tl.constexpr, BLOCK_N: tl.constexpr,
+                                    share, rate, reach, scale, D: tl.constexpr, E: tl.constexpr, BLOCK_N: tl.constexpr,
                                     BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
                                     half: tl.constexpr, PRECISION: tl.constexpr):
     """Gradients of y = P^T w, w = M g, g = P v by tokens, values and landmarks, in one pass over the tokens.
@@ -115,37 +134,46 @@ def differentiate_through_landmarks(x, v, dy, landmarks, w, dg, dx, dv, dl, x_b,
     would not. landmarks, w and dg are contiguous, and so are the parts of dl, one for each program.
     """
     part, _, b, h = _place(tl.cdiv(tokens, share), 1, heads)
-    group, first = b * heads + h, tl.cast(0, tl.int32)
-    l_tile = _tile(landmarks + group * count * D, first, count, D, 1, D, BLOCK_M, BLOCK_D)
-    w_tile = _tile(w + group * count * E, first, count, E, 1, E, BLOCK_M, BLOCK_E)
-    dg_tile = _tile(dg + group * count * E, first, count, E, 1, E, BLOCK_M, BLOCK_E)
-    centre = _centre(l_tile, first, count, BLOCK_M, half)
+    group, own = b * heads + h, tl.cast(0, tl.int32)
+    x, v, dy = x + b * x_b + h * x_h, v + b * v_b + h * v_h, dy + b * dy_b + h * dy_h
+    dx, dv, landmarks = dx + b * dx_b + h * dx_h, dv + b * dv_b + h * dv_h, landmarks + group * count * D
+    l_tile = _tile(landmarks, own, count, D, 1, D, BLOCK_M, BLOCK_D)
+    w_tile = _tile(w + group * count * E, own, count, E, 1, E, BLOCK_M, BLOCK_E)
+    dg_tile = _tile(dg + group * count * E, own, count, E, 1, E, BLOCK_M, BLOCK_E)
+    centre = _centre(l_tile, own, count, BLOCK_M, half)
     l_tile = _operand(l_tile, centre, half, PRECISION)
     l_norm = _norm(l_tile, rate)
     sums, total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32), tl.zeros([BLOCK_M], tl.float32)
-    last = tl.minimum(tokens, (part + 1) * share)
-    for start in range(part * share, last, BLOCK_N):
-        x_tile = _tile(x + b * x_b + h * x_h, start, last, x_n, x_d, D, BLOCK_N, BLOCK_D)
-        v_tile = _tile(v + b * v_b + h * v_h, start, last, v_n, v_e, E, BLOCK_N, BLOCK_E)
-        dy_tile = _tile(dy + b * dy_b + h * dy_h, start, last, dy_n, dy_e, E, BLOCK_N, BLOCK_E)
-        x_tile = _operand(x_tile, centre, half, PRECISION)
-        weights = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        weights = _add_scaled_product(weights, w_tile, tl.trans(dy_tile), half, PRECISION)
-        weights = _add_scaled_product(weights, dg_tile, tl.trans(v_tile), half, PRECISION)
-        scores = _scores(l_tile, l_norm, x_tile, _norm(x_tile, rate), rate, half, PRECISION)  # [BLOCK_M, BLOCK_N]
-        weights = _factor(weights * scores, half, PRECISION)
-        by_value = tl.zeros([BLOCK_E, BLOCK_N], tl.float32)
-        by_value = tl.trans(_add_scaled_product(by_value, tl.trans(dg_tile), scores, half, PRECISION))
-        _store(dv + b * dv_b + h * dv_h, by_value, start, last, dv_n, E, BLOCK_N, BLOCK_E)
-        by_token = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
-        by_token = tl.trans(_add_scaled_product(by_token, tl.trans(l_tile), weights, half, PRECISION))
-        by_token = (by_token - tl.sum(weights, 0)[:, None] * x_tile.to(tl.float32)) * scale
-        _store(dx + b * dx_b + h * dx_h, by_token, start, last, dx_n, D, BLOCK_N, BLOCK_D)
-        total += tl.sum(weights, 1)
-        sums = _add_scaled_product(sums, weights, x_tile, half, PRECISION)
+    far, first, last = _far(l_norm, own, count, reach), part * share, tl.minimum(tokens, (part + 1) * share)
+    for FAR in tl.static_range(2):
+        for start in range(first, tl.where(far == FAR, last, first), BLOCK_N):
+            v_tile = _tile(v, start, last, v_n, v_e, E, BLOCK_N, BLOCK_E)
+            dy_tile = _tile(dy, start, last, dy_n, dy_e, E, BLOCK_N, BLOCK_E)
+            weights = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+            weights = _add_scaled_product(weights, w_tile, tl.trans(dy_tile), half, PRECISION)
+            weights = _add_scaled_product(weights, dg_tile, tl.trans(v_tile), half, PRECISION)
+            if FAR:
+                scores = _far_scores(landmarks, D, 1, own, count, x, x_n, x_d, start, last, rate, D, BLOCK_M, BLOCK_N)
+                weights *= scores
+                by_token = _weighted_differences(tl.trans(weights), x, x_n, x_d, start, last, landmarks, D, 1, own,
+                                                 count, D, BLOCK_D)
+                sums += _weighted_differences(weights, landmarks, D, 1, own, count, x, x_n, x_d, start, last, D, BLOCK_D)
+            else:
+                x_tile = _operand(_tile(x, start, last, x_n, x_d, D, BLOCK_N, BLOCK_D), centre, half, PRECISION)
+                scores = _scores(l_tile, l_norm, x_tile, _norm(x_tile, rate), rate, half, PRECISION)
+                weights = _factor(weights * scores, half, PRECISION)
+                by_token = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
+                by_token = tl.trans(_add_scaled_product(by_token, tl.trans(l_tile), weights, half, PRECISION))
+                by_token -= tl.sum(weights, 0)[:, None] * x_tile.to(tl.float32)
+                total += tl.sum(weights, 1)
+                sums = _add_scaled_product(sums, weights, x_tile, half, PRECISION)
+            _store(dx, by_token * scale, start, last, dx_n, D, BLOCK_N, BLOCK_D)
+            by_value = tl.zeros([BLOCK_E, BLOCK_N], tl.float32)
+            by_value = tl.trans(_add_scaled_product(by_value, tl.trans(dg_tile), scores, half, PRECISION))
+            _store(dv, by_value, start, last, dv_n, E, BLOCK_N, BLOCK_E)
     sums = (sums - total[:, None] * l_tile) * scale
     dl += (part * tl.num_programs(0) // tl.cdiv(tokens, share) + group) * count * D
-    _store(dl, sums, first, count, D, D, BLOCK_M, BLOCK_D)
+    _store(dl, sums, own, count, D, D, BLOCK_M, BLOCK_D)
 
 
 @triton.jit
@@ -227,6 +255,45 @@ def _scores(x, x_norm, k, k_norm, rate, half: tl.constexpr, PRECISION: tl.conste
     products = _add_product(tl.zeros([x.shape[0], k.shape[0]], tl.float32), x, tl.trans(k), half, PRECISION)
     exponents = products * rate - (x_norm[:, None] + k_norm[None, :])
     return tl.exp2(tl.minimum(exponents, 0.0, propagate_nan=tl.PropagateNan.ALL))
+
+
+@triton.jit
+def _far(norm, start, last, reach):
+    """Whether one of the tokens start, start + 1, ... up to last has a norm above reach."""
+    valid = tl.arange(0, norm.shape[0]) < last - start
+    return tl.max(tl.where(valid, norm, 0.0), 0) > reach
+
+
+@triton.jit
+def _far_scores(a, a_n, a_d, a_start, a_last, b, b_n, b_d, b_start, b_last, rate, D: tl.constexpr,
+                ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The scores of tokens a and b from differences, [ROWS, COLUMNS]: slow, and right for tokens of any length."""
+    squares = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for d in range(D):
+        difference = (_column(b + d * b_d, b_start, b_last, b_n, COLUMNS)[None, :]
+                      - _column(a + d * a_d, a_start, a_last, a_n, ROWS)[:, None])
+        squares += difference * difference
+    return tl.exp2(squares * (-0.5 * rate))
+
+
+@triton.jit
+def _weighted_differences(w, a, a_n, a_d, a_start, a_last, b, b_n, b_d, b_start, b_last, D: tl.constexpr,
+                          BLOCK_D: tl.constexpr):
+    """sum_j w_ij (b_j - a_i), [rows of w, BLOCK_D]."""
+    sums = tl.zeros([w.shape[0], BLOCK_D], tl.float32)
+    for d in range(D):
+        difference = (_column(b + d * b_d, b_start, b_last, b_n, w.shape[1])[None, :]
+                      - _column(a + d * a_d, a_start, a_last, a_n, w.shape[0])[:, None])
+        sums += tl.where(tl.arange(0, BLOCK_D)[None, :] == d, tl.sum(w * difference, 1)[:, None], 0.0)
+    return sums
+
+
+@triton.jit
+def _column(tokens, start, last, stride_n, ROWS: tl.constexpr):
+    """One number of each of the rows that `_tile` reads, [ROWS], as float32."""
+    row = tl.arange(0, ROWS)
+    tokens += tl.cast(start, tl.int64) * stride_n
+    return tl.load(tokens + row * stride_n, mask=row < last - start, other=0.0).to(tl.float32)
 
 
 @triton.jit

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from softbench.ops.gaussian_attention import _kernels
+from softbench.ops.gaussian_attention import _distances, _kernels
 
 RESIDENT = 64  # keys that one program holds while queries stream past
 _TILES = 4  # tiles of queries that such a program takes
@@ -80,19 +80,20 @@ def attend(x: Tensor, k: Tensor, v: Tensor, scale: float, dtype: torch.dtype) ->
     y = result(x, value_dim, dtype)
     if not y.numel() * keys:
         return y.zero_()
-    groups, rate = x.shape[0] * heads, scale * math.log2(math.e)
+    groups, rate, reach = x.shape[0] * heads, scale * math.log2(math.e), _reach(head_dim, half)
     strides = *x.stride(), *k.stride(), *v.stride()
     with torch.cuda.device_of(x):
         if keys <= RESIDENT < queries:
             sizes = _few_keys_launch(width, _arithmetic(half))
             share = _TILES * sizes.streamed
             _kernels.attend_streaming_queries[(groups * triton.cdiv(queries, share),)](
-                x, k, v, y, *strides, *y.stride()[:3], heads, queries, keys, share, rate, BLOCK_N=sizes.streamed,
+                x, k, v, y, *strides, *y.stride()[:3], heads, queries, keys, share, rate,
+                reach, BLOCK_N=sizes.streamed,
                 BLOCK_M=max(16, triton.next_power_of_2(keys)), **_constants(head_dim, value_dim, half, sizes))
             return y
         sizes, parts = launch_sizes(queries, width, _arithmetic(half), gradient=False), _parts(y, splits)
         _kernels.attend_streaming_keys[(groups * triton.cdiv(queries, sizes.owned) * splits,)](
-            x, k, v, parts, *strides, *parts.stride()[:4], heads, queries, keys, splits, share, rate,
+            x, k, v, parts, *strides, *parts.stride()[:4], heads, queries, keys, splits, share, rate, reach,
             BLOCK_N=sizes.owned, BLOCK_M=sizes.streamed, **_constants(head_dim, value_dim, half, sizes))
         return _summed(y, parts)
 
@@ -110,7 +111,7 @@ def differentiate(x: Tensor, k: Tensor, p: Tensor, q: Tensor, scale: float, dtyp
     with torch.cuda.device_of(x):
         _kernels.differentiate[(x.shape[0] * heads * triton.cdiv(queries, sizes.owned) * splits,)](
             x, k, p, q, parts, *x.stride(), *k.stride(), *p.stride(), *q.stride(), *parts.stride()[:4], heads, queries,
-            keys, splits, share, scale * math.log2(math.e), scale, BLOCK_N=sizes.owned, BLOCK_M=sizes.streamed,
+            keys, splits, share, scale * math.log2(math.e), _reach(head_dim, half), scale, BLOCK_N=sizes.owned, BLOCK_M=sizes.streamed,
             **_constants(head_dim, value_dim, half, sizes))
         return _summed(dx, parts)
 
@@ -135,7 +136,7 @@ def differentiate_through_landmarks(x: Tensor, v: Tensor, dy: Tensor, points: Te
         with torch.cuda.device_of(x):
             _kernels.differentiate_through_landmarks[(x.shape[0] * heads * splits,)](
                 x, v, dy, points, w, dg, dx, dv, parts, *x.stride(), *v.stride(), *dy.stride(), *dx.stride()[:3],
-                *dv.stride()[:3], heads, tokens, count, share, scale * math.log2(math.e), scale, BLOCK_N=sizes.streamed,
+                *dv.stride()[:3], heads, tokens, count, share, scale * math.log2(math.e), _reach(head_dim, half), scale, BLOCK_N=sizes.streamed,
                 BLOCK_M=sizes.owned, **_constants(head_dim, value_dim, half, sizes))
     return dx, parts.sum(0), dv
 
@@ -165,6 +166,15 @@ def result(x: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     if x.stride(1) < x.stride(2):
         return x.new_empty(b, n, h, width, dtype=dtype).transpose(1, 2)
     return x.new_empty(b, h, n, width, dtype=dtype)
+
+
+def _reach(dim: int, half: torch.dtype) -> float:
+    """Half a squared norm, times log2(e), beyond which one product is not enough, as for plain torch.
+
+    A result in half precision is rounded by 4,096 times as much and more; it may have 16 times the norm, as its tokens
+    are not moved.
+    """
+    return _distances.bound(torch.float32, dim) * math.log2(math.e) * (1 if half == torch.float32 else 16)
 
 
 def _parts(whole: Tensor, splits: int) -> Tensor:
