@@ -13,6 +13,7 @@ NOW = {  # below softbench
     "anticipated": "subjects.anticipated",
     "backbones": "subjects.model",
     "ceilings": "machine.ceilings",
+    "contained": "plugins.contained",
     "environment": "machine.environment",
     "families": "inputs.made_up",
     "gate.machine": "machine.checks",

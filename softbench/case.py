@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from softbench import plugins
+from softbench.dtypes import FLOAT32
 from softbench.errors import UsageError, unknown
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")
 MODES = ("forward", "backward", "forward_backward")
 TRAINING = {"training": "forward_backward"}  # what some studies call it
 MAX_TOKENS = 1 << 26
@@ -100,7 +100,7 @@ class Case:
 
     spec: Spec
     shape: Shape
-    dtype: str = "float32"
+    dtype: str = FLOAT32
     device: str = "cpu"
     mode: str = "forward"
     impl: str = "auto"

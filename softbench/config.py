@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from softbench import files, plugins
+from softbench import dtypes, files, plugins
 from softbench import options as opts
 from softbench.errors import UsageError, unknown
 from softbench.options import option
@@ -37,7 +37,7 @@ class SweepConfig:
     batch: str = option("1", "batch sizes B")
     heads: str = option("8", "numbers of heads H")
     head_dim: str = option("64", "sizes of a head D")
-    dtype: str = option("float32", "float32, bfloat16, float16, float64")
+    dtype: str = option(dtypes.FLOAT32, dtypes.LISTED)
     mode: str = option("", "forward, backward, forward_backward; by default the measure's first")
     device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")
     impl: str = option("auto", "implementation; auto takes the first of each attention that runs here")

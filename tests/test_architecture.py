@@ -86,7 +86,7 @@ def test_a_folder_holds_fifteen_files_at_most(folder: Path) -> None:
 
 
 def test_a_module_at_the_top_level_is_used_by_four_rooms_and_there_are_eight() -> None:
-    entries = {"softbench.__main__", "softbench._version", "softbench.api"}
+    entries = {"softbench.__main__", "softbench._version", "softbench._former", "softbench.api"}
     words = {m for m, path in MODULES.items() if path.parent == PACKAGE} - entries - {"softbench"}
     users = {word: {module.split(".")[1] for module in INNER if word in IMPORTS[module]} for word in words}
     assert len(words) <= 8
@@ -200,6 +200,60 @@ def test_command_line_answers_within_a_third_of_a_second(arguments: list[str]) -
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(seconds() for _ in range(5)) < 0.3
+
+
+# Where the kind of a device may be asked, or torch.cuda be called, and why; beside kernels, which are launched on the
+# device of their tensors.
+ASKS_FOR_GPU = {
+    "softbench.machine.device": "the seam",
+    "softbench.ops.dispatch": "asked at each call of an operation, also while torch.compile traces it",
+    "softbench.ops.gaussian_attention": "says which kernels a kind of device has, as ops.dispatch does",
+    "softbench.ops.gaussian_attention._distances": "asks torch whether a CUDA graph is being recorded, at each call",
+    "softbench.ops.gaussian_attention._by_landmarks": "another way on a CPU, chosen at each call",
+    "softbench.ops.gaussian_attention.eager": "tiles of another size on a CPU, chosen at each call",
+    "softbench.ops.average_pool.eager": "another way on a GPU, chosen at each call",
+    "softbench.attention._blocks": "another way on a CPU, chosen at each call",
+    "softbench.attention.agent": "another way on a CPU, chosen at each call",
+}
+GPU = re.compile(r"""torch\.(cuda|mps|xpu)\b|\.is_(cuda|mps|xpu)\b|[!=]= ["'](cpu|cuda)["']|["'](cpu|cuda)["'] [!=]="""
+                 r"""|startswith\(["']cuda|\bin [(\[{]["'](cpu["'], ["']cuda|cuda)["']""")
+
+
+def test_devices_are_asked_through_one_seam() -> None:
+    asking = {module for module, path in MODULES.items() if GPU.search(path.read_text())
+              and not re.fullmatch(r"softbench\.ops\..*\.(triton|_launches)", module)}
+    assert asking == set(ASKS_FOR_GPU)
+
+
+@pytest.mark.parametrize("line", [
+    'if device.type == "cuda":', 'x = "cuda" != kind', 'device.startswith("cuda")', "x.is_cuda",
+    "torch.cuda.synchronize()", 'kind in ("cpu", "cuda")', "torch.mps.synchronize()"])
+def test_a_question_past_the_seam_is_seen(line: str) -> None:
+    assert GPU.search(line)
+
+
+DTYPES = {"float32", "bfloat16", "float16", "float64"}
+# Beside the table: Triton's own dtypes.
+NAMES_DTYPES = {"softbench.dtypes", "softbench.ops.gaussian_attention._launches"}
+
+
+def named_dtypes(source: str) -> list[str]:
+    """Names of dtypes as text of their own, and torch's two half ones, of which one is easily left out."""
+    nodes = list(ast.walk(ast.parse(source)))
+    words = [word for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)
+             for word in node.value.split(",") if set(node.value.replace(" ", "").split(",")) <= DTYPES]
+    return words + [node.attr for node in nodes if isinstance(node, ast.Attribute)
+                    and ast.unparse(node) in ("torch.float16", "torch.bfloat16")]
+
+
+def test_dtypes_are_named_in_one_table() -> None:
+    assert {module for module, path in MODULES.items() if named_dtypes(path.read_text())} == NAMES_DTYPES
+
+
+def test_a_dtype_past_the_table_is_seen() -> None:
+    for source in ('x = "float32"', 'x = {"float64": 1}', 'x = "float32, float16"', "x = torch.bfloat16"):
+        assert named_dtypes(source)
+    assert not named_dtypes('"""In float32."""\nx = torch.zeros(1, dtype=torch.float64)')
 
 
 def test_records_are_constructed_in_one_place() -> None:

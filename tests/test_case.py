@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from softbench import case
+from softbench import case, dtypes
 from softbench.case import AttentionSpec, Case, ModelSpec, Shape
 from softbench.errors import UsageError
 
@@ -169,8 +169,8 @@ def test_bad_models_are_told(text: str, message: str) -> None:
 
 
 def test_choices_are_checked_and_stripped() -> None:
-    assert case.check_choices(["float32", " float16", "float32 "], case.DTYPES, "dtype") == ["float32", "float16"]
+    assert case.check_choices(["float32", " float16", "float32 "], dtypes.NAMES, "dtype") == ["float32", "float16"]
     with pytest.raises(UsageError, match=r"No dtype named 'float23'. Did you mean 'float32'\?"):
-        case.check_choices(["float23"], case.DTYPES, "dtype")
+        case.check_choices(["float23"], dtypes.NAMES, "dtype")
     with pytest.raises(UsageError, match="No dtype named ''"):
-        case.check_choices([""], case.DTYPES, "dtype")
+        case.check_choices([""], dtypes.NAMES, "dtype")

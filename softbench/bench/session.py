@@ -6,7 +6,7 @@ from typing import Any
 
 from softbench import case as cases
 from softbench import config as configuration
-from softbench import inputs, subjects
+from softbench import dtypes, inputs, subjects
 from softbench import options as opts
 from softbench.bench.study import Study
 from softbench.bench.sweep import Job, Sweep
@@ -15,6 +15,7 @@ from softbench.config import Config, SweepConfig
 from softbench.contracts import measure as measures
 from softbench.contracts import study as studies
 from softbench.errors import PluginError, UsageError
+from softbench.machine import device
 from softbench.machine import environment as env
 from softbench.processes import setup
 from softbench.subjects.workload import Subject
@@ -50,7 +51,7 @@ def start_study(config: Config, name: str, *, command: str = "") -> Study:
     if not tasks or len(set(names)) < len(names):
         twice = [f"two tasks named '{task}'" for task in names if names.count(task) > 1]
         raise PluginError(f"Study '{name}' has {twice[0] if twice else 'no task'} with these settings.")
-    where = device(getattr(settings, "device", "cpu"))
+    where = device.find(getattr(settings, "device", device.CPU))
     return Study(name, module, tasks, env.take(state, where, command), where.partition(":")[0])
 
 
@@ -65,9 +66,9 @@ def plan(config: Config, modes: tuple[str, ...] = cases.MODES) -> list[Job]:
         chosen = {one.spec: one for subject in chosen.values() for one in (subject, *_parts(subject))}
     made = cases.grid_of_cases(
         list(chosen), _shapes(sweep),
-        dtypes=cases.check_choices(sweep.dtype.split(","), cases.DTYPES, "dtype"),
+        dtypes=cases.check_choices(sweep.dtype.split(","), dtypes.NAMES, "dtype"),
         modes=cases.check_choices((sweep.mode or modes[0]).split(","), modes, "mode"),
-        device=device(sweep.device), impl=sweep.impl, inputs=sweep.inputs if not sweep.model else "normal",
+        device=device.find(sweep.device), impl=sweep.impl, inputs=sweep.inputs if not sweep.model else "normal",
         seed=sweep.seed)
     for case in made:
         chosen[case.spec].check(case)
@@ -112,22 +113,6 @@ def _parts(subject: Subject) -> list[Subject]:
     if not parts:
         raise UsageError(f"--by-stage: {subject.spec.label} does not say what its stages are. Measure it without.")
     return parts
-
-
-def device(name: str) -> str:
-    """A device that exists. "auto" is the GPU if there is one."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, colon, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (colon and not index.isdigit()):
-        raise UsageError(f"No device named '{name}'. Valid: auto, cpu, cuda, cuda:0 and so on.")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError("torch finds no CUDA device here. Use --device cpu, or install a driver and a CUDA build.")
-    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
-        raise UsageError(f"No device '{name}': this machine has {torch.cuda.device_count()} CUDA device(s).")
-    return "cpu" if kind == "cpu" else name
 
 
 def _check_distinct(chosen: dict[Spec, Subject]) -> None:

@@ -19,13 +19,12 @@ from typing import Any
 
 import torch
 
+from softbench import dtypes, records
 from softbench import options as opts
-from softbench import records
 from softbench.case import Case
 from softbench.contracts.measure import Reading, readings, unread
 from softbench.errors import PluginError, SoftbenchError, Unsupported, text
-from softbench.machine import ceilings
-from softbench.machine import environment as env
+from softbench.machine import ceilings, device
 from softbench.ops import pseudo_inverse
 from softbench.plugins.contained import contained
 from softbench.processes import state
@@ -237,10 +236,9 @@ def _limit(reading: Reading, case: Case, environment: dict[str, Any]) -> dict[st
 def resolved_impl(job: Job) -> str:
     """The implementation that runs, or the one asked for where it cannot."""
     case = job.case
-    kind, dtype = torch.device(case.device).type, getattr(torch, case.dtype)
     try:
         with contained():
-            return job.subject.resolve(case.impl, kind, dtype, case.shape)
+            return job.subject.resolve(case.impl, device.kind(case.device), dtypes.of(case.dtype), case.shape)
     except Exception:  # what a plugin raises here is told where it is built
         return case.impl
 
@@ -271,8 +269,8 @@ def verdict(error: BaseException) -> tuple[str, str]:
 
 def _refuse_too_large(job: Job) -> None:
     """Stop a case on the CPU that would bring the machine down: Linux kills a process rather than refuse memory."""
-    available = env.available_memory()
-    if torch.device(job.case.device).type != "cpu" or available is None:
+    available = device.free(device.CPU)
+    if device.kind(job.case.device) != device.CPU or available is None:
         return
     needed = job.subject.needed(job.case)
     if needed > available:
@@ -284,15 +282,13 @@ def _seconds(built: Workload) -> float:
     state = built.prepare()
     started = time.perf_counter()
     built.run(state)
-    if built.device.type == "cuda":
-        torch.cuda.synchronize(built.device)
+    device.synchronize(built.device)
     return time.perf_counter() - started
 
 
 def _release() -> None:
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    device.release()
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from softbench import options as opts
 from softbench import subjects
 from softbench.bench import isolate
@@ -24,7 +22,7 @@ from softbench.bench.costs import disturbance
 from softbench.bench.sweep import verdict
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.config import Process
-from softbench.machine import environment as env
+from softbench.machine import device
 from softbench.measures import latency
 from softbench.plugins.contained import contained
 from softbench.processes import setup, state
@@ -58,17 +56,15 @@ def seconds(case: Case, subject: Subject, settings: latency.Settings, budget: fl
     return _ask(case, subject, timeout, setup.current(), settings=opts.to_dict(settings), budget=budget)
 
 
-def free(device: str) -> int | None:
+def free(where: str) -> int | None:
     """Bytes that a child may take on the device now; None where nothing tells."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(torch.device(device))[0])
-    available = env.available_memory()
-    return None if available is None else int(available * _SAFE)
+    available = device.free(where)
+    return available if available is None or device.is_gpu(where) else int(available * _SAFE)
 
 
-def leave_room(device: str) -> None:
+def leave_room(where: str) -> None:
     """In a child on a CPU: take no more than is free, so that this process is the one that ends where memory does."""
-    if not device.startswith("cuda") and (safe := free(device)) is not None:
+    if not device.is_gpu(where) and (safe := free(where)) is not None:
         isolate.limit_memory(safe)
 
 
@@ -109,7 +105,7 @@ def _answer(asked: dict[str, Any]) -> Trial:
 def _held(case: Case, subject: Subject, limit: int) -> Trial:
     small, tiny = subject.probed(case)
     _run(workload.build(tiny, small))  # what libraries allocate once is no part of a call
-    if case.device.startswith("cuda"):
+    if device.is_gpu(case.device):
         return _held_on_gpu(case, subject, limit)
     own = _bytes(workload.build(case, subject, on="meta"))
     if own >= limit:
@@ -124,14 +120,12 @@ def _held(case: Case, subject: Subject, limit: int) -> Trial:
 
 
 def _held_on_gpu(case: Case, subject: Subject, limit: int) -> Trial:
-    device = torch.device(case.device)
-    torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+    device.release()
+    device.limit_memory(case.device, limit)
     built = workload.build(case, subject)
-    torch.cuda.reset_peak_memory_stats(device)
+    device.reset_peak(case.device)
     _run(built)
-    return Trial("ok", held=float(torch.cuda.max_memory_allocated(device)))
+    return Trial("ok", held=float(device.peak(case.device)))
 
 
 def _timed(built: Workload, settings: latency.Settings, budget: float) -> Trial:
@@ -147,16 +141,11 @@ def _timed(built: Workload, settings: latency.Settings, budget: float) -> Trial:
 def _run(built: Workload) -> float:
     """Seconds of one call."""
     state = built.prepare()
-    _synchronize(built)
+    device.synchronize(built.device)
     started = time.perf_counter()
     built.run(state)
-    _synchronize(built)
+    device.synchronize(built.device)
     return time.perf_counter() - started
-
-
-def _synchronize(built: Workload) -> None:
-    if built.device.type == "cuda":
-        torch.cuda.synchronize(built.device)
 
 
 def _bytes(built: Workload) -> int:

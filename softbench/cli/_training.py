@@ -10,10 +10,12 @@ import click
 
 from softbench import plugins
 from softbench.case import TIMM
+from softbench.dtypes import BFLOAT16, FLOAT16
 from softbench.errors import UsageError, unknown
+from softbench.machine.device import is_gpu
 from softbench.training.recipe import Recipe
 
-_AMP = ("auto", "none", "bfloat16", "float16")
+_AMP = ("auto", "none", BFLOAT16, FLOAT16)
 _PEER = f"{TIMM}:"
 
 
@@ -84,12 +86,12 @@ def amp(name: str, device: str) -> str:
     """What `--amp` comes to on a device."""
     if name != "auto":
         return name
-    return "bfloat16" if device.startswith("cuda") else "none"
+    return BFLOAT16 if is_gpu(device) else "none"
 
 
 def workers(count: int | None, device: str) -> int:
     """What `--workers` comes to on a device."""
-    return count if count is not None else 4 if device.startswith("cuda") else 0
+    return count if count is not None else 4 if is_gpu(device) else 0
 
 
 def splits(text: str) -> tuple[str, str]:

@@ -14,12 +14,12 @@ from softbench.cli import _printing
 def env_command(form: str) -> None:
     """Show the environment that records made here would carry."""
     from softbench.bench import session
-    from softbench.machine import environment
+    from softbench.machine import device, environment
     from softbench.processes import setup
 
     config = session.default()
     state = setup.apply(config.process)
-    found = environment.take(state, session.device(config.sweep.device))
+    found = environment.take(state, device.find(config.sweep.device))
     if form == "jsonl":
         _printing.echo(json.dumps(found))
         return

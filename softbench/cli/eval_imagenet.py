@@ -51,7 +51,7 @@ def eval_imagenet_command(arch: str, checkpoint: Path, out: Path | None, device:
                           splits: str, assignments: Sequence[str], form: str, **flags: Any) -> int:
     """Score a checkpoint: top-1, top-5 and images a second over the validation split, prepared as for its training."""
     from softbench import records
-    from softbench.bench import session
+    from softbench.machine.device import find
     from softbench.training import scoring
 
     if out is not None:
@@ -59,7 +59,7 @@ def eval_imagenet_command(arch: str, checkpoint: Path, out: Path | None, device:
     settings, attention = _training.assigned(assignments, arch)
     if settings:
         raise UsageError(f"eval-imagenet trains nothing: --set {next(iter(settings))} has no effect here.")
-    where = session.device(device)
+    where = find(device)
     found = scoring.score(scoring.Scoring(
         checkpoint, arch=arch, options=attention, device=where, amp=_training.amp(amp, where),
         workers=_training.workers(workers, where), splits=_training.splits(splits),

@@ -54,12 +54,12 @@ def train_imagenet_command(arch: str, out: Path | None, device: str, amp: str, w
     recipe = changed(row(*_training.parsed(arch), flags["data"]), settings)
     out = out or Path("results") / "train" / f"{_slug(arch)}-{_slug(Path(flags['data']).name or flags['data'])}"
 
-    from softbench.bench import session
+    from softbench.machine.device import find
     from softbench.training import distributed, job
     from softbench.training.learner import Arithmetic
     from softbench.training.plan import Job
 
-    where = session.device(device)
+    where = find(device)
     arithmetic = Arithmetic(_training.amp(amp, where), flags.pop("compile"), flags.pop("sync_bn"), flags.pop("fsdp"))
     asked = Job(
         arch=arch, out=out, recipe=recipe, options=attention, arithmetic=arithmetic, device=where,

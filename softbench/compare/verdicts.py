@@ -19,7 +19,9 @@ from softbench.compare.rule import Estimate
 from softbench.compare.sides import Side
 from softbench.contracts import quantities
 from softbench.contracts.quantities import Quantity
+from softbench.dtypes import rounding
 from softbench.machine import environment
+from softbench.machine.device import was_gpu
 from softbench.records import Record
 from softbench.stats import median
 
@@ -38,8 +40,6 @@ _TINIEST = 1e-12  # no call takes less, nor as many seconds as its inverse
 _KERNELS = ("cpu_capability", "driver", "triton")  # beside environment.COMPARABLE, what decides which code runs
 _GPU_ONLY = ("driver", "triton")
 KEYS = (*environment.COMPARABLE, *_KERNELS, "gpu")  # entries of an environment that may make sides incomparable
-_ROUNDING = {"float64": 1e-14}  # numbers of a study below this are rounding; elsewhere:
-_ROUNDING_SINGLE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -187,11 +187,11 @@ def ordered(rows: Iterable[Row]) -> list[Row]:
 
 def relevant(record: Record) -> tuple[str, ...]:
     """Entries of the environment on which a quantity depends: all for a time, none for a count of operations."""
-    cuda = (record.device or "").startswith("cuda")
+    gpu = was_gpu(record.device)
     if is_time(record):
-        return (*environment.COMPARABLE, *(k for k in _KERNELS if cuda or k not in _GPU_ONLY))
+        return (*environment.COMPARABLE, *(k for k in _KERNELS if gpu or k not in _GPU_ONLY))
     if record.unit == "B":
-        return ("torch", "cuda", "threads", *(["gpu"] if cuda else []))
+        return ("torch", "cuda", "threads", *(["gpu"] if gpu else []))
     return quantity(record).depends
 
 
@@ -289,7 +289,7 @@ def _exact(base: Record, head: Record, terms: Terms) -> Row:
         return Row(base, head, verdict, ratio)
     apart, size = abs(head.value - base.value), max(abs(base.value), abs(head.value))
     whole = float(base.value).is_integer() and float(head.value).is_integer()
-    allowed = 0.0 if whole else max(terms.tolerance * size, _ROUNDING.get(str(base.dtype), _ROUNDING_SINGLE))
+    allowed = 0.0 if whole else max(terms.tolerance * size, rounding(base.dtype))
     return Row(base, head, SAME if apart <= allowed else CHANGED, ratio)
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from softbench import dtypes
 from softbench.case import Shape
 from softbench.errors import SoftbenchError, UsageError
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_DTYPES = tuple(map(dtypes.of, dtypes.NAMES))
 
 
 class Checks:
@@ -109,7 +110,7 @@ def _kind(q: Any, k: Any, v: Any, grid: Any, held: Any) -> tuple[Any, ...]:
 
 
 def _name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    return dtypes.name_of(tensor.dtype)
 
 
 def _shapes(*tensors: Tensor) -> str:

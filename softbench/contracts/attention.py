@@ -46,8 +46,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from softbench import dtypes, plugins
 from softbench import options as opts
-from softbench import plugins
 from softbench.case import AttentionSpec, Shape
 from softbench.contracts._checks import Checks
 from softbench.contracts._checks import check_inputs as check_inputs
@@ -57,6 +57,7 @@ from softbench.processes import state
 
 FAMILIES = ("exact", "feature map", "landmark", "low rank", "sparse", "reduction", "channel")
 COMPLEXITIES = ("N", "N log N", "N^2")
+_HALF = tuple(map(dtypes.of, dtypes.HALF))
 REQUIRED = ("APPROXIMATES", "SHARES_QK", "LINEAR_IN_V", "IMPLS", "Options", "build", "cost")
 _disturbances: dict[str, str] = {}  # by the names of modules, which are imported once
 
@@ -194,4 +195,4 @@ def _check(module: ModuleType, name: str) -> None:
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float32 for half precision, otherwise the dtype itself."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    return torch.float32 if dtype in _HALF else dtype

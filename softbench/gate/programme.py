@@ -16,6 +16,7 @@ from pathlib import Path
 from softbench import plugins, records
 from softbench.compare import verdicts
 from softbench.contracts import measure, study
+from softbench.dtypes import FLOAT32
 from softbench.errors import ResultsError, SoftbenchError
 from softbench.gate import settings
 from softbench.gate.source import Source
@@ -49,7 +50,7 @@ class Scope:
     attn: str = ""
     tokens: str = ""
     modes: str = ""
-    dtype: str = "float32"
+    dtype: str = FLOAT32
     device: str = "auto"
     threads: int = 0
     model: str = ""

@@ -24,6 +24,7 @@ from softbench.bench.sweep import Sweep
 from softbench.config import Config, Process, SweepConfig
 from softbench.errors import UsageError
 from softbench.machine import environment
+from softbench.machine.device import find
 from softbench.measures import latency
 from softbench.plugins.contained import contained
 from softbench.processes import setup, state
@@ -40,7 +41,7 @@ def main() -> None:
     hello = json.loads(sys.stdin.readline())
     settings = opts.parse(Process, hello["process"], "process")
     state = setup.apply(settings)
-    device = session.device(hello["device"])
+    device = find(hello["device"])
     _answer(answers, {"protocol": PROTOCOL, "root": str(Path(softbench.__file__).resolve().parents[1]),
                       "environment": environment.take(state, device)})
     built: Workload | None = None

@@ -27,14 +27,14 @@ def free_memory(root: Path = _ROOT) -> int | None:
 def kills(root: Path = _ROOT) -> int | None:
     """A count that rises whenever the kernel kills for want of memory, here or around; None where nothing counts."""
     files = [group / name for group in _groups(root, "memory") for name in ("memory.events", "memory.oom_control")]
-    counts = [_entry(_read(path), "oom_kill") for path in (*files, root / "proc/vmstat")]
+    counts = [_entry(read(path), "oom_kill") for path in (*files, root / "proc/vmstat")]
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
 
 
 def _quota(group: Path) -> float | None:
-    words = (_read(group / "cpu.max") or "").split() or [
-        _read(group / "cpu.cfs_quota_us") or "", _read(group / "cpu.cfs_period_us") or ""]
+    words = (read(group / "cpu.max") or "").split() or [
+        read(group / "cpu.cfs_quota_us") or "", read(group / "cpu.cfs_period_us") or ""]
     if len(words) < 2 or not words[0].isdigit() or not words[1].isdigit():  # "max", or -1: as much as there is
         return None
     return int(words[0]) / max(1, int(words[1]))
@@ -46,7 +46,7 @@ def _free(group: Path) -> int | None:
     used = max(_numbers(group, "memory.current", "memory.usage_in_bytes"), default=None)
     if not known or used is None:
         return None
-    statistics = _read(group / "memory.stat")
+    statistics = read(group / "memory.stat")
     cached = _entry(statistics, "total_inactive_file") or _entry(statistics, "inactive_file") or 0
     return max(0, min(known) - max(0, used - cached))
 
@@ -68,7 +68,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 def _mounts(root: Path) -> Iterator[tuple[Path, str, list[str] | None]]:
     """Where groups are mounted, at which group each mount begins, and its controllers; None for version 2."""
-    lines = (_read(root / "proc/self/mountinfo") or "").splitlines()
+    lines = (read(root / "proc/self/mountinfo") or "").splitlines()
     for line in lines:
         before, _, after = line.partition(" - ")
         place, kind = before.split(), after.split()
@@ -83,7 +83,7 @@ def _own(root: Path, controller: str, controllers: list[str] | None) -> str | No
     """The group that this process is in, in the hierarchy of that mount; None where that has not this controller."""
     if controllers is not None and controller not in controllers:
         return None
-    text = _read(root / "proc/self/cgroup")
+    text = read(root / "proc/self/cgroup")
     if not text:
         return "/"
     for line in text.splitlines():
@@ -107,11 +107,12 @@ def _entry(text: str | None, name: str) -> int | None:
 
 
 def _numbers(group: Path, *names: str) -> list[int]:
-    texts = [_read(group / name) for name in names]
+    texts = [read(group / name) for name in names]
     return [int(text) for text in texts if text and text.isdigit()]
 
 
-def _read(path: Path) -> str | None:
+def read(path: Path) -> str | None:
+    """The text of a file, without white space around it; None where it cannot be read."""
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):

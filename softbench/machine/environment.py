@@ -18,6 +18,7 @@ from softbench import plugins
 from softbench._version import __version__
 from softbench.machine import checkout, control_groups
 from softbench.machine.cores import available_cores
+from softbench.machine.device import describe
 from softbench.records import COMPARABLE as COMPARABLE
 
 
@@ -32,7 +33,9 @@ def take(process: dict[str, Any], device: str = "cpu", command: str = "") -> dic
 
     package = Path(softbench.__file__).parent
     commit, dirty = checkout.commit(package)
-    hardware = _cpu() | _gpu(device)
+    processor = describe(device)
+    cuda = processor.pop("cuda")
+    hardware = _cpu() | processor
     return {
         "machine": _machine_name(hardware),
         **hardware,
@@ -44,7 +47,7 @@ def take(process: dict[str, Any], device: str = "cpu", command: str = "") -> dic
         "plugins": plugins.codes(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "cuda": torch.version.cuda if device.startswith("cuda") else None,
+        "cuda": cuda,
         "triton": _version("triton"),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "interop_threads": torch.get_num_interop_threads(),
@@ -62,13 +65,6 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return [f"{key} {one.get(key)}, here {other.get(key)}" for key in COMPARABLE if one.get(key) != other.get(key)]
 
 
-def available_memory() -> int | None:
-    """Bytes that this process can still get without swapping, within its control groups; None where nothing says."""
-    match = re.search(r"MemAvailable:\s+(\d+) kB", _read("/proc/meminfo") or "")
-    bounds = [int(match[1]) * 1024 if match else None, control_groups.free_memory()]
-    return min((bound for bound in bounds if bound is not None), default=None)
-
-
 def _cpu() -> dict[str, Any]:
     total = re.search(r"MemTotal:\s+(\d+) kB", _read("/proc/meminfo") or "")
     name = re.search(r"model name\s*:\s*(.+)", _read("/proc/cpuinfo") or "")
@@ -78,20 +74,6 @@ def _cpu() -> dict[str, Any]:
         "cpu_quota": control_groups.quota(),
         "memory": int(total[1]) * 1024 if total else None,
     }
-
-
-def _gpu(device: str) -> dict[str, Any]:
-    if not device.startswith("cuda"):
-        return {"gpu": None, "gpu_memory": None, "driver": None}
-    import torch
-
-    properties = torch.cuda.get_device_properties(device)
-    return {"gpu": properties.name, "gpu_memory": properties.total_memory, "driver": _driver()}
-
-
-def _driver() -> str | None:
-    match = re.search(r"(\d+\.[\d.]*\d)", _read("/proc/driver/nvidia/version") or "")
-    return match[1] if match else None
 
 
 def _machine_name(hardware: dict[str, Any]) -> str:

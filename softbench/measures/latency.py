@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from softbench.contracts.measure import Reading
 from softbench.contracts.quantities import Quantity, Section
 from softbench.errors import SoftbenchError
-from softbench.machine import cpu_share
+from softbench.machine import cpu_share, device
 from softbench.measures import _work
 from softbench.options import option
 from softbench.records.views import Roofline
@@ -51,7 +51,7 @@ FEWEST_SAMPLES = 3
 _FEWEST_CALLS = 4
 _BURST, _MOST_SAMPLES = 50, 200  # on a GPU: calls queued at once, samples of a slice
 _RETRIES = 8  # calls on new values, where the first took suspiciously long
-_MOST_BYTES = {"cpu": 1e12, "cuda": 1e14}  # a second, of one thread or of one GPU, caches included: none comes near
+_MOST_BYTES = {device.CPU: 1e12, device.GPU: 1e14}  # a second, of a thread or a GPU, caches included: none comes near
 _SLOW = 0.05  # seconds a call: from here on, one more warming call per slice would cost more than it helps
 
 
@@ -181,7 +181,7 @@ def _warm(run: _Run, settings: Settings) -> None:
         enough = count >= _FEWEST_CALLS or run.call_seconds > _SLOW
         if enough and time.perf_counter() - started >= settings.warmup / 1e3:
             break
-    if run.workload.device.type == "cpu":
+    if not device.is_gpu(run.workload.device):
         run.call_seconds = min(run.call_seconds, _timed_calls(run.workload, 1)[0])
         run.calls = max(1, math.ceil(settings.block / 1e3 / max(run.call_seconds, 1e-9)))
 
@@ -223,8 +223,8 @@ def _slice(run: _Run, seconds: float) -> None:
     if run.call_seconds < _SLOW:
         _timed_calls(run.workload, 1)  # the caches hold another workload's data
     before = cpu_share.now()
-    cuda = run.workload.device.type == "cuda"
-    samples = _cuda_samples(run, seconds) if cuda else _cpu_samples(run, seconds)
+    taken = _gpu_samples if device.is_gpu(run.workload.device) else _cpu_samples
+    samples = taken(run, seconds)
     after = cpu_share.now()
     if before and after:
         run.ticks += after - before
@@ -248,50 +248,47 @@ def _cpu_samples(run: _Run, seconds: float) -> list[float]:
 
 def _timed_calls(workload: Workload, calls: int) -> tuple[float, Any]:
     """Seconds of a call, from a block of them, and what the last gave. What `prepare` does is left out of the time."""
-    prepare, run = workload.prepare, workload.run
+    prepare, run, wait = workload.prepare, workload.run, device.waiter(workload.device)
     if workload.case.mode != "backward":
         started = time.perf_counter()
         for _ in range(calls - 1):
             run(None)
         result = run(None)
-        _synchronize(workload)
+        wait()
         return (time.perf_counter() - started) / calls, result
     total, result = 0.0, None
     for _ in range(calls):
         result = None
         state = prepare()
-        _synchronize(workload)
+        wait()
         started = time.perf_counter()
         result = run(state)
-        _synchronize(workload)
+        wait()
         total += time.perf_counter() - started
         del state  # the graph of one call, before the next is built
     return total / calls, result
 
 
-def _cuda_samples(run: _Run, seconds: float) -> list[float]:
+def _gpu_samples(run: _Run, seconds: float) -> list[float]:
     """One event pair a call; the device works through the queue before any event is read.
 
     Where the host takes longer to issue a call than the device to run it, the time between the events is the host's;
     the record tells both (`host_seconds`).
     """
-    import torch
-
-    device = run.workload.device
+    where = run.workload.device
     prepare, call = run.workload.prepare, run.workload.run
     samples: list[float] = []
     result, seen = None, None
     started = time.perf_counter()
-    with torch.cuda.device(device):  # events are recorded on the current device's stream
-        cache = torch.cuda.get_device_properties(device).L2_cache_size
-        flush = torch.empty(max(cache, 1 << 25) * 2, dtype=torch.uint8, device=device)
+    with device.current(where):
+        flush = device.flusher(where)
         while not samples or (time.perf_counter() - started < seconds and len(samples) < _MOST_SAMPLES):
             events, host = [], 0.0
             for _ in range(max(1, min(_BURST, math.ceil(seconds / max(run.call_seconds, 1e-6))))):
                 result = None
                 state = prepare()
                 flush.zero_()
-                start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                start, end = device.events()
                 start.record()
                 issued = time.perf_counter()
                 result = call(state)
@@ -300,31 +297,14 @@ def _cuda_samples(run: _Run, seconds: float) -> list[float]:
                 del state  # the graph of one call, before the next is built
                 events.append((start, end))
             seen = run.witness.glance(result) if run.witness else None  # before another stream can go on
-            torch.cuda.synchronize(device)
-            samples += [start.elapsed_time(end) / 1e3 for start, end in events]
+            device.synchronize(where)
+            samples += [device.between(start, end) for start, end in events]
             run.host.append(host / len(events))
-            if (clock := _sm_clock(device)) is not None:
+            if (clock := device.clock(where)) is not None:
                 run.clocks.append(clock)
     if run.witness:
         run.witness.see(result, seen)
     return samples
-
-
-def _sm_clock(device: Any) -> int | None:
-    """SM clock in MHz right after a burst; None where the driver's Python bindings are not installed."""
-    import torch
-
-    try:
-        return torch.cuda.clock_rate(device)
-    except Exception:  # NVML has an error class for each thing that a container may not read
-        return None
-
-
-def _synchronize(workload: Workload) -> None:
-    if workload.device.type == "cuda":
-        import torch
-
-        torch.cuda.synchronize(workload.device)
 
 
 def _reading(run: _Run, group: str | None) -> Reading:
@@ -351,7 +331,8 @@ def _impossible(run: _Run, work: dict[str, float]) -> str:
     import torch
 
     seconds = median(run.samples) if run.samples else None
-    most = _MOST_BYTES["cuda"] if run.workload.device.type == "cuda" else _MOST_BYTES["cpu"] * torch.get_num_threads()
+    gpu = device.is_gpu(run.workload.device)
+    most = _MOST_BYTES[device.GPU] if gpu else _MOST_BYTES[device.CPU] * torch.get_num_threads()
     if not work or not seconds or work["bytes"] <= most * seconds:
         return ""
     return (f"a call takes {seconds:.1g} s, in which no machine reads its inputs and writes its output, together"

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from softbench.contracts.measure import Reading
 from softbench.contracts.quantities import Quantity, Section
 from softbench.errors import SoftbenchError, Unsupported
+from softbench.machine import device
 from softbench.options import option
 
 if TYPE_CHECKING:
@@ -69,14 +70,14 @@ def measure(workload: Workload, settings: Settings) -> list[Reading]:
     Raises:
         Unsupported: neither a CPU nor a CUDA device. InconsistentTrace: the allocator's events do not add up.
     """
-    device = workload.device
-    if device.type not in ("cpu", "cuda"):
-        raise Unsupported(f"memory is measured on cpu and cuda, not on {device.type}")
+    where = workload.device
+    if device.kind(where) not in device.KINDS:
+        raise Unsupported(f"memory is measured on cpu and cuda, not on {where.type}")
     passes = []
     for _ in range(1 + settings.passes):
         gc.collect()  # garbage in cycles would count as alive before, and be freed in the middle of the call
-        passes.append(_on_cpu(workload.prepare, workload.run) if device.type == "cpu"
-                      else _on_cuda(workload.prepare, workload.run, device))
+        passes.append(_on_gpu(workload.prepare, workload.run, where) if device.is_gpu(where)
+                      else _on_cpu(workload.prepare, workload.run))
     del passes[0]  # it made what is made once; a pass like the others, so that the profiler knows what it left
     peaks, kept = [p.peak for p in passes], max(p.kept for p in passes)
     notes = []
@@ -99,18 +100,16 @@ def _bytes(tensors: Any) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _on_cuda(prepare: Callable[[], Any], run: Callable[[Any], Any], device: torch.device) -> Pass:
-    import torch
-
+def _on_gpu(prepare: Callable[[], Any], run: Callable[[Any], Any], where: torch.device) -> Pass:
     state = prepare()
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
+    device.synchronize(where)
+    device.reset_peak(where)
+    before = device.allocated(where)
     result = run(state)
-    torch.cuda.synchronize(device)
-    peak = torch.cuda.max_memory_allocated(device) - before
+    device.synchronize(where)
+    peak = device.peak(where) - before
     del result
-    return Pass(peak, torch.cuda.memory_allocated(device) - before)
+    return Pass(peak, device.allocated(where) - before)
 
 
 def _on_cpu(prepare: Callable[[], Any], run: Callable[[Any], Any]) -> Pass:

@@ -11,18 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from softbench import dtypes
+from softbench.machine.device import KINDS
+
 P = ParamSpec("P")
 R = TypeVar("R")
+HALF = tuple(map(dtypes.of, dtypes.HALF))
 
 
 def widened(x: Tensor) -> Tensor:
     """x in float32 if it is in half precision, otherwise x itself."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in HALF else x
 
 
 def outside_autocast(device: str) -> AbstractContextManager[object]:
     """A block that autocast leaves alone: kernels and their inverses do not survive products in half precision."""
-    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+    if device in KINDS and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
 
@@ -44,7 +48,7 @@ def run_uncast(operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> 
     """
     given = (operation, *args, *kwargs.values())
     device = next((a.device.type for a in given if isinstance(a, Tensor)), "cpu")
-    if is_traced() or not (device in ("cpu", "cuda") and torch.is_autocast_enabled(device)):
+    if is_traced() or not (device in KINDS and torch.is_autocast_enabled(device)):
         with outside_autocast(device):
             return operation(*args, **kwargs)
     weights = [p for a in given if isinstance(a, nn.Module) for p in a.parameters()]

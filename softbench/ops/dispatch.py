@@ -15,10 +15,14 @@ from collections.abc import Callable
 
 import torch
 
+from softbench import dtypes
+from softbench.dtypes import name_of
 from softbench.errors import Unsupported
+from softbench.machine.device import incapable
 
 IMPLS = ("triton", "eager", "reference")  # fastest first
-TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+TRITON_DTYPES = tuple(dtypes.of(name) for name, dtype in dtypes.TABLE.items() if dtype.kernels)
+_BFLOAT16 = dtypes.of(dtypes.BFLOAT16)
 _INSTALLED = importlib.util.find_spec("triton") is not None
 
 
@@ -40,23 +44,23 @@ def resolve(operation: str, impl: str, device: torch.device, lacks: Callable[[],
     return impl
 
 
-def triton_lacks(device: str, *dtypes: torch.dtype) -> str:
+def triton_lacks(device: str, *kinds: torch.dtype) -> str:
     """Why Triton kernels cannot run on this type of device with these dtypes; "" where they can.
 
     On the meta device they can wherever triton is installed, as nothing is computed there.
     """
     if not _INSTALLED:
         return "the package triton is not installed"
-    for dtype in dtypes:
-        if dtype not in TRITON_DTYPES:
-            return f"{_name(dtype)} is none of {', '.join(map(_name, TRITON_DTYPES))}"
+    for kind in kinds:
+        if kind not in TRITON_DTYPES:
+            return f"{name_of(kind)} is none of {', '.join(map(name_of, TRITON_DTYPES))}"
     if device == "meta":
         return ""
     if device == "cuda" and torch.version.hip is None:
         return _gpu_lacks()
     if device != "cpu" or not interpreted():
         return f"it needs an NVIDIA GPU, and the device is {device}"
-    return "Triton's interpreter multiplies bfloat16 wrongly" if torch.bfloat16 in dtypes else ""
+    return "Triton's interpreter multiplies bfloat16 wrongly" if _BFLOAT16 in kinds else ""
 
 
 def register(impl: str) -> None:
@@ -84,11 +88,4 @@ _gpu_lacks._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 @functools.cache
 def _seen_gpu_lacks() -> str:
-    if not torch.cuda.is_available():
-        return "torch finds no CUDA device"
-    major, minor = torch.cuda.get_device_capability()
-    return "" if major >= 8 else f"it needs compute capability 8.0 or later, and the GPU has {major}.{minor}"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return incapable(8)

@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any
 
 from softbench.errors import SoftbenchError
+from softbench.machine.device import CPU, KINDS
 
 # Of the environment: what decides how this process or its children compute. Others, libraries set for themselves.
 _DECISIVE = (
@@ -112,7 +113,7 @@ def _parts() -> dict[str, _Part]:
         "Python's profile function": (sys.getprofile, sys.setprofile),
         "time.perf_counter": (lambda: time.perf_counter, lambda clock: setattr(time, "perf_counter", clock)),
     }
-    for kind in ("cpu", "cuda"):
+    for kind in KINDS:
         parts[f"autocast on {kind}"] = (partial(torch.is_autocast_enabled, kind),
                                         partial(torch.set_autocast_enabled, kind))
     return parts
@@ -142,7 +143,7 @@ def _set_inference_mode(wanted: bool) -> None:
 def _set_default_device(device: str) -> None:
     import torch
 
-    torch.set_default_device(None if device == "cpu" else device)
+    torch.set_default_device(None if device == CPU else device)
 
 
 def _directory() -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from softbench.machine.device import was_gpu
 from softbench.machine.environment import COMPARABLE
 from softbench.records import WHOLE_TASK, Record
 from softbench.records.frame import rows
@@ -126,7 +127,7 @@ def captions(found: Sequence[Seen], view: View, shown: Iterable[str]) -> list[st
     what = [phrase(column, value) if column in POINT else f"{word(view, column)} {entry(column, value)}"
             for column, value in same.items()]
     rows = [dict(seen.row) for seen in found]
-    on_gpu = any(str(seen.at("device")).startswith("cuda") for seen in found)
+    on_gpu = any(was_gpu(seen.at("device")) for seen in found)
     where = [phrase(f"env.{key}", found[0].at(f"env.{key}")) for key in COMPARABLE
              if _fixed(found, f"env.{key}") and (on_gpu or key != "tf32")]
     if machine := hardware(rows):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from softbench.case import WHOLE
 from softbench.errors import UsageError
+from softbench.machine.device import was_gpu
 from softbench.machine.environment import COMPARABLE
 from softbench.records import Record
 from softbench.records import frame as frames
@@ -145,7 +146,7 @@ class Sheet:
         what = [phrase(c, v) for c, v in self.fixed.items() if not c.startswith("env.")]
         if len(self.impls) == 1:
             what.append(f"impl {self.impls[0]}")
-        on_gpu = any(str(entry.point["device"]).startswith("cuda") for entry in self.entries)
+        on_gpu = any(was_gpu(entry.point["device"]) for entry in self.entries)
         where = [phrase(c, v) for c, v in self.fixed.items() if c.startswith("env.") and (on_gpu or c != "env.tf32")]
         if self.hardware:
             where.insert(1, self.hardware)
@@ -264,7 +265,7 @@ def hardware(rows: list[dict[Any, Any]]) -> str:
     """The processor or GPU by its full name, where all rows ran on one; otherwise empty."""
     found = set()
     for row in rows:
-        key = "env.gpu" if str(row["device"]).startswith("cuda") else "env.cpu"
+        key = "env.gpu" if was_gpu(row["device"]) else "env.cpu"
         found.add(None if format.missing(row.get(key)) else format.text(row[key]))
     only = found.pop() if len(found) == 1 else None
     return only or ""

@@ -14,15 +14,15 @@ of each time. `--force` measures anew.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softbench.case import DTYPES, check_choices
+from softbench import dtypes
+from softbench.case import check_choices
 from softbench.contracts.quantities import Quantity
 from softbench.contracts.study import Finding, Task
+from softbench.machine import device
 from softbench.machine.ceilings import BANDWIDTH, RATE
 from softbench.machine.ceilings import recall as recall
 from softbench.machine.ceilings import remember as remember
@@ -45,7 +45,7 @@ _MEMORY_SHARE = 8  # of the free memory, a buffer takes one part in so many at m
 @dataclass(frozen=True)
 class Settings:
     device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")
-    dtypes: str = option("float32,bfloat16,float16,float64", "dtypes of the matrix product, comma-separated")
+    dtypes: str = option(",".join(dtypes.NAMES), "dtypes of the matrix product, comma-separated")
     repeats: int = option(20, "times that each is measured, in turn", low=1, high=10_000)
     patience: float = option(40.0, "ms that one matrix product lasts at least", low=0.1, high=10_000)
     copy: str = option("", "bytes of the copy, as 1GiB; by default as many as leave the caches")
@@ -62,10 +62,10 @@ VIEWS = (
 
 
 def tasks(settings: Settings) -> list[Task]:
-    dtypes = check_choices(settings.dtypes.split(","), DTYPES, "dtype")
+    kinds = check_choices(settings.dtypes.split(","), dtypes.NAMES, "dtype")
     copied = parse_bytes(settings.copy, "--copy") if settings.copy else 0
-    name = f"copy {settings.copy or 'auto'}, products {','.join(dtypes)}"
-    return [Task(name, lambda: _measure(settings, dtypes, copied))]
+    name = f"copy {settings.copy or 'auto'}, products {','.join(kinds)}"
+    return [Task(name, lambda: _measure(settings, kinds, copied))]
 
 
 @dataclass(frozen=True)
@@ -79,20 +79,18 @@ class _Operation:
     call: Callable[[], Any]
 
 
-def _measure(settings: Settings, dtypes: list[str], copied: int) -> list[Finding]:
+def _measure(settings: Settings, kinds: list[str], copied: int) -> list[Finding]:
     import torch
 
-    from softbench.bench import session
-
-    device = torch.device(session.device(settings.device))
-    operations = [_copy(copied or _beyond_caches(device), device),
-                  *(_product(dtype, device, settings.patience / 1e3) for dtype in dtypes)]
+    where = torch.device(device.find(settings.device))
+    operations = [_copy(copied or _beyond_caches(where), where),
+                  *(_product(dtype, where, settings.patience / 1e3) for dtype in kinds)]
     seconds: list[list[float]] = [[] for _ in operations]
     for operation in operations:
-        _seconds(operation.call, device)
+        device.seconds(operation.call, where)
     for _ in range(settings.repeats):
         for operation, samples in zip(operations, seconds, strict=True):
-            samples.append(_seconds(operation.call, device))
+            samples.append(device.seconds(operation.call, where))
     return [seen for operation, samples in zip(operations, seconds, strict=True)
             for seen in _observations(operation, samples)]
 
@@ -105,67 +103,31 @@ def _observations(operation: _Operation, seconds: list[float]) -> list[Finding]:
     return [make(quantity=quantity, value=max(rates)), make(quantity=f"{quantity}_median", value=median(rates))]
 
 
-def _copy(size: int, device: torch.device) -> _Operation:
+def _copy(size: int, where: torch.device) -> _Operation:
     import torch
 
-    source = torch.ones(size // 4, device=device)
+    source = torch.ones(size // 4, device=where)
     target = torch.zeros_like(source)  # written to, so that its pages exist
     moved = 2.0 * source.numel() * source.element_size()
-    return _Operation("copy", "float32", f"{size >> 20:,} MiB", moved, lambda: target.copy_(source))
+    return _Operation("copy", dtypes.FLOAT32, f"{size >> 20:,} MiB", moved, lambda: target.copy_(source))
 
 
-def _product(dtype: str, device: torch.device, patience: float) -> _Operation:
+def _product(dtype: str, where: torch.device, patience: float) -> _Operation:
     """A product that lasts at least that many seconds, or is of the largest size."""
     import torch
 
     rows = _SMALLEST
     while True:
-        left, right = (torch.randn(rows, rows, device=device).to(getattr(torch, dtype)) for _ in range(2))
+        left, right = (torch.randn(rows, rows, device=where).to(dtypes.of(dtype)) for _ in range(2))
         call = functools.partial(torch.mm, left, right, out=torch.empty_like(left))
-        _seconds(call, device)
-        if rows >= _LARGEST or min(_seconds(call, device) for _ in range(3)) >= patience:
+        device.seconds(call, where)
+        if rows >= _LARGEST or min(device.seconds(call, where) for _ in range(3)) >= patience:
             return _Operation("matrix product", dtype, f"{rows:,} x {rows:,}", 2.0 * rows**3, call)
         rows *= 2
 
 
-def _seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """The time of one call: between events on a GPU, by the clock elsewhere."""
-    import torch
-
-    if device.type != "cuda":
-        started = time.perf_counter()
-        call()
-        return time.perf_counter() - started
-    with torch.cuda.device(device):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-    return start.elapsed_time(end) / 1e3
-
-
-def _beyond_caches(device: torch.device) -> int:
+def _beyond_caches(where: torch.device) -> int:
     """Bytes of a buffer that the last cache cannot hold, as far as memory allows."""
-    import torch
-
-    from softbench.machine import environment
-
-    if device.type == "cuda":
-        cache = torch.cuda.get_device_properties(device).L2_cache_size
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        cache, free = _last_cache(), environment.available_memory() or _COPY * _MEMORY_SHARE
-    return min(max(_COPY, _CACHES * cache), max(_SMALLEST, free // _MEMORY_SHARE))
-
-
-def _last_cache() -> int:
-    """Bytes of the CPU's largest cache, as Linux tells; 0 where it does not."""
-    sizes = [0]
-    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        try:
-            text = file.read_text().strip()
-            sizes.append(int(text.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(text[-1:], 0))
-        except (OSError, ValueError):
-            continue
-    return max(sizes)
+    free = device.free(where)
+    share = _COPY if free is None else max(_SMALLEST, free // _MEMORY_SHARE)
+    return min(max(_COPY, _CACHES * device.last_cache(where)), share)

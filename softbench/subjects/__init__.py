@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softbench import inputs
+from softbench import dtypes, inputs
 from softbench import options as opts
 from softbench.case import AttentionSpec, Case, Shape, Spec
 from softbench.contracts import attention as attentions
@@ -65,7 +65,7 @@ class OneAttention(Subject):
 
     def needed(self, case: Case) -> float:
         shape, module = case.shape, self.plugin.module
-        item = max(4, getattr(torch, case.dtype).itemsize)
+        item = max(4, dtypes.TABLE[case.dtype].bytes)
         qkv = 4 * shape.batch * shape.heads * shape.tokens * shape.head_dim
         held = self.plugin.cost(shape).elements
         if case.impl in self.impls[1:] and (module.APPROXIMATES is None or case.impl == "reference"):
@@ -76,7 +76,7 @@ class OneAttention(Subject):
         return self.plugin.build(case.shape, case.impl)
 
     def workload(self, case: Case, module: nn.Module) -> Workload:
-        shape, dtype, device = case.shape, getattr(torch, case.dtype), torch.device(case.device)
+        shape, dtype, device = case.shape, dtypes.of(case.dtype), torch.device(case.device)
         size = (shape.batch, shape.heads, shape.tokens, shape.head_dim)
         train = case.mode != "forward"
         tensors = [torch.empty(size, device=device)] * 3 if device.type == "meta" else list(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from softbench import models
+from softbench import dtypes, models
 from softbench.case import WHOLE, AttentionSpec, Case, ModelSpec, Shape
 from softbench.contracts import attention as attentions
 from softbench.contracts.attention import Attention, Cost, accumulation_dtype
@@ -85,7 +85,7 @@ class Backbone(Subject):
             found = anticipated(self, case.shape.grid)
         except Unsupported:
             return 0.0
-        item = getattr(torch, case.dtype).itemsize
+        item = dtypes.TABLE[case.dtype].bytes
         held = found.peak if case.mode == "forward" else found.made / 2  # about what autograd keeps
         return item * (case.shape.batch * held + (1 if case.mode == "forward" else 2) * found.parameters)
 
@@ -315,9 +315,9 @@ def images(case: Case) -> Tensor:
     """Seeded images [B, 3, rows, cols] on the case's device, in its dtype."""
     size = (case.shape.batch, 3, *case.shape.grid)
     if case.device == "meta":
-        return torch.empty(size, dtype=getattr(torch, case.dtype), device="meta")
+        return torch.empty(size, dtype=dtypes.of(case.dtype), device="meta")
     generator = torch.Generator().manual_seed(case.seed)
-    return torch.randn(size, generator=generator).to(device=case.device, dtype=getattr(torch, case.dtype))
+    return torch.randn(size, generator=generator).to(device=case.device, dtype=dtypes.of(case.dtype))
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, None]:

@@ -13,14 +13,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from softbench import dtypes
 from softbench.case import Case
+from softbench.dtypes import FLOAT64, name_of
 from softbench.errors import Unsupported
-from softbench.machine.environment import available_memory
-from softbench.subjects.workload import Subject, Workload, WrongResult, build, name_of, seeded_module
-
-# The largest relative Frobenius distance from the same subject in float64 that still counts as the right answer. The
-# inverse of a nearly singular kernel of landmarks costs float32 up to five of its seven digits.
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-2, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+from softbench.machine import device
+from softbench.subjects.workload import Subject, Workload, WrongResult, build, seeded_module
 
 _ROWS = 64  # of a result that are looked at one by one, beside the whole
 
@@ -74,9 +72,9 @@ def probe_longer(case: Case, subject: Subject, seconds: float, taken: float) -> 
         WrongResult: as `probe`.
     """
     _, small = subject.probed(case)
-    free = available_memory()
+    free = device.free(device.CPU)
     for longer in subject.longer(case):
-        oracle = replace(longer, impl=subject.impls[-1] if subject.impls else "auto", dtype="float64", device="cpu")
+        oracle = replace(longer, impl=subject.impls[-1] if subject.impls else "auto", dtype=FLOAT64, device="cpu")
         if taken * _growth(subject, small, oracle) <= seconds and (free is None or subject.needed(oracle) < free / 2):
             probe(longer, subject)
             return
@@ -110,8 +108,8 @@ def _compare_with(oracle: Workload, small: Workload) -> None:
 
 def tolerance(like: Tensor) -> float:
     """The relative error allowed on a tensor's dtype and device; TF32 has the digits of float16."""
-    tf32 = like.is_cuda and like.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
-    return TOLERANCE[torch.float16 if tf32 else like.dtype]
+    tf32 = device.is_gpu(like.device) and torch.get_float32_matmul_precision() != "highest"
+    return dtypes.tolerance(name_of(like.dtype), tf32)
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -126,7 +124,7 @@ def _in_float64(built: Workload, subject: Subject) -> Workload | None:
         impl = subject.resolve(subject.impls[-1] if subject.impls else "auto", "cpu", torch.float64)
     except Unsupported:
         return None
-    case = replace(built.case, impl=impl, dtype="float64", device="cpu")
+    case = replace(built.case, impl=impl, dtype=FLOAT64, device="cpu")
     module = seeded_module(case, subject).double().train(built.module.training)
     module.load_state_dict({name: wide(t) for name, t in built.module.state_dict().items()}, strict=False)
     tensors = tuple(wide(t).clone().requires_grad_(t.requires_grad) for t in built.inputs)
@@ -224,8 +222,7 @@ class Drawing:
         self.drew = any(not torch.equal(a, b) for a, b in zip(self.before, self._states(), strict=True))
 
     def _states(self) -> list[Tensor]:
-        on_gpu = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
-        return [torch.get_rng_state(), *on_gpu]
+        return device.draws(self.device)
 
 
 def other_values(values: Sequence[Tensor]) -> list[Tensor]:

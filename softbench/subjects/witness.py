@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softbench.machine import device
 from softbench.subjects import probe
 from softbench.subjects.workload import Workload, WrongResult, build, is_out_of_memory, unwritten
 
@@ -119,8 +120,7 @@ class Witness:
     @contextmanager
     def seeded(self) -> Iterator[None]:
         """Let calls draw what the fresh module drew."""
-        device = self.workload.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with device.forked_draws(self.workload.device):
             torch.manual_seed(_SEED)
             yield
 

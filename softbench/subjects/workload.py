@@ -15,9 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from softbench import dtypes
 from softbench.case import Case, Shape, Spec
 from softbench.contracts.attention import Cost
+from softbench.dtypes import name_of
 from softbench.errors import SoftbenchError, text
+from softbench.machine import device
 from softbench.processes.state import Disturbed
 
 # What is differentiated, and the weights of its entries (None: it is a scalar), from a call's output and its target.
@@ -257,8 +260,8 @@ def build(case: Case, subject: Subject, on: str | None = None) -> Workload:
     """
     if subject.disturbance:
         raise Disturbed(f"when its file was imported, {subject.disturbance}")
-    dtype = getattr(torch, case.dtype)
-    case = replace(case, impl=subject.resolve(case.impl, torch.device(case.device).type, dtype, case.shape))
+    dtype = dtypes.of(case.dtype)
+    case = replace(case, impl=subject.resolve(case.impl, device.kind(case.device), dtype, case.shape))
     module = seeded_module(case, subject).to(device=on or case.device, dtype=dtype)
     return subject.workload(case if on is None else replace(case, device=on), module.train(case.mode != "forward"))
 
@@ -291,11 +294,6 @@ def _nothing() -> None:
 
 def _kind(shape: Sequence[int], dtype: torch.dtype) -> str:
     return f"{list(shape)} {name_of(dtype)}"
-
-
-def name_of(of_torch: torch.dtype | torch.layout) -> str:
-    """A dtype or layout without `torch.`."""
-    return str(of_torch).removeprefix("torch.")
 
 
 def _address(tensor: Tensor) -> int:

@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from softbench.errors import ResultsError, SoftbenchError, UsageError
+from softbench.errors import ResultsError, SoftbenchError
+from softbench.machine.device import is_gpu, take_own
 
 _LOST = ("closed by peer", "Connection reset", "timed out", "Socket", "NCCL", "gloo", "process group")
 
@@ -88,30 +89,24 @@ class Group:
 
 
 @contextmanager
-def processes(device: torch.device) -> Iterator[Group]:
+def processes(name: str) -> Iterator[Group]:
     """The group of this job, for as long as the block lasts.
 
     Raises:
         ResultsError: another process was lost.
     """
-    world, number = world_size(), rank()
+    world, number, gpu = world_size(), rank(), is_gpu(name)
     if world == 1:
-        yield Group(0, 1, device)
+        yield Group(0, 1, torch.device(name))
         return
-    if device.type == "cuda":
-        local = _whole("LOCAL_RANK", 0)
-        if local >= torch.cuda.device_count():
-            raise UsageError(f"Process {number} needs GPU {local}, and this machine has {torch.cuda.device_count()}:"
-                             " use torchrun --nproc-per-node with the number of GPUs.")
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
+    device = take_own(name, _whole("LOCAL_RANK", 0))
     store, *_ = next(rendezvous("env://"))
     # After a restart torchrun's store may still hold the addresses of processes that are gone.
     attempt = f"attempt-{_whole('TORCHELASTIC_RESTART_COUNT', 0)}"
     fresh = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=fresh, rank=number, world_size=world)
+    dist.init_process_group("nccl" if gpu else "gloo", store=fresh, rank=number, world_size=world)
     try:
-        control = dist.new_group(backend="gloo") if device.type == "cuda" else dist.group.WORLD
+        control = dist.new_group(backend="gloo") if gpu else dist.group.WORLD
         yield Group(number, world, device, control)
     except torch.OutOfMemoryError:
         raise

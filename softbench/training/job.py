@@ -18,8 +18,9 @@ from softbench import options as opts
 from softbench import records
 from softbench.case import ModelSpec
 from softbench.config import Process
+from softbench.dtypes import FLOAT32
 from softbench.errors import ResultsError, UsageError
-from softbench.machine import environment
+from softbench.machine import device, environment
 from softbench.models import checkpoints
 from softbench.processes import setup
 from softbench.processes.stopping import SIGNALS, Asked, Stop
@@ -61,7 +62,7 @@ def train(job: Job, watch: Watch) -> list[Record]:
     """
     state = setup.apply(Process(threads=job.threads or distributed.threads_each()))
     with ExitStack() as stack:
-        group = stack.enter_context(distributed.processes(torch.device(job.device)))
+        group = stack.enter_context(distributed.processes(job.device))
         stop = stack.enter_context(Stop(at_once=group.world == 1))
         stack.callback(data.end_workers)
         try:
@@ -293,7 +294,7 @@ class _Run:
         return journal.made(
             TRAIN, numbers, spec=ModelSpec(job.arch, job.options), model=self.model, batch=recipe.batch,
             image=(recipe.img_size, recipe.img_size),
-            dtype="float32" if job.arithmetic.amp == "none" else job.arithmetic.amp,
+            dtype=FLOAT32 if job.arithmetic.amp == "none" else job.arithmetic.amp,
             device=self.group.device.type, seed=recipe.seed, environment=self.environment,
             coords={"data": data_name(job.data), "epoch": epoch, "epochs": recipe.epochs,
                     "total_batch": recipe.total_batch, "classes": self.source.classes, "images": images,
@@ -317,8 +318,8 @@ class _Run:
 
     def _memory(self) -> float:
         """The most bytes so far: of torch on this GPU, or the resident set of this process on a CPU."""
-        if self.group.device.type == "cuda":
-            return float(torch.cuda.max_memory_allocated(self.group.device))
+        if device.is_gpu(self.group.device):
+            return float(device.peak(self.group.device))
         import resource
 
         return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict as states
 from torch.nn import functional as F
 
-from softbench import models
+from softbench import dtypes, models
+from softbench.dtypes import FLOAT16
 from softbench.errors import ResultsError, UsageError
+from softbench.machine.device import is_gpu
 from softbench.training import seeding
 from softbench.training.data import Batch
 from softbench.training.distributed import Group
@@ -69,7 +71,7 @@ class Learner:
             weight_decay=recipe.weight_decay)
         self.schedule = _schedule(self.optimizer, recipe, steps)
         self.steps = steps
-        self.scaler = torch.amp.GradScaler(group.device.type, enabled=arithmetic.amp == "float16")
+        self.scaler = torch.amp.GradScaler(group.device.type, enabled=arithmetic.amp == FLOAT16)
         self.mixup = Mixup(  # type: ignore[no-untyped-call]
             recipe.mixup, recipe.cutmix, prob=recipe.mixup_prob, switch_prob=recipe.mixup_switch,
             label_smoothing=recipe.smoothing, num_classes=classes) if _mixes(recipe) else None
@@ -188,7 +190,7 @@ class Learner:
     def _wrapped(self) -> nn.Module:
         network: Any = torch.compile(self.model) if self.arithmetic.compile else self.model
         if self.group.world > 1 and not self.arithmetic.fsdp:
-            where = [self.group.device] if self.group.device.type == "cuda" else None
+            where = [self.group.device] if is_gpu(self.group.device) else None
             network = nn.parallel.DistributedDataParallel(network, device_ids=where)
         return network
 
@@ -203,7 +205,7 @@ class Learner:
 
 def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
     """Autocast to the dtype of that name, or nothing for "none"."""
-    return nullcontext() if amp == "none" else torch.autocast(device.type, getattr(torch, amp))
+    return nullcontext() if amp == "none" else torch.autocast(device.type, dtypes.of(amp))
 
 
 def build(arch: str, options: Mapping[str, Any], recipe: Recipe, classes: int) -> nn.Module:
@@ -227,11 +229,11 @@ def build(arch: str, options: Mapping[str, Any], recipe: Recipe, classes: int) -
 def check(recipe: Recipe, arithmetic: Arithmetic, group: Group) -> None:
     """Raise UsageError where a recipe cannot be computed like this by these processes."""
     accumulation(recipe, group.world)
-    if arithmetic.sync_bn and group.device.type != "cuda":
+    if arithmetic.sync_bn and not is_gpu(group.device):
         raise UsageError("--sync-bn: torch synchronises batch norm on GPUs only.")
     if arithmetic.fsdp and group.world == 1:
         raise UsageError("--fsdp shards a model over several processes: start them with torchrun.")
-    if arithmetic.amp == "float16" and arithmetic.fsdp:
+    if arithmetic.amp == FLOAT16 and arithmetic.fsdp:
         raise UsageError("--amp float16 does not go with --fsdp: take bfloat16.")
     if _mixes(recipe) and recipe.batch % 2:
         raise UsageError(f"Mixup pairs images, and a device's batch of {recipe.batch} is odd: give an even --batch, or"

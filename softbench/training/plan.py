@@ -11,6 +11,7 @@ from torch import nn
 from softbench import options as opts
 from softbench.case import ModelSpec
 from softbench.errors import ResultsError, UsageError
+from softbench.machine.device import is_gpu
 from softbench.training import data, fingerprint, learner
 from softbench.training.distributed import Group
 from softbench.training.learner import Arithmetic
@@ -93,7 +94,7 @@ class Plan:
         self.images = {"train": self.source.train.size, "val": self.source.val.size}
         self.data = self._same_data(found)
         common: dict[str, Any] = {"rank": group.rank, "world": group.world, "workers": job.workers,
-                                  "pin": group.device.type == "cuda"}
+                                  "pin": is_gpu(group.device)}
         self.accumulate = learner.accumulation(self.recipe, group.world)
         self.loader = data.TrainingLoader(
             self.source.train, self.recipe, accumulate=self.accumulate,

@@ -9,15 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from softbench import models
 from softbench import options as opts
 from softbench.case import ModelSpec
 from softbench.config import Process
+from softbench.dtypes import FLOAT32
 from softbench.errors import UsageError
 from softbench.machine import environment
+from softbench.machine.device import is_gpu
 from softbench.models import checkpoints
 from softbench.models.checkpoints import Trained
 from softbench.processes import setup
@@ -84,7 +85,7 @@ def score(asked: Scoring, say: Callable[[str], None] = lambda text: None) -> lis
     """
     state = setup.apply(Process(threads=asked.threads or distributed.threads_each()))
     with ExitStack() as stack:
-        group = stack.enter_context(distributed.processes(torch.device(asked.device)))
+        group = stack.enter_context(distributed.processes(asked.device))
         stop = stack.enter_context(Stop(at_once=group.world == 1))
         stack.callback(data.end_workers)
         try:
@@ -111,7 +112,7 @@ def _scored(asked: Scoring, group: Group, stop: Stop, state: dict[str, Any],
         chosen = data.subset(source.val.size, asked.limit, recipe.seed)
         loader = data.evaluation_loader(
             source.val, prepared, batch=asked.batch, rank=group.rank, world=group.world, workers=asked.workers,
-            pin=group.device.type == "cuda", subset=chosen)
+            pin=is_gpu(group.device), subset=chosen)
     model = model.to(group.device)
     scores = evaluate(model, loader, group, prepare=lambda batch: prepared.normalised(batch.images, group.device),
                       autocast=lambda: autocast(asked.amp, group.device),
@@ -127,7 +128,7 @@ def _scored(asked: Scoring, group: Group, stop: Stop, state: dict[str, Any],
         EVAL, {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss,
                "images_per_second": scores.images / scores.seconds},
         spec=ModelSpec(arch, options), model=model, batch=asked.batch, image=prepared.size,
-        dtype="float32" if asked.amp == "none" else asked.amp, device=group.device.type, seed=recipe.seed,
+        dtype=FLOAT32 if asked.amp == "none" else asked.amp, device=group.device.type, seed=recipe.seed,
         coords={"data": data_name(asked.data), "weights": weights, "classes": source.classes,
                 "images": scores.images, "checkpoint": asked.checkpoint.name,
                 "digest": fingerprint.digest(fingerprint.of(source))},

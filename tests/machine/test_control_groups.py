@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from softbench.machine import checks, environment
+from softbench.machine import checks, device
 from softbench.machine import control_groups as groups
 from softbench.machine import cores as machine_cores
 from softbench.machine.cores import usable_cores
@@ -86,10 +86,10 @@ def test_kills_rise_with_any_count(tmp_path: Path) -> None:
 
 
 def test_a_group_bounds_memory_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    available = environment.available_memory()
+    available = device.free("cpu")
     assert available is not None
     monkeypatch.setattr(groups, "free_memory", lambda: 400_000)
-    assert environment.available_memory() == 400_000
+    assert device.free("cpu") == 400_000
     monkeypatch.setattr(groups, "quota", lambda: None)
     monkeypatch.setattr(machine_cores, "available_cores", lambda: 8)
     assert usable_cores() == 8

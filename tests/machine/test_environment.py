@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import softbench
-from softbench.machine import checkout, control_groups, environment
+from softbench.machine import checkout, control_groups, device, environment
 
 STATE = {"threads": 2, "malloc": "fixed", "denormals": "flush", "tf32": False}
 XEON = {"cpu": "Intel(R) Xeon(R) Processor @ 2.60GHz", "cores": 2, "memory": 23 * 2**30, "gpu": None,
@@ -78,21 +78,22 @@ def test_differences_name_what_cannot_be_compared() -> None:
 ])
 def test_driver_is_read_from_both_kinds_of_kernel_module(monkeypatch: pytest.MonkeyPatch, line: str | None,
                                                          driver: str | None) -> None:
-    monkeypatch.setattr(environment, "_read", lambda path: line)
-    assert environment._driver() == driver
+    monkeypatch.setattr(control_groups, "read", lambda path: line)
+    assert device._driver() == driver
 
 
 def test_machine_without_proc_still_has_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "_read", lambda path: None)
+    monkeypatch.setattr(control_groups, "read", lambda path: None)
     monkeypatch.setattr(control_groups, "free_memory", lambda: None)
     taken = environment.take(STATE)
     assert (taken["memory"], taken["governor"], taken["huge_pages"]) == (None, None, None)
     assert taken["machine"]
-    assert environment.available_memory() is None
+    assert device.free("cpu") is None
 
 
 def test_available_memory_is_less_than_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    available, total = environment.available_memory(), environment.take(STATE)["memory"]
+    available, total = device.free("cpu"), environment.take(STATE)["memory"]
     assert available is not None
     assert 0 < available < total
 

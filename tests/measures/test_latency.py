@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fake_cuda import install
 
 from softbench.contracts.measure import load
 from softbench.machine import cpu_share
@@ -152,3 +153,33 @@ def test_a_stray_process_is_seen():
         stray.kill()
         stray.wait()
     assert reading.detail["foreign_cpu"] > 0.4 / (os.cpu_count() or 1)
+
+
+def test_on_a_gpu_the_call_alone_stands_between_events_after_the_cache_is_flushed(monkeypatch):
+    cuda, where = install(monkeypatch), torch.device("cuda:1")
+    workload = SimpleNamespace(device=where, prepare=lambda: cuda.work("prepare", 10.0),
+                               run=lambda state: cuda.work("call", 0.25))
+    run = latency._Run(workload, call_seconds=1.0)
+    samples = latency._gpu_samples(run, 0.0)
+    once = ["prepare", "flush", "record cuda:1", "call", "record cuda:1"]
+    assert cuda.log == [f"buffer {100 << 20} cuda:1", *once, "synchronize cuda:1", "elapsed", "clock cuda:1"]
+    assert (samples, run.clocks, len(run.host)) == ([0.25], [1980], 1)
+    cuda.log.clear()
+    run.call_seconds = 0.1
+    monkeypatch.setattr(latency, "_MOST_SAMPLES", 3)
+    assert latency._gpu_samples(run, 0.25) == [0.25] * 3
+    assert cuda.log[1:] == [*once * 3, "synchronize cuda:1", *["elapsed"] * 3, "clock cuda:1"]
+
+
+def test_a_gpus_work_is_waited_for_before_the_clock_is_read(monkeypatch):
+    cuda = install(monkeypatch)
+    clock = lambda: cuda.log.append("clock") or 0.0  # noqa: E731
+    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=clock))
+    workload = SimpleNamespace(device=torch.device("cuda"), prepare=lambda: cuda.log.append("prepare"),
+                               run=lambda state: cuda.log.append("call"), case=SimpleNamespace(mode="forward"))
+    latency._timed_calls(workload, 2)
+    assert cuda.log == ["clock", "call", "call", "synchronize cuda", "clock"]
+    cuda.log.clear()
+    workload.case.mode = "backward"
+    latency._timed_calls(workload, 1)
+    assert cuda.log == ["prepare", "synchronize cuda", "clock", "call", "synchronize cuda", "clock"]

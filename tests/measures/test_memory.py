@@ -10,6 +10,7 @@ from typing import Any
 import helpers
 import pytest
 import torch
+from fake_cuda import install
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -192,23 +193,22 @@ def test_a_trace_without_its_marker_is_an_error_and_not_a_zero(events: list[dict
         memory.read_events(events, 7)
 
 
-def test_cuda_reads_the_allocator_after_the_graph_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    allocated = {"now": 100, "peak": 5000}
+def test_a_gpus_allocator_is_read_once_its_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, where = install(monkeypatch), torch.device("cuda:1")
+    cuda.bytes, cuda.most = 100, 5000
 
-    def change(size: int) -> None:
-        allocated["now"] += size
-        allocated["peak"] = max(allocated["peak"], allocated["now"])
-
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: allocated.update(peak=allocated["now"]))
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated["now"])
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: allocated["peak"])
+    def prepare() -> None:
+        cuda.log.append("prepare")
+        cuda.take(40)
 
     def run(state: None) -> None:
-        change(300)
-        change(-200)
+        cuda.log.append("run")
+        cuda.take(300)
+        cuda.take(-200)
 
-    assert memory._on_cuda(lambda: change(40), run, torch.device("cuda")) == Pass(peak=300, kept=100)
+    assert memory._on_gpu(prepare, run, where) == Pass(peak=300, kept=100)
+    assert cuda.log == ["prepare", f"synchronize {where}", f"reset {where}", f"allocated {where}", "run",
+                        f"synchronize {where}", f"peak {where}", f"allocated {where}"]
 
 
 @pytest.mark.gpu

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from softbench.case import Shape
 from softbench.ops import dispatch
-from softbench.ops._common import in_forward_mode, uncast, widened
+from softbench.ops._common import HALF, in_forward_mode, uncast, widened
 from softbench.ops.gaussian_attention import eager, reference
 
 LARGEST = 128  # dims of tokens and values that the Triton kernels take
@@ -98,7 +98,7 @@ def _triton_lacks(*tensors: Tensor) -> str:
     dtypes = {t.dtype for t in tensors}
     if reason := dispatch.triton_lacks(tensors[0].device.type, *dtypes):
         return reason
-    if {torch.float16, torch.bfloat16} <= dtypes:
+    if dtypes.issuperset(HALF):
         return "float16 and bfloat16 do not go together"
     return _too_wide(max(t.shape[-1] for t in tensors))
 

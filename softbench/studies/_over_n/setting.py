@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
-from softbench.bench import session, sweep
+from softbench import dtypes
+from softbench.bench import sweep
 from softbench.bench.sweep import Job
-from softbench.case import DTYPES, MODES, TRAINING, AttentionSpec, Case, Shape, check_choices
+from softbench.case import MODES, TRAINING, AttentionSpec, Case, Shape, check_choices
 from softbench.contracts import attention as attentions
 from softbench.contracts.study import Finding
 from softbench.errors import UsageError
+from softbench.machine import device
 from softbench.records import About, Point, Reading, Record
 from softbench.studies.approx_error import compared
 from softbench.subjects import OneAttention
@@ -87,8 +89,8 @@ def check(settings: Settings) -> Setting:
             raise UsageError(f"--attn: '{same}' and '{subject.spec.label}' are the same attention. Name it once.")
     modes = (TRAINING.get(mode.strip(), mode) for mode in settings.mode.split(","))
     points = itertools.product(check_choices(modes, MODES, "mode"),
-                               check_choices(settings.dtype.split(","), DTYPES, "dtype"))
-    return Setting(subjects, list(points), session.device(settings.device), settings)
+                               check_choices(settings.dtype.split(","), dtypes.NAMES, "dtype"))
+    return Setting(subjects, list(points), device.find(settings.device), settings)
 
 
 def observation(record: Record, detail: dict[str, object]) -> Finding:

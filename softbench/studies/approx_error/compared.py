@@ -11,6 +11,7 @@ from softbench.case import AttentionSpec, Case, Shape, parse_attentions
 from softbench.contracts import attention as _contract
 from softbench.contracts.attention import Attention
 from softbench.contracts.study import Finding
+from softbench.dtypes import FLOAT64
 from softbench.errors import UsageError
 from softbench.studies.approx_error import tokens as _tokens
 
@@ -101,7 +102,7 @@ class Point:
             coords["size"] = subject.size
         if subject.sampling:
             coords["sampling"] = subject.sampling
-        told: dict[str, Any] = {"seed": self.settings.seed, "dtype": "float64", "mode": "forward"}
+        told: dict[str, Any] = {"seed": self.settings.seed, "dtype": FLOAT64, "mode": "forward"}
         return Finding(
             quantity=quantity, value=value, attention=subject.attention.name, label=subject.spec.label,
             options=opts.to_dict(subject.attention.options), batch=shape.batch, heads=shape.heads, rows=shape.rows,

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from softbench import case as cases
+from softbench import dtypes
 from softbench.case import AttentionSpec, Shape
 from softbench.contracts.quantities import Quantity, Section
 from softbench.contracts.study import Finding, Task
@@ -52,7 +53,7 @@ class Settings:
     baseline: str = option("softmax", "the attention that they are compared with")
     quantities: str = option("latency,memory,flops", "what is compared")
     mode: str = option("forward,training", "forward, backward, training (which is forward_backward)")
-    dtype: str = option("float32", "float32, bfloat16, float16, float64")
+    dtype: str = option(dtypes.FLOAT32, dtypes.LISTED)
     heads: int = option(8, "heads", low=1, high=1024)
     head_dim: str = option("64", "sizes of a head D")
     batch: int = option(1, "batch size", low=1, high=65536)
@@ -115,8 +116,8 @@ def tasks(settings: Settings) -> list[Task]:
     """
     import functools
 
-    from softbench.bench import session
-    from softbench.case import DTYPES, MODES, Case
+    from softbench.case import MODES, Case
+    from softbench.machine.device import find
     from softbench.measures import latency
     from softbench.studies.crossover.meters import Pair
 
@@ -125,12 +126,12 @@ def tasks(settings: Settings) -> list[Task]:
     quantities = cases.check_choices(settings.quantities.split(","), COMPARED, "quantity")
     named = cases.check_choices(settings.mode.split(","), (*MODES, *cases.TRAINING), "mode")
     modes = list(dict.fromkeys(cases.TRAINING.get(mode, mode) for mode in named))
-    dtypes = cases.check_choices(settings.dtype.split(","), DTYPES, "dtype")
+    kinds = cases.check_choices(settings.dtype.split(","), dtypes.NAMES, "dtype")
     dims = cases.parse_counts(settings.head_dim, "--head-dim")
-    device = session.device(settings.device)
+    device = find(settings.device)
     timing = latency.Settings(rep=settings.rep, warmup=settings.rep)
     known: dict[tuple[str, Case], float] = {}
-    points = [(quantity, mode, dtype, dim, attention) for quantity in quantities for mode in modes for dtype in dtypes
+    points = [(quantity, mode, dtype, dim, attention) for quantity in quantities for mode in modes for dtype in kinds
               for dim in dims for attention in chosen]
     budget = _Budget(settings.budget, [_WEIGHTS[point[0]] for point in points])
     found = []

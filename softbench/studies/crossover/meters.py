@@ -17,11 +17,10 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from softbench.bench import sweep
 from softbench.bench.sweep import Job, Sweep
 from softbench.case import Case, Shape
+from softbench.machine import device
 from softbench.measures import latency, memory
 from softbench.measures.latency import Unearned
 from softbench.plugins.contained import contained
@@ -107,8 +106,8 @@ class _Latency(_Sides):
 
     def again(self, grids: Sequence[Grid], rounds: int, seconds: float) -> list[list[float]]:
         gc.collect()
-        if self.pair.case.device.startswith("cuda"):
-            torch.cuda.empty_cache()  # what the scan has held would be missing in the child
+        if device.is_gpu(self.pair.case.device):
+            device.release()  # what the scan has held would be missing in the child
         jobs = [(self.pair.job(ATTENTION, grid), self.pair.job(BASELINE, grid)) for grid in grids]
         found = _crossing_again.measure(jobs, self.pair.timing, rounds, seconds)
         for grid, (_, foreign) in zip(grids, found, strict=True):

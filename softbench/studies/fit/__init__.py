@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from softbench import dtypes
 from softbench.case import parse_count
 from softbench.contracts.quantities import Quantity, Section
 from softbench.contracts.study import Finding, Task
@@ -48,7 +49,7 @@ class Settings:
     max_batch: int = option(4096, "the largest batch that is tried", low=1, high=1 << 20)
     precision: float = option(0.05, "share by which the answer and the next size may differ", low=0.001, high=4)
     mode: str = option("forward", "forward, backward, training (which is forward_backward), comma-separated")
-    dtype: str = option("float32", "float32, bfloat16, float16, float64, comma-separated")
+    dtype: str = option(dtypes.FLOAT32, f"{dtypes.LISTED}, comma-separated")
     heads: int = option(8, "heads H", low=1, high=1024)
     head_dim: int = option(64, "size of a head D", low=1, high=4096)
     device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")

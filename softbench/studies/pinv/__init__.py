@@ -21,9 +21,10 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from softbench.case import DTYPES, check_choices, parse_counts
+from softbench.case import check_choices, parse_counts
 from softbench.contracts.quantities import Quantity, Section
 from softbench.contracts.study import Finding, Task
+from softbench.dtypes import NAMES
 from softbench.errors import UsageError
 from softbench.records.views import Heatmap, Lines, Rows, Scatter, View
 from softbench.studies.pinv.settings import PARTS, Settings
@@ -122,8 +123,8 @@ def tasks(settings: Settings) -> list[Task]:
         _matrices.check(family)
     most = max(op.METHODS[method].max_ridge for method in methods)
     ridges = _numbers(settings.ridge, "ridge", low=0, high=min(most, _MOST_RIDGE))
-    dtypes = check_choices(settings.dtype.split(","), DTYPES, "dtype")
-    wide = check_choices(settings.condition_dtypes.split(","), DTYPES, "dtype")
+    dtypes = check_choices(settings.dtype.split(","), NAMES, "dtype")
+    wide = check_choices(settings.condition_dtypes.split(","), NAMES, "dtype")
     conditions = _numbers(settings.conditions, "conditions", low=1, high=1e15)
     points = parse_counts(settings.steps, "pinv: steps")
     parts = check_choices(settings.parts.split(","), PARTS, "part")

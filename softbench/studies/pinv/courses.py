@@ -23,6 +23,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from softbench.dtypes import HALF, name_of
 from softbench.errors import Unsupported
 from softbench.ops import pseudo_inverse as op
 
@@ -97,8 +98,8 @@ def run(truth: Truth, method: str, dtype: torch.dtype, steps: int) -> Course:
     with torch.no_grad():
         iterates: Iterable[Tensor]
         if method in _FACTORISED:
-            if dtype in (torch.float16, torch.bfloat16):
-                raise Unsupported(f"{method} has no arithmetic in {str(dtype).removeprefix('torch.')}")
+            if (name := name_of(dtype)) in HALF:
+                raise Unsupported(f"{method} has no arithmetic in {name}")
             iterates = [op.pseudo_inverse(a, method=method, ridge=ridge)]
         else:
             iterates = islice(op.iterates(a, method=method, ridge=ridge), steps + 1)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from softbench import dtypes
 from softbench.bench.costs import disturbance
 from softbench.case import most_square
 from softbench.contracts.measure import Reading
@@ -71,7 +72,7 @@ def inverse(settings: Settings, family: str, ridge: float, dtype: str, method: s
     seen = _Seen(settings, dtype, {"family": family, "ridge": ridge, "method": method},
                  {"part": "inverse", "ridged": ridge > 0})
     truth = _truth(settings, family, ridge, settings.count)
-    kind = getattr(torch, dtype)
+    kind = dtypes.of(dtype)
     try:
         course = course_of(truth, method, kind, settings.max_iterations)
     except (Unsupported, UsageError) as error:  # the latter: a ridge that the method cannot take
@@ -107,7 +108,7 @@ def conditions(settings: Settings, numbers: Sequence[float], ridge: float, dtype
         truth = _truth(settings, f"condition:{condition!r}", ridge, min(settings.count, _FEW))
         seen = _Seen(settings, dtype, {"condition": condition, "ridge": ridge, "method": method},
                      {"part": "condition"}, len(truth.a))
-        found += _needed(seen, course_of(truth, method, getattr(torch, dtype), settings.max_iterations), settings)
+        found += _needed(seen, course_of(truth, method, dtypes.of(dtype), settings.max_iterations), settings)
     return found
 
 
@@ -119,7 +120,7 @@ def speed(settings: Settings, family: str, ridge: float, dtype: str, methods: Se
     """
     with one_thread():
         truth, timed = _to_time(settings, family, ridge, dtype, methods, points)
-    readings = times.measure(truth.a.to(getattr(torch, dtype)), ridge, [call for call, *_ in timed], settings.rep)
+    readings = times.measure(truth.a.to(dtypes.of(dtype)), ridge, [call for call, *_ in timed], settings.rep)
     found = []
     for (call, residual, last), reading in zip(timed, readings, strict=True):
         coords = {"family": family, "ridge": ridge, "method": call.method}
@@ -138,7 +139,7 @@ def _to_time(settings: Settings, family: str, ridge: float, dtype: str, methods:
     Raises:
         Unsupported: no method can be had.
     """
-    truth, kind = _truth(settings, family, ridge, settings.count), getattr(torch, dtype)
+    truth, kind = _truth(settings, family, ridge, settings.count), dtypes.of(dtype)
     refused: Unsupported | None = None
     timed: list[tuple[times.Call, Tensor, bool]] = []
     for method in methods:
@@ -162,7 +163,7 @@ def _to_time(settings: Settings, family: str, ridge: float, dtype: str, methods:
 def cost(settings: Settings, family: str, ridge: float, dtype: str, methods: Sequence[str]) -> list[Finding]:
     """Times and saved bytes of forward and backward at the usual number of steps, as the op computes them: half
     precision in float32."""
-    a = _truth(settings, family, ridge, settings.count).a.to(getattr(torch, dtype))
+    a = _truth(settings, family, ridge, settings.count).a.to(dtypes.of(dtype))
     calls: dict[str, times.Call] = {}
     for method in methods:
         entry, steps = op.METHODS[method], op.usual_steps(method, settings.size, ridge)
@@ -187,7 +188,7 @@ def cost(settings: Settings, family: str, ridge: float, dtype: str, methods: Seq
 @one_thread()
 def leak(settings: Settings, families: Sequence[str], dtype: str) -> list[Finding]:
     """The largest relative change of a matrix's inverse when others join its batch, per method and kind of others."""
-    kind, found = getattr(torch, dtype), []
+    kind, found = dtypes.of(dtype), []
     stacks = []
     for family in families:
         with contextlib.suppress(Unsupported):  # the photographs are missing, as the part `inverse` says

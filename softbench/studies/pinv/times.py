@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.contracts.measure import Reading
+from softbench.dtypes import name_of
 from softbench.measures import latency
 from softbench.ops._common import widened
 from softbench.studies.pinv import gradients
@@ -43,7 +44,7 @@ def measure(a: Tensor, ridge: float, calls: Sequence[Call], rep: float) -> list[
 
 def _workload(a: Tensor, ridge: float, call: Call) -> Workload:
     shape = Shape(len(a), 1, a.shape[-1], 1, a.shape[-1])
-    case = Case(AttentionSpec(call.method), shape, dtype=str(a.dtype).removeprefix("torch."), mode=call.mode)
+    case = Case(AttentionSpec(call.method), shape, dtype=name_of(a.dtype), mode=call.mode)
     leaf = a.detach().clone().requires_grad_(call.mode != "forward")
     module = _Inverting(call, ridge)
     return Workload(case, module, module, (leaf,), a.shape, torch.ones_like(widened(a)))

@@ -104,13 +104,13 @@ def tasks(settings: Settings) -> list[Task]:
         UsageError: no such table or device, or a size that is no number. ResultsError: a file of `trained` cannot be
             read.
     """
-    from softbench.bench import session
+    from softbench.machine.device import find
     from softbench.models import paper
     from softbench.studies.reproduce import reproduction as run
 
     tables = check_choices(settings.tables.split(","), TABLES, "table")
     batch, image = parse_count(settings.batch, "batch"), parse_count(settings.image, "image")
-    device = session.device(settings.device)
+    device = find(settings.device)
     trained = run.trained(settings.trained)
     point = run.Point(image, batch, device, settings.rep)
     run.check(point)

@@ -16,6 +16,7 @@ from softbench.bench.costs import disturbance
 from softbench.bench.sweep import Job, Sweep
 from softbench.case import Case, ModelSpec, Shape
 from softbench.contracts.study import Finding
+from softbench.dtypes import FLOAT32
 from softbench.errors import ResultsError
 from softbench.measures import latency
 from softbench.measures import memory as peaks
@@ -215,7 +216,7 @@ def _here(table: str, row: Row, *, call: str = "", **known: Any) -> Finding:
     subject = subjects.load(spec)
     about: dict[str, Any] = {
         "label": spec.label, "model": subject.model, "attention": subject.attention or None, "options": subject.options,
-        "dtype": "float32", "coords": _coords(table, row, _HERE, call)}
+        "dtype": FLOAT32, "coords": _coords(table, row, _HERE, call)}
     return Finding(**about | known)
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from softbench import dtypes
 from softbench.case import check_choices, parse_count, parse_counts
 from softbench.contracts.quantities import Quantity, Section
 from softbench.contracts.study import Task
@@ -50,7 +51,7 @@ class Settings:
     per_doubling: Literal[1, 2, 4] = option(2, "lengths from one to its double")
     costs: str = option("latency,memory", "latency, memory or both")
     mode: str = option("forward", "forward, backward, training (which is forward_backward), comma-separated")
-    dtype: str = option("float32", "float32, bfloat16, float16, float64, comma-separated")
+    dtype: str = option(dtypes.FLOAT32, f"{dtypes.LISTED}, comma-separated")
     batch: int = option(1, "batch size B", low=1, high=1 << 20)
     heads: int = option(8, "heads H", low=1, high=1024)
     head_dim: int = option(64, "size of a head D", low=1, high=4096)
