@@ -1,16 +1,17 @@
 """Class maps: a file that gives the classes of data their labels, a name a line, or a name and its label a line.
 
 Lines count from 0, and blank ones not at all. A file whose lines all end in a whole number has names and labels, unless
-such a line is itself the name of a class. A .pkl file is a dict of names and labels, as timm has it.
+such a line is itself the name of a class. A .pkl file is a dict of names and labels, as timm has it; it names no code.
 """
 
 from __future__ import annotations
 
+import io
+import pickle
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-
-from timm.data.readers.class_map import load_class_map
+from typing import NoReturn
 
 from softbench import files
 from softbench.errors import UsageError, hint
@@ -67,9 +68,16 @@ def _pairs(lines: list[str], classes: Collection[str]) -> list[tuple[str, int]]:
     return [(line, number) for number, line in enumerate(lines)]
 
 
+class _Plain(pickle.Unpickler):
+    """Reads dicts, text and numbers; pickle would run whatever a file names, and so do older versions of timm."""
+
+    def find_class(self, module: str, name: str, /) -> NoReturn:
+        raise pickle.UnpicklingError(f"it names {module}.{name}, and a class map names no code")
+
+
 def _pickled(path: Path) -> list[tuple[str, int]]:
     try:
-        found = list(load_class_map(str(path)).items())  # type: ignore[no-untyped-call]
+        found = list(_Plain(io.BytesIO(path.read_bytes())).load().items())
     except Exception as error:  # a damaged file may raise anything
         raise UsageError(f"Cannot read the class map {path}: {error}.") from error
     if not all(isinstance(name, str) and isinstance(label, int) and label >= 0 for name, label in found):
