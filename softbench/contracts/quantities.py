@@ -78,6 +78,11 @@ class Quantity:
                               " better")
 
     @property
+    def is_duration(self) -> bool:
+        """Whether it is a time of something, in seconds."""
+        return self.kind == "time" and self.unit == "s"
+
+    @property
     def header(self) -> str:
         """What its column is called."""
         return self.column or self.name.replace("_", " ")

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree as xml
 
+from softbench.contracts import quantities
 from softbench.errors import UsageError
 from softbench.records import Record
 from softbench.reports import format
 from softbench.stats import quartiles
 
-# Units in which less is better: what a tool that alarms on "more" can watch.
-_COSTS = {"s": "s", "B": "bytes", "flop": "FLOP"}
+_COSTS = {"s": "s", "B": "bytes", "flop": "FLOP"}  # what a tool that alarms on "more" calls the units of costs
 _SKIPPED = ("unsupported", "not_run")
 
 
@@ -46,12 +46,12 @@ def pytest_benchmark(records: Sequence[Record]) -> str:
 
 
 def github_action(records: Sequence[Record]) -> str:
-    """The JSON of github-action-benchmark's tool `customSmallerIsBetter`: times, bytes and operations.
+    """The JSON of github-action-benchmark's tool `customSmallerIsBetter`: times and counts of which less is better.
 
     Raises:
         UsageError: no record is one of these.
     """
-    costs = [r for r in records if r.unit in _COSTS and r.status == "ok" and r.value is not None]
+    costs = [r for r in records if _is_cost(r) and r.status == "ok" and r.value is not None]
     if not costs:
         raise UsageError("No record is a time, a size or a count of operations, for which less is better.")
     return _json([_cost(record, name) for record, name in zip(costs, _names(costs), strict=True)])
@@ -145,11 +145,20 @@ def _halves_quartiles(ordered: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
+def _is_cost(record: Record) -> bool:
+    known = quantities.of(record.measure, record.quantity, record.unit)
+    return known.better == "less" and (known.unit in _COSTS or known.kind == "exact")
+
+
 def _cost(record: Record, name: str) -> dict[str, Any]:
     q1, q3 = quartiles(record.samples)
     spread = {} if math.isnan(q1) else {"range": f"± {(q3 - q1) / 2:.3g}"}
-    return {"name": name, "unit": _COSTS[record.unit], "value": record.value} | spread | {
+    return {"name": name, "unit": _COSTS.get(record.unit) or _counted(record), "value": record.value} | spread | {
         "extra": f"{format.text(record.environment.get('machine'))}, {len(record.samples)} samples"}
+
+
+def _counted(record: Record) -> str:
+    return quantities.of(record.measure, record.quantity, record.unit).counts or record.unit
 
 
 def _is_failure(record: Record) -> bool:

@@ -25,12 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_PANELS = 6
-_TITLES = {
-    "latency": "Latency of one call",
-    "memory": "Peak memory of one call, beyond inputs and parameters",
-    "flops": "Operations of one call (2 FLOP a multiply-add)",
-}
-_MODEL_TITLES = {"latency": "Images per second", "flops": "Multiply-adds of one image"}
+_PER_IMAGE = {"s": "Images per second", "flop": "Multiply-adds of one image"}  # titles, by unit
 
 
 @dataclass(frozen=True)
@@ -91,10 +86,8 @@ def _choose(found: Sequence[Sheet], kind: str | None) -> Sheet:
 
 
 def _panels(sheet: Sheet, bars: bool) -> list[_Panel]:
-    """A panel for each combination of what varies and each quantity; for latency, its speed-ups beside it."""
-    quantities = sheet.quantities[:1] if sheet.measure in ("latency", "memory", "flops") else sheet.quantities
-    if sheet.models and sheet.measure == "flops":
-        quantities = ["flops_torch"]  # which all models have
+    """A panel for each combination of what varies and each quantity; for a time, its speed-ups beside it."""
+    quantities = _drawn(sheet)
     combinations = sheet.panels()
     if len(combinations) * len(quantities) > MOST_PANELS:
         names = [*(c.removeprefix("env.") for c in sheet.varying), *(["quantity"] if len(quantities) > 1 else [])]
@@ -105,18 +98,29 @@ def _panels(sheet: Sheet, bars: bool) -> list[_Panel]:
         where = [phrase(column, value) for column, value in differs.items()]
         for quantity in quantities:
             what = [quantity.replace("_", " ")] if len(quantities) > 1 else []
-            if sheet.measure == "latency":
-                what = ["at the median time, and at the middle half of the samples" if sheet.models
-                        else "median, and the middle half of the samples"]
+            known = sheet.known[quantity]
+            if known.is_duration:
+                what.append("at the median time, and at the middle half of the samples"
+                            if sheet.models and known.per_image else "median, and the middle half of the samples")
             panels.append(_panel(sheet, entries, quantity, ", ".join(where + what)))
-            if sheet.measure == "latency" and sheet.compares and not bars:
+            if known.is_duration and sheet.compares and not bars:
                 what = [f"speed-up over {sheet.baseline} (above 1x is faster)"]
                 panels.append(_speed_ups(sheet, entries, quantity, ", ".join(where + what)))
     return panels
 
 
+def _drawn(sheet: Sheet) -> list[str]:
+    """The quantities that have panels; of an audit one, for models its headline, which all of them have."""
+    found: dict[str, str] = {}
+    for name, known in sheet.known.items():
+        if known.drawn or len(sheet.known) == 1:
+            found.setdefault(known.audit or name, sheet.headline.name if sheet.models and known.audit else name)
+    return list(found.values()) or sheet.quantities
+
+
 def _panel(sheet: Sheet, entries: list[Entry], quantity: str, title: str) -> _Panel:
     lines: dict[str, list[_Point]] = {}
+    per_image = sheet.known[quantity].per_image
     ratios = dict(zip(map(id, sheet.entries), sheet.ratios(quantity), strict=True))
     for entry in sorted(entries, key=lambda e: sheet.names.index(e.name)):
         number, ratio = entry.number(quantity), ratios[id(entry)]
@@ -124,20 +128,22 @@ def _panel(sheet: Sheet, entries: list[Entry], quantity: str, title: str) -> _Pa
             continue
         remark = ""
         if sheet.compares and ratio is not None and entry.name != sheet.baseline:
-            faster = sheet.measure == "latency"
+            faster = sheet.known[quantity].is_duration
             remark = f"{format.ratio(1 / ratio if faster else ratio)} {'vs' if faster else 'of'} {sheet.baseline}"
-        values, _ = _shown(sheet, entry, number)
+        values, _ = _shown(sheet, entry, number, per_image=per_image)
         lines.setdefault(entry.name, []).append(_Point(entry.tokens, *values, number.status, remark))
-    unit = next((_shown(sheet, e, number)[1] for e in entries if (number := e.number(quantity))), "1")
+    unit = next((_shown(sheet, e, number, per_image=per_image)[1] for e in entries
+                 if (number := e.number(quantity))), "1")
     return _Panel(title, unit, lines)
 
 
-def _shown(sheet: Sheet, entry: Entry, number: Number) -> tuple[tuple[float | None, float, float], str]:
+def _shown(sheet: Sheet, entry: Entry, number: Number, *,
+           per_image: bool) -> tuple[tuple[float | None, float, float], str]:
     """Value, low and high as they are drawn, with their unit: of models, images a second and GMAC an image."""
     value, low, high = number.value, number.q1, number.q3
-    if not sheet.models or sheet.measure not in _MODEL_TITLES:
+    if not sheet.models or not per_image or number.unit not in _PER_IMAGE:
         return (value, low, high), number.unit
-    if sheet.measure == "flops":
+    if number.unit == "flop":
         one = 2e9 * entry.batch
         return (None if value is None else value / one, low / one, high / one), "GMAC"
     return (entry.batch / value if value else None, entry.batch / high if high else high,
@@ -170,8 +176,7 @@ def draw(sheet: Sheet) -> Figure:
     rows = math.ceil(len(panels) / columns)
     height = 0.7 + 0.34 * len(sheet.names) if bars else 3.7
     figure = Figure(figsize=(5.6 * columns + 1.0, height * rows + 1.0), dpi=120, layout="constrained")
-    titles = _TITLES | (_MODEL_TITLES if sheet.models else {})
-    _drawing.write_head(figure, titles.get(sheet.measure, sheet.measure), [*sheet.captions(), sheet.warning])
+    _drawing.write_head(figure, _title(sheet), [*sheet.captions(), sheet.warning])
     grid = figure.subplots(rows, columns, squeeze=False)
     for number, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
         axes.set_title(panel.title, loc="left", fontsize="medium")
@@ -187,6 +192,12 @@ def draw(sheet: Sheet) -> Figure:
         for axes, panel in zip(figure.axes, panels, strict=True):
             _name_lines(axes, panel, styles)
     return figure
+
+
+def _title(sheet: Sheet) -> str:
+    known = sheet.headline
+    per_image = _PER_IMAGE.get(known.unit) if sheet.models and known.per_image else None
+    return per_image or known.title or sheet.measure
 
 
 def _scale_axes(axes: Axes, panel: _Panel, panels: Sequence[_Panel], images: dict[int, str]) -> None:

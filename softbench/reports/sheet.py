@@ -16,6 +16,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from softbench.case import WHOLE
+from softbench.contracts import quantities
+from softbench.contracts.quantities import Quantity
 from softbench.errors import UsageError
 from softbench.machine.device import was_gpu
 from softbench.machine.environment import COMPARABLE
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 FOREIGN_CPU = 0.05  # a larger share of the CPU in other processes makes a time doubtful
 POINT = ("model", "mode", "dtype", "batch", "heads", "head_dim", "device", "seed")
-_COUNTERS = ("flops_closed_form", "flops_torch", "flops_fvcore")  # in the order that readers compare them
 BASELINE = "softmax"  # of attentions, where none is named; of models, the first is
 _KNOWN = {f.name for f in fields(Record)} | {"tokens", "q1", "q3"}
 _NOT_OF_MODELS = ("model", "heads", "head_dim", "inputs")
@@ -100,7 +101,9 @@ class Sheet:
     """The entries of one measure: sorted by point, and within a point the baseline first.
 
     Attributes:
-        quantities: only those that have a value (all, where none has), in order of first appearance.
+        quantities: only those that have a value (all, where none has), in the order that their plugin wishes, or else
+            of first appearance.
+        known: what each of them is.
         names: the subjects, the baseline first, then in order of first appearance.
         baseline: the name of the subject that others are compared with, or None.
         varying: columns of the point, besides `tokens`, that differ between entries.
@@ -112,12 +115,18 @@ class Sheet:
     measure: str
     entries: list[Entry]
     quantities: list[str]
+    known: dict[str, Quantity]
     names: list[str]
     baseline: str | None
     varying: list[str]
     fixed: dict[str, Any]
     hardware: str
     models: bool
+
+    @property
+    def headline(self) -> Quantity:
+        """The quantity that the measure is about."""
+        return next(iter(quantities.listed(self.measure)), self.known[self.quantities[0]])
 
     def groups(self) -> Iterator[list[Entry]]:
         """Entries that share a point."""
@@ -211,11 +220,12 @@ def _sheet(measure: str, rows: list[dict[Any, Any]], baseline: str, models: bool
 
     places = {column: ranks(point[column] for point in points) for column in columns}
     entries.sort(key=lambda e: (*(places[c][e.point[c]] for c in columns), order.index(e.name)))
+    known = _known(format.text(measure), entries)
     fixed = {c: points[0][c] for c in columns if len(places[c]) == 1 and points[0][c] not in (None, "")}
     if models:
         fixed = {{"grid": "image"}.get(c, c): value for c, value in fixed.items()
                  if c != "tokens" and (c, value) != ("part", WHOLE)}
-    return Sheet(format.text(measure), entries, _quantities(entries), order, base,
+    return Sheet(format.text(measure), entries, list(known), known, order, base,
                  varying=[c for c in columns if c != "tokens" and len(places[c]) > 1],
                  fixed=fixed, hardware=hardware(rows), models=models)
 
@@ -314,7 +324,11 @@ def _number(row: dict[Any, Any]) -> Number:
                   float(floor) if isinstance(floor, int | float) else None)
 
 
-def _quantities(entries: list[Entry]) -> list[str]:
-    every = dict.fromkeys(quantity for entry in entries for quantity in entry.numbers)
+def _known(measure: str, entries: list[Entry]) -> dict[str, Quantity]:
+    """The quantities that have a value, or all where none has, and what each is."""
+    every = {name: number.unit for entry in entries for name, number in entry.numbers.items()}
     with_value = [q for q in every if any(q in e.numbers and e.numbers[q].value is not None for e in entries)]
-    return sorted(with_value or every, key=lambda q: _COUNTERS.index(q) if q in _COUNTERS else -1)
+    known = [quantities.of(measure, name, every[name]) for name in with_value or every]
+    places = {listed.name: place for place, listed in enumerate(quantities.listed(measure))}
+    known.sort(key=lambda quantity: (quantity.order, places.get(quantity.name, len(places))))
+    return {quantity.name: quantity for quantity in known}

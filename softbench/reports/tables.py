@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from softbench.contracts.quantities import Quantity
 from softbench.errors import UsageError
 from softbench.records import STATUSES
 from softbench.reports import format
@@ -23,11 +24,6 @@ AGREEMENT = 0.01  # counts of FLOP agree where they differ by at most this share
 _CAPTION_WIDTH = 80
 _AFTER_SIZE = ("grid", "part")  # columns of the point that stand behind the number of tokens or the image
 _NARROWEST, _LONG_WORD = 12, 24  # characters that a folded column keeps, and of a word that is not broken
-_HEADLINES = {
-    "latency": "latency: median time of one call; IQR is the middle half of its samples.",
-    "memory": "memory: the most bytes that one call holds at once, beyond its inputs and parameters.",
-    "flops": "flops: operations of one call, counted independently.",
-}
 _STYLES = {"title": "bold", "caption": "dim", "header": "bold", "row": "", "space": "dim", "flag": "yellow"}
 _STATUS_WORDS = [status for status in STATUSES if status != "ok"]
 
@@ -137,7 +133,7 @@ _Cell = Callable[[int, Entry], str]
 
 
 def _table(sheet: Sheet) -> Table:
-    columns: list[tuple[Column, _Cell]] = [*_point_columns(sheet), *_VALUES.get(sheet.measure, _generic_columns)(sheet)]
+    columns: list[tuple[Column, _Cell]] = [*_point_columns(sheet), *_value_columns(sheet)]
     notes: dict[str, int] = {}
     marks = [_marks(entry, notes) for entry in sheet.entries]
     if any(marks):
@@ -157,20 +153,23 @@ def _table(sheet: Sheet) -> Table:
 
 def _headlines(sheet: Sheet) -> list[str]:
     """What is shown, and how its ratios are to be read."""
-    first = _HEADLINES.get(sheet.measure, f"{sheet.measure}.")
-    if sheet.models and sheet.measure == "latency":
-        first += " images/s: batch over median."
-    if sheet.measure == "flops":
-        per = " GMAC are of one image." if sheet.models else ""
-        return [first, f"FLOP = 2 x MAC: a multiply-add is two operations. Papers often call GMAC GFLOPs.{per}"]
-    if sheet.measure == "latency" and _has_floors(sheet):
+    quantities = list(sheet.known.values())
+    first = f"{sheet.measure}: {sheet.headline.headline}" if sheet.headline.headline else f"{sheet.measure}."
+    times = [known for known in quantities if known.is_duration]
+    if sheet.models:
+        first += "".join(f" images/s: batch over {known.header}." for known in times if known.per_image)
+    if _has_floors(sheet):
         first += (" floor: the least time that this machine's bandwidth and FLOP rate allow; of limit: floor over"
                   " median.")
-    if not sheet.compares:
-        return [first]
-    if sheet.measure == "latency":
-        return [first, f"vs {sheet.baseline}: how many times faster than {sheet.baseline} (above 1x is faster)."]
-    return [first, f"of {sheet.baseline}: the value over that of {sheet.baseline} (below 1x is less)."]
+    lines = [first]
+    if any(known.unit == "flop" for known in quantities):
+        per = " GMAC are of one image." if sheet.models else ""
+        lines.append(f"FLOP = 2 x MAC: a multiply-add is two operations. Papers often call GMAC GFLOPs.{per}")
+    if sheet.compares and times:
+        lines.append(f"vs {sheet.baseline}: how many times faster than {sheet.baseline} (above 1x is faster).")
+    if sheet.compares and any(map(_has_ratio, quantities)):
+        lines.append(f"of {sheet.baseline}: the value over that of {sheet.baseline} (below 1x is less).")
+    return lines
 
 
 def _point_columns(sheet: Sheet) -> list[tuple[Column, _Cell]]:
@@ -194,10 +193,25 @@ def _at(name: str) -> _Cell:
     return lambda i, e: format.text(e.point[name])
 
 
-def _latency_columns(sheet: Sheet) -> list[tuple[Column, _Cell]]:
-    quantity = sheet.quantities[0]
-    columns: list[tuple[Column, _Cell]] = [(Column("median"), _value(quantity)), (Column("IQR"), _iqr(quantity))]
-    if sheet.models:
+def _value_columns(sheet: Sheet) -> list[tuple[Column, _Cell]]:
+    """The columns of each quantity: of a time, what its samples say; of an audit, whether its counts agree."""
+    columns: list[tuple[Column, _Cell]] = []
+    audits: dict[str, list[str]] = {}
+    for name, known in sheet.known.items():
+        if known.audit:
+            audits.setdefault(known.audit, []).append(name)
+            columns.append((Column(known.header), _value(name)))
+        else:
+            columns += _time_columns(sheet, known) if known.is_duration else _plain_columns(sheet, known)
+    for counts in audits.values():
+        columns += _audit_columns(sheet, counts)
+    return columns
+
+
+def _time_columns(sheet: Sheet, known: Quantity) -> list[tuple[Column, _Cell]]:
+    quantity = known.name
+    columns: list[tuple[Column, _Cell]] = [(Column(known.header), _value(quantity)), (Column("IQR"), _iqr(quantity))]
+    if sheet.models and known.per_image:
         columns.append((Column("images/s"), lambda i, e: format.number(e.rate(quantity))))
     if sheet.compares:
         times_faster = [1 / r if r else None for r in sheet.ratios(quantity)]
@@ -223,28 +237,27 @@ def _reached(number: Number | None) -> str:
     return format.share(number.floor / number.value)
 
 
-def _flops_columns(sheet: Sheet) -> list[tuple[Column, _Cell]]:
-    columns = [(Column(q.removeprefix("flops_").replace("_", " ")), _value(q)) for q in sheet.quantities]
-    counts = [q for q in sheet.quantities if q.startswith("flops_")]
-    return [*columns, (Column("GMAC"), lambda i, e: _gmac(e, counts, e.batch if sheet.models else 1)),
-            (Column("agree", right=False), lambda i, e: _agreement(e, counts))]
-
-
-def _generic_columns(sheet: Sheet) -> list[tuple[Column, _Cell]]:
+def _audit_columns(sheet: Sheet, counts: list[str]) -> list[tuple[Column, _Cell]]:
     columns: list[tuple[Column, _Cell]] = []
-    for quantity in sheet.quantities:
-        numbers = [n for e in sheet.entries if (n := e.number(quantity)) and n.value is not None]
-        columns.append((Column(quantity.replace("_", " ")), _value(quantity)))
-        if any(n.q1 != n.q3 for n in numbers if n.samples):
-            columns.append((Column("IQR"), _iqr(quantity)))
-        if sheet.compares and numbers:
-            columns.append((Column(f"of {sheet.baseline}"), _ratio(sheet.ratios(quantity))))
+    if all(sheet.known[count].unit == "flop" for count in counts):
+        columns.append((Column("GMAC"), lambda i, e: _gmac(e, counts, e.batch if sheet.models else 1)))
+    return [*columns, (Column("agree", right=False), lambda i, e: _agreement(e, counts))]
+
+
+def _plain_columns(sheet: Sheet, known: Quantity) -> list[tuple[Column, _Cell]]:
+    quantity = known.name
+    numbers = [n for e in sheet.entries if (n := e.number(quantity)) and n.value is not None]
+    columns: list[tuple[Column, _Cell]] = [(Column(known.header), _value(quantity))]
+    if any(n.q1 != n.q3 for n in numbers if n.samples):
+        columns.append((Column("IQR"), _iqr(quantity)))
+    if sheet.compares and numbers and _has_ratio(known):
+        columns.append((Column(f"of {sheet.baseline}"), _ratio(sheet.ratios(quantity))))
     return columns
 
 
-_VALUES: dict[str, Callable[[Sheet], list[tuple[Column, _Cell]]]] = {
-    "latency": _latency_columns, "flops": _flops_columns,
-}
+def _has_ratio(known: Quantity) -> bool:
+    """Whether a plain column stands beside its ratios: not of a time, of an audit, or of a count that is no cost."""
+    return not known.is_duration and not known.audit and (known.kind != "exact" or known.better is not None)
 
 
 def _value(quantity: str) -> _Cell:

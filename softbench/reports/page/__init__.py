@@ -15,6 +15,7 @@ from importlib import resources
 from typing import Any
 
 import softbench
+from softbench.contracts import quantities
 from softbench.errors import ResultsError
 from softbench.records import Record
 from softbench.records.views import View
@@ -23,7 +24,6 @@ from softbench.reports.page import _answers, _grids, _machines, _sections
 from softbench.reports.page._machines import Machine
 from softbench.reports.tables import Column, Table
 
-_OVERTAKING = "crossover"  # the study whose first table belongs to the answer
 _NOT_SHOWN = ("machine", "command")  # of an environment: its name heads the column, its commands have a table
 
 
@@ -50,9 +50,9 @@ def page(records: Sequence[Record], views: Mapping[str, Sequence[View]], about: 
     answers = [answer for machine in found for answer in _answers.answers(machine, baseline)]
     sections = _sections.sections(found, views, about, baseline)
     grids = [grid for section in sections for grid in (*section.merged, *(g for p in section.parts for g in p.grids))]
-    overtaking = [(part.machine, part.grids[0]) for section in sections if section.measure == _OVERTAKING
+    overtaking = [(part.machine, part.grids[0]) for section in sections if _is_answer(section)
                   for part in section.parts if part.grids]
-    sections = [_without_first(section) if section.measure == _OVERTAKING else section for section in sections]
+    sections = [_without_first(section) if _is_answer(section) else section for section in sections]
     return _template().render(
         style=style, script=script, policy=_policy(style, script), version=softbench.__version__,
         answers=[(answer, _grids.grid(answer.table, answer.facets)) for answer in answers],
@@ -62,6 +62,11 @@ def page(records: Sequence[Record], views: Mapping[str, Sequence[View]], about: 
         commands=_grids.grid(_commands(found), {}), records=_packed(records), count=len(records),
         failures=sum(record.value is None for record in records), problems=[format.text(p) for p in problems],
         dates=_dates(records), margin=format.share(_answers.TERMS.threshold))
+
+
+def _is_answer(section: _sections.Section) -> bool:
+    """Whether its first table says from which length on an attention overtakes another, and belongs to the answer."""
+    return any(known.answers == "overtaking" for known in quantities.listed(section.measure))
 
 
 def _without_first(section: _sections.Section) -> _sections.Section:
@@ -100,7 +105,7 @@ def _packed(records: Sequence[Record]) -> str:
 
 def _accuracy(machines: Sequence[Machine]) -> _grids.Grid | None:
     records = [record for machine in machines for record in machine.records]
-    timed = dict.fromkeys(r.name for r in records if r.measure in _answers.SOURCES and not r.model)
+    timed = dict.fromkeys(r.name for r in records if _answers.tells(r, "fastest") and not r.model)
     table = _answers.errors(records, timed)
     return None if table is None else _grids.grid(table, {})
 

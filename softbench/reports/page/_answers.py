@@ -18,6 +18,7 @@ from softbench.case import WHOLE
 from softbench.compare import verdicts
 from softbench.compare.sides import Side
 from softbench.compare.verdicts import Terms
+from softbench.contracts import quantities
 from softbench.records import Record
 from softbench.reports import format
 from softbench.reports.page._machines import Machine
@@ -26,8 +27,6 @@ from softbench.reports.tables import Column, Table
 from softbench.stats import quartiles
 
 TERMS = Terms()
-SOURCES = ("latency", "scaling")  # the measure, and the study that times at many lengths too
-ERROR = ("approx_error", "error_matrix_fro")  # measure and quantity
 _POINT = ("mode", "dtype", "batch", "heads", "head_dim", "device", "seed")
 _ALIKE = ("batch", "heads", "head_dim", "seed", "coords")
 
@@ -63,10 +62,11 @@ class _Place:
 
 
 def answers(machine: Machine, baseline: str = "") -> list[Answer]:
-    """The answers that a machine's latencies give: attentions first, then whole models. Without records of the measure,
-    those that a study took at many lengths serve."""
-    source = next((name for name in SOURCES if machine.of(name)), "")
-    tried = [_without_task(r) for r in machine.of(source) if (r.quantity, r.unit) == ("latency", "s")
+    """The answers that a machine's times give: attentions first, then whole models. Of the measures and studies that
+    time, the first on the page serves."""
+    timing = {r.measure for r in machine.records if tells(r, "fastest")}
+    source = min(timing, key=lambda name: (quantities.section(name).place, name), default="")
+    tried = [_without_task(r) for r in machine.of(source) if tells(r, "fastest")
              and r.coords.get("part", WHOLE) == WHOLE]
     found = []
     for models in (False, True):
@@ -79,6 +79,11 @@ def answers(machine: Machine, baseline: str = "") -> list[Answer]:
             if any(len(place.ranked) > 1 for place in places):
                 found.append(_answer(machine, here, places, mine, base))
     return found
+
+
+def tells(record: Record, answer: str) -> bool:
+    """Whether a record's number answers that question."""
+    return verdicts.quantity(record).answers == answer
 
 
 def _answer(machine: Machine, here: Sequence[Record], places: list[_Place], every: Sequence[Record],
@@ -198,8 +203,8 @@ def errors(records: Iterable[Record], wanted: Iterable[str]) -> Table | None:
         wanted: the labels that were timed; empty for all that have errors.
     """
     records = list(records)
-    timed = {r.label: r for r in records if r.measure in SOURCES and r.quantity == "latency" and not r.model}
-    known = [r for r in records if (r.measure, r.quantity) == ERROR and r.value is not None and r.status == "ok"]
+    timed = {r.label: r for r in records if tells(r, "fastest") and not r.model}
+    known = [r for r in records if tells(r, "accuracy") and r.value is not None and r.status == "ok"]
     labels = [label for label in dict.fromkeys(wanted) if label in timed]
     chosen = {label: found for label in labels if (found := _nearest(timed[label], known))}
     if not chosen:

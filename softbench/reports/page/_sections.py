@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from softbench.contracts import quantities
 from softbench.errors import UsageError
 from softbench.records import Record, to_frame
 from softbench.records.views import Rows, View
@@ -21,11 +22,6 @@ from softbench.reports.tables import Column, Table
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-# What a reader asks for first; all others follow in the order of the files.
-FIRST = ("latency", "crossover", "scaling", "fit", "approx_error", "memory", "flops", "pinv")
-_TITLES = {"flops": "Operations", "approx_error": "Error against cost", "pinv": "The inverse of the landmarks' kernel",
-           "train": "Training", "eval": "Evaluation"}
 
 
 @dataclass(frozen=True)
@@ -58,14 +54,14 @@ class Section:
 
 def sections(machines: Sequence[Machine], views: Mapping[str, Sequence[View]], about: Mapping[str, str],
              baseline: str) -> list[Section]:
-    """All sections, those that answer the most frequent questions first.
+    """All sections in the order of their places, those of one place in the order of the files.
 
     Args:
         views: of each study, and what a measure draws beside its own picture.
         about: of each measure and study, what it is in one line.
     """
     found = list(dict.fromkeys(record.measure for machine in machines for record in machine.records))
-    order = sorted(found, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    order = sorted(found, key=lambda name: quantities.section(name).place)
     result = []
     for number, measure in enumerate(order):
         parts, every = [], []
@@ -75,7 +71,7 @@ def sections(machines: Sequence[Machine], views: Mapping[str, Sequence[View]], a
                                     study=_is_study(measure, views))
                 parts.append(part)
                 every.append((machine, shown))
-        title = _TITLES.get(measure, measure.replace("_", " ").capitalize())
+        title = quantities.section(measure).title or measure.replace("_", " ").capitalize()
         result.append(Section(f"s{number}", measure, format.text(title), format.text(about.get(measure, "")), parts,
                               list(_merged(every))))
     return result
@@ -154,14 +150,14 @@ def _merged(found: Sequence[tuple[Machine, list[Sheet]]]) -> Iterator[Grid]:
     """Speed-ups of several machines, each over its own baseline: one column a machine."""
     for models in (False, True):
         sides = [(machine.name, sheet) for machine, shown in found for sheet in shown
-                 if sheet.measure == "latency" and sheet.compares and sheet.models == models]
+                 if sheet.headline.is_duration and sheet.compares and sheet.models == models]
         if len(sides) < 2:
             continue
         bases = dict.fromkeys(str(sheet.baseline) for _, sheet in sides)
         rows: dict[tuple[str, ...], dict[str, str]] = {}
         sizes: dict[tuple[str, ...], int] = {}
         for name, sheet in sides:
-            for entry, ratio in zip(sheet.entries, sheet.ratios(sheet.quantities[0]), strict=True):
+            for entry, ratio in zip(sheet.entries, sheet.ratios(sheet.headline.name), strict=True):
                 place = (*(format.text(entry.point[c]) for c in ("mode", "dtype", "batch")),
                          entry.grid if models else format.count(entry.tokens), entry.name)
                 rows.setdefault(place, {})[name] = format.ratio(1 / ratio if ratio else None)

@@ -1,0 +1,1 @@
+"""Plugins of another package: one measure and one study."""
