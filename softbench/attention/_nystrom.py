@@ -110,6 +110,16 @@ def cost(shape: Shape, options: Options) -> Cost:
     return Cost(flops=groups * flops, elements=groups * (n * (m + d) + 3 * m**2))
 
 
+def parts(shape: Shape, options: Options) -> dict[str, float]:
+    """FLOP of what makes the landmarks, of |x_i - l_j|^2 in both kernels, and of the inverse, for all heads."""
+    groups, m = shape.batch * shape.heads, rank(shape, options)
+    return {"landmarks": groups * _landmarks.sampling_flops(shape.grid, options.sampling, options.landmarks,
+                                                            shape.head_dim, options.window),
+            "distances": groups * 2.0 * (shape.tokens * m + m**2) * shape.head_dim,
+            "inverse": groups * pseudo_inverse.flops(m, method=options.inverse, iterations=options.iterations or None,
+                                                     ridge=options.ridge)}
+
+
 def rank(shape: Shape, options: Options) -> int:
     """The number of landmarks m that there will be, which bounds the rank of S."""
     return _landmarks.landmark_count(shape.grid, options.sampling, options.landmarks, options.window)

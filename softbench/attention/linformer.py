@@ -28,6 +28,7 @@ APPROXIMATES = "softmax"
 SHARES_QK = False
 LINEAR_IN_V = True
 IMPLS = ("sdpa", "math")
+PYRAMID = {"projected": 49}  # as many as SOFT has landmarks
 
 
 @dataclass(frozen=True)

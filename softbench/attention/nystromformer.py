@@ -33,6 +33,7 @@ APPROXIMATES = "softmax"
 SHARES_QK = False
 LINEAR_IN_V = True
 IMPLS = ("sdpa", "math")
+PYRAMID = {"landmarks": 49, "pooling": "avg"}  # 2-D pooling, as in Table 2 of the paper of SOFT
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ def cost(shape: Shape, options: Options) -> Cost:
     flops = (2.0 * m**2 * d + 8.0 * n * m * d + 2.0 * m**2 * d + 2.0 * options.conv * n * d
              + pseudo_inverse.flops(m, method="nystromformer", iterations=options.iterations))
     return Cost(flops=groups * flops, elements=groups * (2 * n * d + 4 * m**2))
+
+
+def parts(shape: Shape, options: Options) -> dict[str, float]:
+    """FLOP of the pseudo-inverse, for all heads."""
+    inverse = pseudo_inverse.flops(rank(shape, options), method="nystromformer", iterations=options.iterations)
+    return {"inverse": shape.batch * shape.heads * inverse}
 
 
 def rank(shape: Shape, options: Options) -> int:

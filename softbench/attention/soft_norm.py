@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from softbench.attention._nystrom import Nystrom, Options, cost, note, rank
+from softbench.attention._nystrom import Nystrom, Options, cost, note, parts, rank
 from softbench.case import Shape
 from softbench.ops.gaussian_attention import supports
 
-__all__ = ["APPROXIMATES", "COMPLEXITY", "FAMILY", "IMPLS", "LINEAR_IN_V", "NORMALISED", "SHARES_QK", "Options",
-           "build", "cost", "note", "rank", "supports"]
+__all__ = ["APPROXIMATES", "COMPLEXITY", "FAMILY", "IMPLS", "LINEAR_IN_V", "NORMALISED", "OFFICIAL", "PYRAMID",
+           "SHARES_QK", "Options", "build", "cost", "note", "parts", "rank", "supports"]
 
 FAMILY = "landmark"
 COMPLEXITY = "N"
@@ -31,6 +31,8 @@ NORMALISED = True
 SHARES_QK = True
 LINEAR_IN_V = True
 IMPLS = ("triton", "eager", "reference")
+PYRAMID = {"landmarks": 49, "sampling": "conv", "conv": (9, 5, 3)}  # as the official code, but with as many landmarks
+OFFICIAL = {"sampling": "conv_ratio", "inverse": "newton_batch", "iterations": 20, "ridge": 0.0}
 
 
 class SoftNorm(Nystrom):

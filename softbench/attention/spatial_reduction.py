@@ -35,6 +35,7 @@ SHARES_QK = False
 LINEAR_IN_V = False
 SAME_DIM = True
 IMPLS = ("sdpa", "math")
+PYRAMID = {"reduction": (8, 4, 2)}  # as PVT
 
 
 @dataclass(frozen=True)

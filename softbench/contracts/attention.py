@@ -21,6 +21,9 @@ An attention file `softbench/attention/<name>.py` (or any file given as `--attn 
 - optionally `SAME_DIM`: True where v must have the head_dim of q and k, E = D;
 - optionally `rank(shape, options) -> int`: a bound on the rank of its matrix, from its landmarks or features;
 - optionally `NORMALISED`: True where it estimates `gaussian` with symmetrically normalised rows and columns;
+- optionally `PYRAMID`: its options in a pyramid's stages where they are not its defaults, an entry for each of the
+  three stages in a tuple; `OFFICIAL`: those that make it what its authors' code computes, whose weights exist;
+- optionally `parts(shape, options) -> dict[str, float]`: FLOP within its cost that papers leave out, by name;
 - optionally `note(shape, options) -> str`: what a reader of the number must know ("36 of 49 landmarks: ...").
 
 `FAMILY` and `COMPLEXITY` may be missing from a file of yours: what is not said is shown as "-". All constants are
@@ -136,6 +139,11 @@ class Attention:
         if not isinstance(cost, Cost):
             raise PluginError(f"Attention '{self.name}': cost() must return a Cost, not a {type(cost).__name__}.")
         return cost
+
+    def parts(self, shape: Shape) -> dict[str, float]:
+        """FLOP within its cost that are told apart, by name."""
+        split: Callable[[Shape, Any], dict[str, float]] = getattr(self.module, "parts", lambda shape, options: {})
+        return split(shape, self.options)
 
     def note(self, shape: Shape) -> str:
         describe: Callable[[Shape, Any], str] = getattr(self.module, "note", lambda shape, options: "")

@@ -27,13 +27,11 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from softbench import models
-from softbench.attention import _landmarks, _nystrom
 from softbench.case import Shape
 from softbench.contracts.attention import Attention
 from softbench.errors import UsageError
 from softbench.models.blocks import Grid, Mlp, PatchEmbed, SoftBlock
 from softbench.models.pyramid import Pyramid, Stage
-from softbench.ops import pseudo_inverse
 
 UNPUBLISHED = ("landmarks", "distances", "inverse")
 
@@ -135,21 +133,9 @@ def _block(block: nn.Module, grid: Grid, batch: int, stage: Stage) -> Iterator[t
 
 def _attention(attention: Attention, shape: Shape) -> Iterator[tuple[str, float]]:
     """The plugin's cost, in parts where it has them."""
-    options, heads = attention.options, shape.batch * shape.heads
-    aside: dict[str, float] = {}
-    if isinstance(options, _nystrom.Options):
-        m = _nystrom.rank(shape, options)
-        aside["landmarks"] = _landmarks.sampling_flops(
-            shape.grid, options.sampling, options.landmarks, shape.head_dim, options.window)
-        aside["distances"] = 2.0 * (shape.tokens * m + m**2) * shape.head_dim
-        aside["inverse"] = pseudo_inverse.flops(m, method=options.inverse, iterations=options.iterations or None,
-                                                ridge=options.ridge)
-    elif attention.name == "nystromformer":
-        m = attention.module.rank(shape, options)
-        aside["inverse"] = pseudo_inverse.flops(m, method="nystromformer", iterations=options.iterations)
-    yield "products", attention.cost(shape).flops - heads * sum(aside.values())
-    for name, flops in aside.items():
-        yield name, heads * flops
+    parts = attention.parts(shape)
+    yield "products", attention.cost(shape).flops - sum(parts.values())
+    yield from parts.items()
 
 
 def _linear(layer: nn.Linear, tokens: int) -> float:

@@ -16,7 +16,6 @@ from softbench.errors import UsageError, hint
 STAGES = 4
 IMAGE = 224  # side of the published images, in pixels
 PATCHES = (4, 8, 16, 32)  # pixels of a token's side in each stage
-LANDMARKS = 49
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,6 @@ VARIANTS: dict[str, Variant] = {
     "huge": Variant((64, 128, 352, 512), (2, 4, 11, 16), (1, 5, 49, 5)),
 }
 
-_CONV = (9, 5, 3)  # of v, in stages 1 to 3 of the official code
-
 
 def grid(image: tuple[int, int], stage: int) -> tuple[int, int]:
     """Rows and columns of tokens in a stage, counted from 0: each downsampling rounds up."""
@@ -46,34 +43,22 @@ def grid(image: tuple[int, int], stage: int) -> tuple[int, int]:
 
 
 def stage_options(attention: str, stage: int) -> dict[str, Any]:
-    """Options of an attention in a stage (0 to 2) where they differ from its own defaults.
-
-    SOFT: 49 landmarks by convolution and a convolution of v, as the official code has them; unlike there, the number of
-    landmarks stays. Nystromformer: 49 landmarks by 2-D average pooling, as in the paper's Table 2. Linformer: projected
-    to as many. Spatial reduction: by 8, 4 and 2, as PVT has it.
-    """
-    if attention in ("soft", "soft_norm"):
-        return {"landmarks": LANDMARKS, "sampling": "conv", "conv": _CONV[stage]}
-    if attention == "nystromformer":
-        return {"landmarks": LANDMARKS, "pooling": "avg"}
-    if attention == "linformer":
-        return {"projected": LANDMARKS}
-    if attention == "spatial_reduction":
-        return {"reduction": (8, 4, 2)[stage]}
-    return {}
+    """Options of an attention in a stage (0 to 2) where they differ from its own defaults: its file's `PYRAMID`."""
+    chosen = plugins.facts("attention", attention).get("PYRAMID", {})
+    return {name: value[stage] if isinstance(value, tuple) else value for name, value in chosen.items()}
 
 
 def official_options(attention: str) -> dict[str, Any]:
-    """The options that make `soft` and `soft_norm` what the official code computes.
+    """The options that make an attention what its authors' code computes: its file's `OFFICIAL`.
 
     Raises:
-        UsageError: an attention that the official code does not have.
+        UsageError: an attention without.
     """
-    if attention == "soft":
-        return {"sampling": "conv_ratio", "inverse": "newton", "iterations": 20, "ridge": 0.01}
-    if attention == "soft_norm":
-        return {"sampling": "conv_ratio", "inverse": "newton_batch", "iterations": 20, "ridge": 0.0}
-    raise UsageError(f"official=True is for soft and soft_norm, whose weights exist, not for {attention}.")
+    found = plugins.facts("attention", attention).get("OFFICIAL")
+    if found is None:
+        there = " and ".join(n for n in plugins.names("attention") if "OFFICIAL" in plugins.facts("attention", n))
+        raise UsageError(f"official=True is for {there}, whose weights exist, not for {attention}.")
+    return dict(found)
 
 
 def parse(arch: str) -> tuple[str, str]:
