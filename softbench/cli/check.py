@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,10 +16,8 @@ from softbench.cli import _comparing, _printing, _running, _scope
 from softbench.compare.verdicts import Terms
 from softbench.errors import UsageError
 from softbench.files import keep_apart
-from softbench.gate import ending
-
-if TYPE_CHECKING:
-    from softbench.gate.check import Check, Outcome
+from softbench.gate.ending import Ending
+from softbench.records import Record
 
 _STORED, _PAIRED = 5.0, 2.0  # default thresholds in per cent: of recorded runs, and of interleaved rounds
 
@@ -38,54 +40,63 @@ _STORED, _PAIRED = 5.0, 2.0  # default thresholds in per cent: of recorded runs,
               help="With --base: rounds that an undecided case may have.")
 @click.option("--slice-ms", type=_running.Number(min=1, max=60_000), default=100.0, show_default=True, metavar="MS",
               help="With --base: how long each of the four places of a round lasts.")
+@click.option("--budget", type=_running.Number(min=0, min_open=True), metavar="SECONDS",
+              help="What is open after so many seconds is inconclusive. [as long as it takes]")
 @click.option("--allow-missing", is_flag=True, help="A case that only the base has is no failure.")
 @click.option("--fail-on-inconclusive", is_flag=True, help="Exit with 4 where a case could not be decided.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also append what was measured here to this file.")
+@click.option("--dry-run", is_flag=True, help="Say what would be measured, and about how long that takes; run nothing.")
 @_printing.format_option
-@ending.in_order()
 def check_command(against: Path | None, base: str | None, only: str | None, no_studies: bool, threshold: float | None,
-                  floor_us: float, rounds: int, most_rounds: int, slice_ms: float, allow_missing: bool,
-                  fail_on_inconclusive: bool, out: Path | None, form: str, **flags: Any) -> int:
+                  floor_us: float, rounds: int, most_rounds: int, slice_ms: float, budget: float | None,
+                  allow_missing: bool, fail_on_inconclusive: bool, out: Path | None, dry_run: bool, form: str,
+                  **flags: Any) -> int:
     """Has this checkout become slower, larger or wrong?
 
     Exact quantities come first: operations, operators, peak bytes, errors of seeded studies. Then times: with --base
-    both versions run in turn on this machine; against a stored baseline only where its environment is this one.
+    both versions run in turn on this machine; against a stored baseline only where its environment is this one. What is
+    known at SIGTERM, SIGHUP or Ctrl-C is printed, and kept in --out.
 
     \b
-    softbench check --base origin/main
+    softbench check --base origin/main --budget 1200
     softbench check --against results/baseline --only exact
 
     Exit codes: 0 no regression, 1 error, 2 usage, 3 something got worse, 4 inconclusive (with --fail-on-inconclusive),
-    5 a case failed or is missing, or nothing could be compared.
+    5 a case failed or is missing, or nothing could be compared, 129, 130, 143 ended by SIGHUP, SIGINT, SIGTERM.
     """
     if base is not None and against is not None:
         raise UsageError("--base and --against both say what to compare with. Give one of them.")
     from softbench.gate import check as gate
-    from softbench.gate import source, store
+    from softbench.gate import outlook, source, store
 
     if out is not None:
         keep_apart({"--out": [out]}, (against or store.BASELINES).glob("*") if base is None else ())
-        records.check_writable(out)
+        if not dry_run:
+            records.check_writable(out)
     noise, run_noise = store.noise()
     percent = threshold if threshold is not None else _PAIRED if base is not None else _STORED
     terms = Terms(percent / 100, floor_us / 1e6, noise=noise, run_noise=run_noise, allow_missing=allow_missing)
     narrowed = any(value is not None for value in flags.values()) or no_studies
-    asked = gate.Check(_scope.take(flags), terms, narrowed, only != "times", only != "exact", not no_studies, rounds,
-                       most_rounds, slice_ms, _printing.say)
-    found = _check(asked, against or store.BASELINES, base, source.head())
-    if out is not None:
-        records.append(out, found.records)
-    _comparing.show(found.comparison, found.base, found.head, terms, form)
+    with Ending(budget or math.inf) as ending, source.revision(base) if base is not None else nullcontext() as older:
+        asked = gate.Check(_scope.take(flags), terms, narrowed, only != "times", only != "exact", not no_studies,
+                           rounds, most_rounds, slice_ms, ending, _printing.say, partial(_append, out))
+        head, other = source.head(), older or gate.stored(against or store.BASELINES)
+        parts = outlook.of(asked, head, older)
+        if dry_run:
+            rows = [(part.what, str(part.cases), outlook.span(part.low, part.high)) for part in parts]
+            title = f"{outlook.told(parts)} on two idle cores, not run."
+            _printing.print_tables([_printing.listing(title, ("what", "cases", "about"), rows)], form)
+            return 0
+        _printing.say(f"About {outlook.told(parts)} on two idle cores. --budget bounds it, --dry-run lists the parts.")
+        found = gate.against(asked, head, other)
+        _comparing.show(found.comparison, found.base, found.head, terms, form)
+    if error := found.ended or ending.error:
+        raise error
     if not found.comparison.compared:
         _printing.say("Nothing could be compared.")
     return found.comparison.exit_code(fail_on_inconclusive)
 
 
-def _check(asked: Check, against: Path, base: str | None, head: Any) -> Outcome:
-    from softbench.gate import check as gate
-    from softbench.gate import source
-
-    if base is None:
-        return gate.against_stored(asked, head, against)
-    with source.revision(base) as older:
-        return gate.against_revision(asked, head, older)
+def _append(out: Path | None, found: Sequence[Record]) -> None:
+    if out is not None:
+        records.append(out, found)

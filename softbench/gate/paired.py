@@ -24,6 +24,7 @@ from softbench.compare.verdicts import Comparison, Row, Terms
 from softbench.contracts.measure import Reading
 from softbench.errors import SoftbenchError
 from softbench.gate import programme
+from softbench.gate.ending import Ended, Ending
 from softbench.gate.source import Source
 from softbench.gate.worker import PROTOCOL
 from softbench.processes import child
@@ -48,6 +49,7 @@ class Plan:
         slice_ms: milliseconds of samples in each of the four places of a round.
         first, cap: rounds before the first look, and the most rounds.
         timeout: seconds that building, checking or a slice of one case may take.
+        ending: when rounds end though cases are open.
     """
 
     jobs: list[Job]
@@ -57,6 +59,7 @@ class Plan:
     first: int = 6
     cap: int = 24
     timeout: float = 60.0
+    ending: Ending = field(default_factory=Ending)
     on_round: Callable[[int, int], None] = field(default=lambda done, cases: None)
 
 
@@ -73,6 +76,11 @@ class _Course:
     def ok(self) -> bool:
         return self.answer.get("status") == "ok"
 
+    @property
+    def broken(self) -> bool:
+        """Whether the case was tried and does not run."""
+        return bool(self.answer) and not self.ok
+
 
 class Pair:
     """Two versions of the package, and everything that has been measured of them."""
@@ -84,18 +92,21 @@ class Pair:
         self.rounds = 0
 
     def measure(self, cases: list[int], rounds: int) -> list[list[float]]:
-        """Further rounds of these cases; for each case the differences of its rounds, none where it does not run."""
+        """Further rounds of these cases; for each case the differences of its rounds, none where it does not run.
+
+        There are fewer where all ends before; the case that was at work then has no difference of that round.
+        """
         found: list[list[float]] = [[] for _ in cases]
         for _ in range(rounds):
-            if not cases:
+            if not cases or self.plan.ending.over:
                 break
-            with self._workers() as workers:
+            with contextlib.suppress(Ended), self._workers() as workers:
                 for place, case in enumerate(cases):
                     difference = self._round(case, workers)
                     if difference is not None:
                         found[place].append(difference)
-            self.rounds += 1
-            self.plan.on_round(self.rounds, len(cases))
+                self.rounds += 1
+                self.plan.on_round(self.rounds, len(cases))
         return found
 
     def settle(self, terms: Terms) -> list[Settled]:
@@ -112,14 +123,14 @@ class Pair:
     def records(self, side: int) -> list[Record]:
         """What one side measured, of all cases that gave a time or a reason for none."""
         return [self.record(case, side) for case, courses in enumerate(self.courses)
-                if courses[side].samples or not courses[side].ok]
+                if courses[side].samples or courses[side].broken]
 
     def record(self, case: int, side: int) -> Record:
         """What one side (0 base, 1 head) measured of a case, as a record."""
         course, source = self.courses[case][side], self.sources[side]
-        answer = course.answer
+        answer, tried = course.answer, course.samples or course.broken
         detail = {"samples_per_round": course.per_round, "group": "paired", "foreign_cpu_per_round": course.foreign}
-        reading = Reading("latency", "s", course.samples, status=answer.get("status", "failed"),
+        reading = Reading("latency", "s", course.samples, status=answer["status"] if tried else verdicts.NOT_THERE,
                           note=answer.get("note", ""), detail=detail)
         environment = self.environments[side] | {"commit": source.commit, "dirty": source.dirty}
         record = make_record("latency", self.plan.jobs[case], reading, environment)
@@ -141,7 +152,9 @@ class Pair:
             return {"status": status, "note": note, "samples": [], "impl": "", "options": {}}
 
     def _round(self, case: int, workers: _Workers) -> float | None:
-        """One ABBA round of one case; the difference of the log medians, head less base."""
+        """One ABBA round of one case; the difference of the log medians, head less base. Raises Ended."""
+        if self.plan.ending.over:
+            raise Ended
         courses = self.courses[case]
         probe = not courses[0].answer
         for side in (0, 1):
@@ -174,7 +187,9 @@ class Pair:
 
     def _row(self, case: int, outcome: Settled) -> Row:
         base, head = self.record(case, 0), self.record(case, 1)
-        courses = self.courses[case]
+        courses, ending = self.courses[case], self.plan.ending
+        if outcome.estimate is None and ending.over and not all(course.answer for course in courses):
+            return Row(base, head, rule.INCONCLUSIVE, note=ending.reason)
         if outcome.estimate is None or not all(course.ok for course in courses):
             # A side that runs has no time all the same, as the other side has none to stand beside it.
             ran = [replace(record, status=course.answer["status"])
@@ -184,6 +199,8 @@ class Pair:
         low, high = outcome.estimate.interval(rule.LEVEL / looks)
         note = f"impl {base.impl}, now {head.impl}" if base.impl != head.impl else ""
         rounds = len(outcome.differences)
+        if outcome.verdict == rule.INCONCLUSIVE and rounds < self.plan.cap:
+            note = "; ".join(filter(None, [note, ending.reason]))
         return Row(base, head, outcome.verdict, math.exp(outcome.estimate.mean), math.exp(low), verdicts.exp(high),
                    math.expm1(outcome.margin), f"{rounds} pair{'s' * (rounds != 1)}", note,
                    verdicts.times(verdicts.rounds(base), verdicts.rounds(head)))
@@ -243,7 +260,7 @@ class _Worker:
     environment: dict[str, Any]
 
     def __init__(self, source: Source, plan: Plan) -> None:
-        self.source = source
+        self.source, self.ending = source, plan.ending
         self.child = child.start("-m", "softbench.gate.worker", environment=programme.environment(source))
         self._write({"protocol": PROTOCOL, "process": plan.process, "device": plan.jobs[0].case.device})
 
@@ -289,9 +306,11 @@ class _Worker:
 
     def _read(self, seconds: float) -> dict[str, Any] | None:
         assert self.child.process.stdout is not None
-        with self.child.within(seconds):
+        with self.ending.watching(self.child), self.child.within(seconds):
             line = self.child.process.stdout.readline()
         if not line.endswith("\n"):
+            if self.ending.over:
+                raise Ended
             return None
         answer: dict[str, Any] = json.loads(line)
         return answer

@@ -19,6 +19,7 @@ from softbench.contracts import measure, study
 from softbench.dtypes import FLOAT32
 from softbench.errors import ResultsError, SoftbenchError
 from softbench.gate import settings
+from softbench.gate.ending import Ending
 from softbench.gate.source import Source
 from softbench.processes import child
 from softbench.records import Record
@@ -121,25 +122,28 @@ def times(scope: Scope, source: Source, runs: int) -> list[Step]:
     return [Step("latency", (*scope.timed().flags(source), "--rep", "200"), timed=True)] * runs
 
 
-def run(steps: list[Step], source: Source, on_step: Callable[[Step], None] = lambda step: None) -> list[Record]:
-    """The records of all steps; of an exact step without the times that came along."""
-    return [record for step in steps for record in _run(step, source, on_step)]
+def run(steps: list[Step], source: Source, on_step: Callable[[Step], None] = lambda step: None,
+        ending: Ending | None = None) -> list[Record]:
+    """The records of all steps, as far as they come before the end; of an exact step without the times that came along.
+    """
+    ending = ending or Ending()
+    return [record for step in steps if not ending.over for record in _run(step, source, on_step, ending)]
 
 
-def _run(step: Step, source: Source, on_step: Callable[[Step], None]) -> Iterator[Record]:
+def _run(step: Step, source: Source, on_step: Callable[[Step], None], ending: Ending) -> Iterator[Record]:
     on_step(step)
     with tempfile.TemporaryDirectory(prefix="softbench-gate-") as folder:
         out, config = Path(folder) / "out.jsonl", Path(folder) / "bench.toml"
         config.write_text(settings.changed(), encoding="utf-8")
         command = step.measure.replace("_", "-")
         with child.started("-m", "softbench", command, *step.arguments, "--config", str(config), "--out", str(out),
-                           "--format", "jsonl", environment=environment(source)) as running:
+                           "--format", "jsonl", environment=environment(source)) as running, ending.watching(running):
             running.process.communicate()  # what it prints is in its file too
             code, last = running.process.returncode, running.last_words() or "it said nothing"
         found: list[Record] = []
         with contextlib.suppress(ResultsError):
             found, _ = records.read(out)
-        if not found or code not in _FINISHED:
+        if (not found or code not in _FINISHED) and not ending.over:
             what = "did not finish" if found else "gave no records"
             raise SoftbenchError(f"`softbench {command}` of {source.name} {what} (exit {code}):"
                                  f" {last.removeprefix('Error: ')[:300]}")

@@ -35,7 +35,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Record]]:
     """What the programme will find, by measure; tests fill it in."""
     given: dict[str, list[Record]] = {}
 
-    def run(steps: Sequence[Step], version: Source, on_step: Callable[[Step], None] = print) -> list[Record]:
+    def run(steps: Sequence[Step], version: Source, on_step: Callable[[Step], None] = print,
+            ending: Any = None) -> list[Record]:
         for step in steps:
             on_step(step)
         return [record for measure in dict.fromkeys(step.measure for step in steps)
@@ -99,6 +100,11 @@ def test_check_uses_the_noise_that_the_doctor_found(run: Run, measured: dict[str
     (("check", "--threshold", "nan"), 2, "nan is not a finite number"),
     (("check", "--floor-us", "inf"), 2, "inf is not a finite number"),
     (("check", "--base", "no-such-revision"), 2, "Error: --base"),
+    (("check", "--base", ""), 2, "Error: --base"),
+    (("check", "--budget", "0"), 2, "0.0 is not in the range"),
+    (("check", "--budget", "-5"), 2, "-5.0 is not in the range"),
+    (("check", "--budget", "nan"), 2, "nan is not a finite number"),
+    (("check", "--budget", "soon"), 2, "'soon' is not a valid float"),
     (("doctor", "--rounds", "1"), 2, "1 is not in the range"),
     (("baseline", "updaet"), 2, "No such command 'updaet'"),
 ])
@@ -125,6 +131,46 @@ def test_check_against_a_revision(run: Run, tmp_path: Path, monkeypatch: pytest.
     assert run(*command, "--threshold", "30")[0] == 0
 
 
+def test_what_is_checked_is_told_with_its_time_before_it_starts(run: Run, measured: dict[str, list[Record]]) -> None:
+    Path("results/baseline").mkdir(parents=True)
+    runs.write("results/baseline/m.jsonl", [count()])
+    measured["flops"] = [count()]
+    code, out, err = run("check", "--only", "exact", "--attn", "softmax", "--no-studies")
+    assert code == 0
+    assert err.startswith("About 5 s on two idle cores. --budget bounds it, --dry-run lists the parts.\nflops of ")
+    code, out, err = run("check", "--attn", "softmax", "--no-studies", "--dry-run", "--out", "new.jsonl")
+    assert (code, err) == (0, "")
+    assert "5 to 23 s on two idle cores, not run." in out
+    assert re.search("exact quantities of this checkout +10 +5 s", out)
+    assert not Path("new.jsonl").exists()
+
+
+def test_the_budget_ends_a_pair_between_its_rounds(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer of a worker takes a second of a made-up clock."""
+    from contextlib import nullcontext
+
+    from softbench.gate import ending, paired
+
+    now = [0.0]
+
+    def ask(self: Any, side: int, workers: Any, request: Any, usual: Any = paired.Pair._ask) -> Any:
+        now[0] += 1.0
+        return usual(self, side, workers, request)
+
+    monkeypatch.setattr(ending.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ending.Ending.__init__, "__defaults__", (float("inf"), lambda: now[0]))
+    monkeypatch.setattr(paired.Pair, "_ask", ask)
+    noisy = "NOISE = 0.3"
+    head(monkeypatch, stub.source(tmp_path, "head", noisy))
+    monkeypatch.setattr(source, "revision", lambda rev: nullcontext(stub.source(tmp_path, "base", noisy)))
+    code, out, _ = run("check", "--base", "main", "--only", "times", *QUICK, "--budget", "14", "--fail-on-inconclusive",
+                       "--out", "kept.jsonl")
+    assert code == 4
+    assert "open when the budget of 14 s was over" in out
+    (kept,) = records.read("kept.jsonl")[0]
+    assert len(kept.detail["samples_per_round"]) == 2  # of five answers each; the third was not done
+
+
 def test_a_worker_that_dies_is_an_error_and_no_slowdown(run: Run, tmp_path: Path,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     from contextlib import nullcontext
@@ -133,7 +179,7 @@ def test_a_worker_that_dies_is_an_error_and_no_slowdown(run: Run, tmp_path: Path
     monkeypatch.setattr(source, "revision", lambda rev: nullcontext(stub.source(tmp_path, "base")))
     code, out, err = run("check", "--base", "main", "--only", "times", *QUICK)
     assert (code, out) == (1, "")
-    assert err == "Error: The worker of head ended with 1: boom\n"
+    assert err.splitlines()[-1] == "Error: The worker of head ended with 1: boom"
 
 
 @pytest.mark.parametrize(("dirty", "commit", "words"), [(True, "abc", "has changes that no commit holds"),

@@ -13,9 +13,12 @@ from pathlib import Path
 import helpers
 import pytest
 from gate import stub
+from reports import fake_records as fake
 
+from softbench import records
 from softbench.gate import ending, source
-from softbench.processes.stopping import Terminated
+from softbench.processes import child
+from softbench.processes.stopping import HungUp, Terminated
 
 _PARENT = '''
 import signal, sys, tempfile
@@ -46,7 +49,7 @@ ROOT = str(Path(__file__).resolve().parents[1])
 
 
 @pytest.mark.parametrize(("half", "number", "code"), [
-    ("exact", signal.SIGTERM, 143), ("times", signal.SIGTERM, 143), ("times", signal.SIGHUP, 143),
+    ("exact", signal.SIGTERM, 143), ("times", signal.SIGTERM, 143), ("times", signal.SIGHUP, 129),
     ("times", signal.SIGINT, 130)])
 def test_nothing_stays_behind(tmp_path: Path, half: str, number: signal.Signals, code: int) -> None:
     version = stub.source(tmp_path, "stub", _WAIT)
@@ -69,10 +72,64 @@ def test_nothing_stays_behind(tmp_path: Path, half: str, number: signal.Signals,
     parent.send_signal(number)
     _, err = parent.communicate(timeout=30)
     assert parent.returncode == code
-    assert err.splitlines()[-1] == (f"Error: Ended by {number.name} before all was measured." if code == 143 else
-                                    "Error: Interrupted.")
+    assert err.splitlines()[-1] == f"Error: Ended by {number.name} before all was measured."
     assert [pid for pid in pids.read_text().split() if Path(f"/proc/{pid}").exists()] == []
     assert list(laid_out.iterdir()) == []
+
+
+_COUNTED = """
+import sys
+from pathlib import Path
+Path(sys.argv[sys.argv.index("--out") + 1]).write_text(RECORD)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_what_is_known_by_then_is_printed_and_kept(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    version = stub.source(tmp_path, "stub", _WAIT)
+    line = fake.record("flops", quantity="flops_torch", unit="flop", value=1.0, samples=[1.0], detail={}).to_json()
+    (version.root / "softbench" / "__main__.py").write_text(_COUNTED.replace("RECORD", repr(line + "\n")))
+    (version.root / "softbench" / "measures").mkdir()
+    (version.root / "softbench" / "measures" / "flops.py").write_text("")
+    environment = os.environ | {"PYTHONPATH": str(source.HERE), "OMP_NUM_THREADS": "1"}
+    kept, pids = tmp_path / "kept.jsonl", version.root / "pids"
+    with helpers.hearing_ctrl_c():
+        parent = subprocess.Popen([sys.executable, "-c", _PARENT, str(version.root), str(tmp_path), "--out", str(kept)],
+                                  env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  text=True)
+    deadline = time.monotonic() + 60
+    while not (pids.exists() and pids.read_text().count("\n") == 2):
+        assert time.monotonic() < deadline
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.send_signal(number)
+    out, err = parent.communicate(timeout=30)
+    assert parent.returncode == code
+    assert out.endswith("1 inconclusive, 1 same.\n")
+    assert f"[1] open when {number.name} came" in out
+    assert err.splitlines()[-1] == f"Error: Ended by {number.name} before all was measured."
+    assert [record.measure for record in records.read(kept)[0]] == ["flops"]
+    assert [pid for pid in pids.read_text().split() if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_a_second_signal_is_obeyed_at_once() -> None:
+    with ending.Ending() as gate:
+        gate.hold()
+        signal.raise_signal(signal.SIGTERM)
+        assert gate.over
+        assert str(gate.error) == "Ended by SIGTERM before all was measured."
+        with pytest.raises(HungUp):
+            signal.raise_signal(signal.SIGHUP)
+
+
+def test_a_child_is_ended_with_the_budget() -> None:
+    """Also one that is only started when all is over."""
+    now = [0.0]
+    gate = ending.Ending(5.0, lambda: now[0])
+    now[0] = 5.0
+    environment = os.environ | {"PYTHONPATH": str(source.HERE)}
+    with child.started("-c", "import time; time.sleep(600)", environment=environment) as late, gate.watching(late):
+        assert late.process.wait(30) == -signal.SIGKILL
 
 
 def test_the_handler_is_put_back() -> None:
