@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from softbench import plugins
 from softbench.dtypes import FLOAT32
-from softbench.errors import UsageError, unknown
 
 MODES = ("forward", "backward", "forward_backward")
-TRAINING = {"training": "forward_backward"}  # what some studies call it
 MAX_TOKENS = 1 << 26
 WHOLE = "whole"  # the part of a model that is all of it
 TIMM = "timm"
-_SUFFIX = {"": 1, "k": 1024, "m": 1024**2}
 
 
 @dataclass(frozen=True)
@@ -141,122 +137,10 @@ def image_shapes(images: Sequence[tuple[int, int]], batches: Sequence[int]) -> l
     return [Shape(batch, 0, rows, cols, 0) for batch, (rows, cols) in itertools.product(batches, images)]
 
 
-def parse_attentions(text: str, flag: str = "--attn") -> list[AttentionSpec]:
-    """`soft,soft:landmarks=64:inverse=cholesky,./mine.py` -> specs. Only the syntax is checked, not the names."""
-    specs = []
-    for item in _items(text, flag):
-        name, *pairs = item.split(":")
-        options = _options(pairs, item, flag)
-        specs.append(AttentionSpec(name, options, options.pop("impl", None)))
-    return specs
-
-
-def parse_models(text: str, flag: str = "--model") -> list[ModelSpec]:
-    """`soft-tiny,soft-tiny:landmarks=64,timm:resnet18` -> specs. Only the syntax is checked, not the names.
-
-    What follows `timm:` is the name; options come after it, as in `timm:pvt_v2_b1:drop_path_rate=0.1`.
-    """
-    specs = []
-    for item in _items(text, flag):
-        name, *pairs = item.split(":")
-        if name == TIMM:
-            if not pairs or not pairs[0]:
-                raise UsageError(f"{flag}: '{item}' names no model. Write timm:NAME, as in timm:resnet18.")
-            name = f"{name}:{pairs.pop(0)}"
-        options = _options(pairs, item, flag)
-        specs.append(ModelSpec(name, options, options.pop("impl", None)))
-    return specs
-
-
-def _options(pairs: Sequence[str], item: str, flag: str) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key or not value:
-            raise UsageError(f"{flag}: '{pair}' in '{item}' is not an option. Write name:key=value, as in"
-                             f" {'soft' if flag == '--attn' else 'soft-tiny'}:landmarks=64.")
-        if key in options:
-            raise UsageError(f"{flag}: option '{key}' is given twice in '{item}'.")
-        options[key] = value
-    return options
-
-
-def parse_count(text: str, what: str) -> int:
-    """A positive whole number; the suffix k means 1,024 and m 1,048,576."""
-    match = re.fullmatch(r"(\d+)([km]?)", text.strip().lower())
-    if not match:
-        raise UsageError(f"{what}: '{text}' is not a positive whole number. Write it as 196, 4k (4,096) or 1m.")
-    digits = match[1].lstrip("0")[:18] or "0"  # 18 are too many already, and int() refuses thousands
-    count = int(digits) * _SUFFIX[match[2]]
-    if count < 1:
-        raise UsageError(f"{what} must be at least 1, not {text}.")
-    if count > MAX_TOKENS:
-        raise UsageError(f"{what} must be at most {MAX_TOKENS:,}, not {text}.")
-    return count
-
-
-def parse_counts(text: str, what: str) -> list[int]:
-    """A comma-separated list of counts; `4k..64k` doubles from 4,096 until 65,536."""
-    counts: list[int] = []
-    for item in _items(text, what):
-        first, dots, last = item.partition("..")
-        low = parse_count(first, what)
-        high = parse_count(last, what) if dots else low
-        if high < low:
-            raise UsageError(f"{what}: the range '{item}' ends before it starts. Write it as {last}..{first}.")
-        while low <= high:
-            counts.append(low)
-            low *= 2
-    return list(dict.fromkeys(counts))
-
-
-def parse_grids(text: str) -> list[tuple[int, int]]:
-    """`56x56,7x9` -> rows and columns of tokens."""
-    grids = []
-    for item in _items(text, "--grid"):
-        match = re.fullmatch(r"(\d+)[x×](\d+)", item.strip().lower())
-        if not match:
-            raise UsageError(f"--grid: '{item}' is not a grid. Write rows x columns, as in 56x56.")
-        rows, cols = parse_count(match[1], "--grid"), parse_count(match[2], "--grid")
-        parse_count(str(rows * cols), "--grid: the number of tokens")
-        grids.append((rows, cols))
-    return list(dict.fromkeys(grids))
-
-
-def parse_images(text: str) -> list[tuple[int, int]]:
-    """`224,512x384` -> heights and widths in pixels; one number is the side of a square."""
-    images = []
-    for item in _items(text, "--image"):
-        match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", item.strip().lower())
-        if not match:
-            raise UsageError(f"--image: '{item}' is not an image size. Write a side in pixels, or height x width, as in"
-                             " 224 or 512x384.")
-        height, width = (parse_count(side, "--image") for side in (match[1], match[2] or match[1]))
-        parse_count(str(height * width), "--image: the number of pixels")
-        images.append((height, width))
-    return list(dict.fromkeys(images))
-
-
 def most_square(tokens: int) -> tuple[int, int]:
     """The grid rows x cols = tokens, rows <= cols, that is nearest to a square: 196 -> 14x14, 8,192 -> 64x128."""
     rows = next(r for r in range(math.isqrt(tokens), 0, -1) if tokens % r == 0)
     return rows, tokens // rows
-
-
-def check_choices(values: Iterable[str], valid: Sequence[str], what: str) -> list[str]:
-    """The values without repeats, each one of `valid`."""
-    chosen = list(dict.fromkeys(value.strip() for value in values))
-    for value in chosen:
-        if value not in valid:
-            raise unknown(what, value, valid)
-    return chosen
-
-
-def _items(text: str, what: str) -> list[str]:
-    items = [item.strip() for item in text.split(",")]
-    if not all(items):
-        raise UsageError(f"{what}: an item of '{text}' is empty. Separate items by single commas.")
-    return items
 
 
 def _label(name: str, options: dict[str, Any], impl: str | None) -> str:

@@ -38,7 +38,7 @@ class SweepConfig:
     heads: str = option("8", "numbers of heads H")
     head_dim: str = option("64", "sizes of a head D")
     dtype: str = option(dtypes.FLOAT32, dtypes.LISTED)
-    mode: str = option("", "forward, backward, forward_backward; by default the measure's first")
+    mode: str = option("", "forward, backward, training (which is forward_backward); by default the measure's first")
     device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")
     impl: str = option("auto", "implementation; auto takes the first of each attention that runs here")
     inputs: str = option("normal", "normal, image, image:PATH, structured and others of `softbench list`")

@@ -13,19 +13,23 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from softbench import parsing
 from softbench.errors import PluginError, UsageError, unknown
 
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 
-def option(default: Any, help: str, *, low: float | None = None, high: float | None = None, size: bool = False) -> Any:
+def option(default: Any, help: str, *, low: float | None = None, high: float | None = None, size: bool = False,
+           unit: str = "") -> Any:
     """A dataclass field with a one-line help and inclusive bounds.
 
     Args:
         size: of an attention's options, that this one is m, the number of landmarks, features or the like that its
             accuracy is bought with; a whole number, and one option at most.
+        unit: of a float that is a time, "s" or "ms"; text may give another with the number, as in 2m or 50ms.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "size": size})
+    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "size": size,
+                                                   "unit": unit})
 
 
 def parse(cls: type, values: Mapping[str, Any], where: str) -> Any:
@@ -42,7 +46,7 @@ def parse(cls: type, values: Mapping[str, Any], where: str) -> Any:
     for key, value in values.items():
         if key not in fields:
             raise unknown(f"option of {where}", key, fields)
-        parsed[key] = _value(value, types(cls)[key], f"{where}: {key}")
+        parsed[key] = _value(value, types(cls)[key], f"{where}: {key}", fields[key].metadata.get("unit", ""))
         _check_bounds(parsed[key], fields[key], f"{where}: {key}")
     return cls(**parsed)
 
@@ -70,7 +74,7 @@ def _in_words(kind: Any) -> str:
     return getattr(kind, "__name__", str(kind))
 
 
-def _value(value: Any, kind: Any, where: str) -> Any:
+def _value(value: Any, kind: Any, where: str, unit: str = "") -> Any:
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         for choice in choices:
@@ -93,7 +97,7 @@ def _value(value: Any, kind: Any, where: str) -> Any:
     elif kind is float:
         if isinstance(value, int | float | str) and not isinstance(value, bool):
             try:
-                number = float(value)
+                number = parsing.span(value, unit) if unit and isinstance(value, str) else float(value)
             except (ValueError, OverflowError):
                 number = math.nan
             if math.isfinite(number):
@@ -103,7 +107,8 @@ def _value(value: Any, kind: Any, where: str) -> Any:
             return value
     else:
         raise PluginError(f"{where} is declared as {kind}; options are bool, int, float, str or Literal.")
-    raise UsageError(f"{where} must be {_article(kind)}, not '{value}'.")
+    time = f" of {unit}, or a time such as 50ms or 2m" if unit else ""
+    raise UsageError(f"{where} must be {_article(kind)}{time}, not '{value}'.")
 
 
 def _article(kind: type) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from softbench import case as cases
 from softbench import config as configuration
-from softbench import dtypes, inputs, subjects
+from softbench import inputs, parsing, subjects
 from softbench import options as opts
 from softbench.bench.study import Study
 from softbench.bench.sweep import Job, Sweep
@@ -59,15 +60,15 @@ def plan(config: Config, modes: tuple[str, ...] = cases.MODES) -> list[Job]:
     """The jobs that a configuration asks for, cases of one point side by side, the baseline first."""
     sweep = config.sweep
     chosen = {spec: subjects.load(spec, config.attention) for spec in specs(sweep)}
-    _check_distinct(chosen)
+    check_distinct(list(chosen.values()), sweep.impl)
     _check_impl(sweep.impl, list(chosen.values()))
     inputs.check(sweep.inputs)
     if sweep.model and sweep.by_stage:
         chosen = {one.spec: one for subject in chosen.values() for one in (subject, *_parts(subject))}
     made = cases.grid_of_cases(
         list(chosen), _shapes(sweep),
-        dtypes=cases.check_choices(sweep.dtype.split(","), dtypes.NAMES, "dtype"),
-        modes=cases.check_choices((sweep.mode or modes[0]).split(","), modes, "mode"),
+        dtypes=parsing.dtypes(sweep.dtype),
+        modes=parsing.modes(sweep.mode or modes[0], modes),
         device=device.find(sweep.device), impl=sweep.impl, inputs=sweep.inputs if not sweep.model else "normal",
         seed=sweep.seed)
     for case in made:
@@ -77,12 +78,8 @@ def plan(config: Config, modes: tuple[str, ...] = cases.MODES) -> list[Job]:
 
 def specs(sweep: SweepConfig) -> list[Spec]:
     """The attentions or models of [sweep], the baseline first. Raises UsageError where one is named twice."""
-    flag, parse = ("--model", cases.parse_models) if sweep.model else ("--attn", cases.parse_attentions)
+    flag, parse = ("--model", parsing.models) if sweep.model else ("--attn", parsing.attentions)
     chosen: list[Spec] = list(parse(sweep.model or sweep.attn, flag))
-    labels = [spec.label for spec in chosen]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise UsageError(f"{flag}: '{label}' is named twice.")
     if sweep.baseline == NO_BASELINE or (sweep.model and not sweep.baseline):
         return chosen
     baseline: list[Spec] = list(parse(sweep.baseline or BASELINE, "--baseline"))
@@ -93,15 +90,15 @@ def specs(sweep: SweepConfig) -> list[Spec]:
 
 
 def _shapes(sweep: SweepConfig) -> list[Shape]:
-    batches = cases.parse_counts(sweep.batch, "--batch")
+    batches = parsing.counts(sweep.batch, "--batch")
     if sweep.model:
-        return cases.image_shapes(cases.parse_images(sweep.image), batches)
+        return cases.image_shapes(parsing.images(sweep.image), batches)
     if sweep.grid:
-        grids = cases.parse_grids(sweep.grid)
+        grids = parsing.grids(sweep.grid)
     else:
-        grids = [cases.most_square(n) for n in cases.parse_counts(sweep.tokens, "--tokens")]
-    return cases.token_shapes(grids, batches, cases.parse_counts(sweep.heads, "--heads"),
-                              cases.parse_counts(sweep.head_dim, "--head-dim"))
+        grids = [cases.most_square(n) for n in parsing.counts(sweep.tokens, "--tokens")]
+    return cases.token_shapes(grids, batches, parsing.counts(sweep.heads, "--heads"),
+                              parsing.counts(sweep.head_dim, "--head-dim"))
 
 
 def _parts(subject: Subject) -> list[Subject]:
@@ -115,14 +112,16 @@ def _parts(subject: Subject) -> list[Subject]:
     return parts
 
 
-def _check_distinct(chosen: dict[Spec, Subject]) -> None:
+def check_distinct(chosen: Sequence[Subject], impl: str) -> None:
     """Refuse two labels for one thing, `soft` and `soft:landmarks=49`: their records could not be told apart."""
     seen: dict[str, str] = {}
-    for spec, subject in chosen.items():
-        same = seen.setdefault(f"{subject.attention} {subject.model} {subject.options} {spec.impl}", spec.label)
-        if same != spec.label:
+    for subject in chosen:
+        label = subject.spec.label
+        same = seen.setdefault(f"{subject.attention} {subject.model} {subject.options} {subject.spec.impl or impl}",
+                               label)
+        if same != label:
             flag, kind = ("--model", "model") if subject.model else ("--attn", "attention")
-            raise UsageError(f"{flag}: '{same}' and '{spec.label}' are the same {kind}. Name it once.")
+            raise UsageError(f"{flag}: '{same}' and '{label}' are the same {kind}. Name it once.")
 
 
 def _check_impl(impl: str, chosen: list[Subject]) -> None:

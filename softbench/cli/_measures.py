@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from softbench import config as configuration
-from softbench import files, plugins
+from softbench import files, parsing, plugins
 from softbench import options as opts
 from softbench.case import ModelSpec
 from softbench.cli import _presenting, _printing, _running
@@ -20,7 +20,6 @@ from softbench.config import Config, Process, SweepConfig
 from softbench.contracts import measure as measures
 from softbench.errors import Unsupported, UsageError
 from softbench.plugins.contained import contained
-from softbench.processes.setup import parse_bytes
 from softbench.records import Record, append
 
 if TYPE_CHECKING:
@@ -47,10 +46,10 @@ def measure_command(name: str) -> click.Command:
 def _isolation_options() -> list[click.Option]:
     return [
         click.Option(["--isolate"], is_flag=True, help="One child process a case; cases are then not interleaved."),
-        click.Option(["--memory-limit"], metavar="BYTES",
-                     help="With --isolate: the memory a case may use, as 2GiB; beyond it, its row says oom."),
-        click.Option(["--timeout"], type=_running.Number(min=0, min_open=True), metavar="SECONDS",
-                     help="Time a case may take; beyond it, its row says timeout."),
+        click.Option(["--memory-limit"], metavar="AMOUNT",
+                     help="With --isolate: the memory a case may use, as 2GiB or 2GB; beyond it, its row says oom."),
+        click.Option(["--timeout"], type=_running.Seconds(), metavar="TIME",
+                     help="Time a case may take, as 90s or 2m; beyond it, its row says timeout."),
         click.Option(["--check-convergence"], is_flag=True,
                      help="Mark a case as diverged where a small inverse within it has not converged."),
     ]
@@ -68,7 +67,7 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
         plots.check_path(plot)
         files.keep_apart({"--out": [target], "--plot": [plot]},
                          _running.named_files([flags, assignments, config or configuration.FILE]))
-    limit = parse_bytes(memory_limit, "--memory-limit") if memory_limit is not None else None
+    limit = parsing.memory(memory_limit, "--memory-limit") if memory_limit is not None else None
     settings = configuration.load(config, assignments, flags)
     if quick:
         settings = _quick(name, settings, flags)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from softbench import options as opts
-from softbench import plugins, records
+from softbench import parsing, plugins, records
 from softbench.cli import _printing
 from softbench.errors import Interrupted, UsageError
 from softbench.machine import environment
@@ -35,6 +35,15 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class Seconds(click.ParamType):
+    """A time, as `parsing.seconds` reads it, that a case may take."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return parsing.seconds(str(value), param.opts[0] if param else self.name, low=0.1, high=1e6)
 
 
 def run_options(items: str) -> list[click.Option]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from softbench import parsing
+
 if TYPE_CHECKING:
     from softbench.gate.programme import Scope
 
@@ -34,5 +36,7 @@ def take(flags: dict[str, Any]) -> Scope:
     """The scope that these flags ask for; what is not given keeps its default."""
     from softbench.gate.programme import Scope
 
+    if flags.get("mode") is not None:
+        flags = flags | {"mode": ",".join(parsing.modes(flags["mode"]))}  # older versions know fewer words
     names = {"mode": "modes"}
     return Scope(**{names.get(name, name): value for name, value in flags.items() if value is not None})

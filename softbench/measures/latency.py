@@ -59,10 +59,10 @@ _SLOW = 0.05  # seconds a call: from here on, one more warming call per slice wo
 class Settings:
     """How long to measure. Times are milliseconds of work, not counts, so that fast and slow cases cost alike."""
 
-    rep: float = option(500.0, "ms of timed work for each case", low=1, high=3_600_000)
-    warmup: float = option(100.0, "ms of untimed work before it", low=0, high=3_600_000)
+    rep: float = option(500.0, "ms of timed work for each case", unit="ms", low=1, high=3_600_000)
+    warmup: float = option(100.0, "ms of untimed work before it", unit="ms", low=0, high=3_600_000)
     rounds: int = option(5, "rounds that the cases are interleaved over", low=1, high=1000)
-    block: float = option(2.0, "ms that one sample lasts at least, on a CPU", low=0.01, high=60_000)
+    block: float = option(2.0, "ms that one sample lasts at least, on a CPU", unit="ms", low=0.01, high=60_000)
 
 
 @dataclass

@@ -15,13 +15,11 @@ import warnings
 from typing import Any, Literal, TextIO
 
 from softbench.config import Process
-from softbench.errors import UsageError
 from softbench.machine.cores import usable_cores
 from softbench.processes import threads
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _TOP_PAD_BYTES = 64 << 20
-_MOST_BYTES = 1 << 60
 _malloc: Literal["fixed", "default"] = "default"  # what `apply` was asked for: glibc does not tell
 
 
@@ -58,20 +56,6 @@ def private_stdout() -> TextIO:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return out
-
-
-def parse_bytes(text: str, what: str) -> int:
-    """`2GiB`, `512 MiB` or a plain number of bytes."""
-    units = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
-    number = text.strip().lower().rstrip("bikmgt ")
-    unit = text.strip().lower()[len(number):].strip()
-    try:
-        count = int(float(number) * units[unit])
-    except (KeyError, ValueError, OverflowError):
-        raise UsageError(f"{what}: '{text}' is not an amount of memory. Write it as 2GiB or 512MiB.") from None
-    if not 0 < count < _MOST_BYTES:
-        raise UsageError(f"{what} must be more than 0 and less than 1,048,576 TiB, not {text}.")
-    return count
 
 
 def _fix_malloc() -> str:

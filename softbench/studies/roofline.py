@@ -18,8 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from softbench import dtypes
-from softbench.case import check_choices
+from softbench import dtypes, parsing
 from softbench.contracts.quantities import Quantity
 from softbench.contracts.study import Finding, Task
 from softbench.machine import device
@@ -27,7 +26,6 @@ from softbench.machine.ceilings import BANDWIDTH, RATE
 from softbench.machine.ceilings import recall as recall
 from softbench.machine.ceilings import remember as remember
 from softbench.options import option
-from softbench.processes.setup import parse_bytes
 from softbench.records.views import Rows
 from softbench.stats import median
 
@@ -47,7 +45,7 @@ class Settings:
     device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")
     dtypes: str = option(",".join(dtypes.NAMES), "dtypes of the matrix product, comma-separated")
     repeats: int = option(20, "times that each is measured, in turn", low=1, high=10_000)
-    patience: float = option(40.0, "ms that one matrix product lasts at least", low=0.1, high=10_000)
+    patience: float = option(40.0, "ms that one matrix product lasts at least", unit="ms", low=0.1, high=10_000)
     copy: str = option("", "bytes of the copy, as 1GiB; by default as many as leave the caches")
 
 
@@ -62,8 +60,8 @@ VIEWS = (
 
 
 def tasks(settings: Settings) -> list[Task]:
-    kinds = check_choices(settings.dtypes.split(","), dtypes.NAMES, "dtype")
-    copied = parse_bytes(settings.copy, "--copy") if settings.copy else 0
+    kinds = parsing.dtypes(settings.dtypes)
+    copied = parsing.memory(settings.copy, "--copy", least=1) if settings.copy else 0
     name = f"copy {settings.copy or 'auto'}, products {','.join(kinds)}"
     return [Task(name, lambda: _measure(settings, kinds, copied))]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from softbench import subjects
-from softbench.case import Case, Shape, most_square, parse_attentions
+from softbench import parsing, subjects
+from softbench.case import Case, Shape, most_square
 from softbench.config import Process
 from softbench.processes import setup
 from softbench.subjects import workload
@@ -41,7 +41,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def build():
     """Builds the workload of an attention as `--attn` names it, at N tokens, B = 1, H = 8, D = 64, float32."""
     def build(attn: str, tokens: int, mode: str = "forward") -> Workload:
-        (spec,) = parse_attentions(attn)
+        (spec,) = parsing.attentions(attn)
         return workload.build(Case(spec, Shape(1, 8, *most_square(tokens), 64), mode=mode), subjects.load(spec))
 
     return build

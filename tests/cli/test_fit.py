@@ -9,10 +9,10 @@ from typing import Any
 import plugin_files
 import pytest
 
-from softbench import records
+from softbench import parsing, records
 from softbench.bench import trial as _trial
 from softbench.bench.trial import Trial
-from softbench.case import Case, Shape, parse_attentions
+from softbench.case import Case, Shape
 from softbench.measures import latency
 from softbench.subjects import load, workload
 
@@ -186,7 +186,7 @@ def test_what_is_far_beyond_the_budget_is_not_repeated() -> None:
 
 
 def case_of(attn: str, tokens: int = 64) -> tuple[Case, Any]:
-    (spec,) = parse_attentions(attn)
+    (spec,) = parsing.attentions(attn)
     return Case(spec, Shape(1, 1, tokens // 8, 8, 8)), load(spec)
 
 

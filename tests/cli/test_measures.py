@@ -231,7 +231,7 @@ def test_configuration_file_set_and_flags(run):
     (["latency", "--memory-limit", "1GiB"], "add --isolate"),
     (["latency", "--isolate", "--memory-limit", "lots"], "is not an amount of memory"),
     (["latency", "--timeout", "0"], "--timeout"),
-    (["latency", "--timeout", "nan"], "nan is not a finite number"),
+    (["latency", "--timeout", "nan"], "'nan' is not a time"),
     (["latency", "--resume"], "--resume needs the file to continue"),
     (["latency", "--plot", "x.pdf"], "must end in .png or .svg"),
     (["latency", "--format", "xml"], "'xml' is not one of"),

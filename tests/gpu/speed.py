@@ -18,8 +18,8 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from softbench import records, subjects
-from softbench.case import Case, Shape, most_square, parse_attentions
+from softbench import parsing, records, subjects
+from softbench.case import Case, Shape, most_square
 from softbench.config import Process
 from softbench.machine import environment
 from softbench.measures import _work
@@ -60,7 +60,7 @@ def ceilings() -> tuple[float, float]:
 
 
 def attention(attn: str, groups: int, tokens: int, head_dim: int, mode: str, device: str = "cuda") -> workload.Workload:
-    (spec,) = parse_attentions(attn)
+    (spec,) = parsing.attentions(attn)
     case = Case(spec, Shape(groups // 8, 8, *most_square(tokens), head_dim), dtype="bfloat16", device=device, mode=mode,
                 impl=spec.impl or "auto")
     return workload.build(case, subjects.load(spec))

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softbench import inputs, plugins
-from softbench.case import AttentionSpec, Case, Shape, parse_attentions
+from softbench import inputs, parsing, plugins
+from softbench.case import AttentionSpec, Case, Shape
 from softbench.contracts.attention import Attention, Cost
 from softbench.contracts.measure import Reading
 from softbench.measures import _flops_counters as counters
@@ -194,7 +194,7 @@ VARIANTS = ["soft:sampling=conv:conv=3", "soft:sampling=random:inverse=newton", 
 
 
 def audit(text: str, shape: Shape, impl: str = "auto", tensors: str = "meta") -> list[Reading]:
-    [spec] = parse_attentions(text)
+    [spec] = parsing.attentions(text)
     return flops.measure_case(Case(spec, shape, impl=impl), OneAttention(helpers.load(spec.name, **spec.options)),
                               Settings(tensors=tensors))  # type: ignore[arg-type]
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from softbench.config import Process
-from softbench.errors import UsageError
 from softbench.machine.cores import available_cores
 from softbench.processes import setup
 
@@ -113,27 +112,6 @@ def test_malloc_that_the_user_changed_is_not_called_default() -> None:
 def test_preloaded_allocator_is_called_neither_fixed_nor_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libjemalloc.so.2")
     assert setup._fix_malloc() == setup._default_malloc() == "preloaded"
-
-
-@pytest.mark.parametrize(("text", "count"), [
-    ("2GiB", 2 << 30), ("512 MiB", 512 << 20), ("1.5kib", 1536), ("100", 100), ("100B", 100), (" 1 tib ", 1 << 40),
-    ("1e6", 1_000_000), ("0.5GiB", 1 << 29),
-])
-def test_amounts_of_memory(text: str, count: int) -> None:
-    assert setup.parse_bytes(text, "--memory-limit") == count
-
-
-@pytest.mark.parametrize(("text", "message"), [
-    ("", "not an amount"), ("GiB", "not an amount"), ("2GB", "'2GB' is not an amount of memory. Write it as 2GiB"),
-    ("2 gigs", "not an amount"), ("2GiBGiB", "not an amount"), ("nan", "not an amount"), ("inf", "not an amount"),
-    ("nanGiB", "not an amount"), ("1e999", "not an amount"), ("1,5GiB", "not an amount"), ("0x10", "not an amount"),
-    ("0", "more than 0"), ("0GiB", "more than 0"), ("-2GiB", "more than 0"), ("0.1", "more than 0"),
-    ("9e30GiB", "less than"), ("1048576TiB", "less than"), ("9" * 400, "not an amount"),
-])
-def test_bad_amounts_of_memory_are_told(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match="--memory-limit") as error:
-        setup.parse_bytes(text, "--memory-limit")
-    assert message in str(error.value)
 
 
 def test_a_child_can_be_set_up_as_this_process_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,36 +12,6 @@ from softbench.studies.fit.fitting import _whole
 from softbench.studies.fit.inversion import Answer, Sizes, largest
 
 
-@pytest.mark.parametrize(("text", "count"), [
-    ("16GiB", 16 << 30), ("512 MiB", 512 << 20), ("2GB", 2 * 10**9), ("1.5gib", 3 << 29), ("750mb", 750 * 10**6)])
-def test_memory_is_parsed(text: str, count: int) -> None:
-    assert budget.parse_memory(text) == count
-
-
-@pytest.mark.parametrize(("text", "seconds"), [
-    ("50ms", 0.05), ("1.5s", 1.5), ("200us", 2e-4), ("200 µs", 2e-4), (".5s", 0.5), ("2min", 120.0), ("1S", 1.0)])
-def test_time_is_parsed(text: str, seconds: float) -> None:
-    assert budget.parse_seconds(text) == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize(("text", "message"), [
-    ("16", "has no unit. Write it as 16GiB"), ("much", "is not an amount of memory"), ("-1GiB", "must be more than 0"),
-    ("1..5GB", "is not an amount"), ("0GiB", "must be more than 0"), ("5KiB", "must be at least 1MiB"),
-    ("GiB", "is not an amount"), ("16GiBB", "is not an amount"), ("50ms", "is not an amount")])
-def test_nonsense_memory_is_refused(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        budget.parse_memory(text)
-
-
-@pytest.mark.parametrize(("text", "message"), [
-    ("50", "has no unit. Write it as 50ms or 50s"), ("soon", "is not a time"), ("-5ms", "is not a time"),
-    ("50 mss", "is not a time"), ("0s", "must be from 1us to 24 hours"), ("1e3s", "is not a time"),
-    ("99999999s", "24 hours"), ("16GiB", "is not a time"), ("ms", "is not a time")])
-def test_nonsense_time_is_refused(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        budget.parse_seconds(text)
-
-
 def test_a_budget_is_needed() -> None:
     with pytest.raises(UsageError, match="no budget: give --memory"):
         budget.parse("", " ")

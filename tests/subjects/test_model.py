@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from softbench import models, subjects
-from softbench.case import Case, ModelSpec, Shape, parse_models
+from softbench import models, parsing, subjects
+from softbench.case import Case, ModelSpec, Shape
 from softbench.errors import Unsupported, UsageError
 from softbench.subjects import model as backbones
 from softbench.subjects import probe, workload
@@ -20,12 +20,12 @@ SMALL = Shape(2, 0, 32, 40, 0)
 
 
 def case_of(text: str, shape: Shape = SMALL, **keys: object) -> Case:
-    (spec,) = parse_models(text)
+    (spec,) = parsing.models(text)
     return Case(spec, shape, **keys)  # type: ignore[arg-type]
 
 
 def load(text: str) -> Backbone:
-    subject = subjects.load(parse_models(text)[0])
+    subject = subjects.load(parsing.models(text)[0])
     assert isinstance(subject, Backbone)
     return subject
 

@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
-from softbench import dtypes
-from softbench.bench import sweep
+from softbench import parsing
+from softbench.bench import session, sweep
 from softbench.bench.sweep import Job
-from softbench.case import MODES, TRAINING, AttentionSpec, Case, Shape, check_choices
+from softbench.case import AttentionSpec, Case, Shape
 from softbench.contracts import attention as attentions
 from softbench.contracts.study import Finding
 from softbench.errors import UsageError
 from softbench.machine import device
 from softbench.records import About, Point, Reading, Record
-from softbench.studies.approx_error import compared
 from softbench.subjects import OneAttention
 
 INPUTS = "normal"
@@ -78,18 +77,13 @@ def check(settings: Settings) -> Setting:
     Raises:
         UsageError: an unknown name or a bad value. PluginError: a file that breaks the contract.
     """
-    subjects = [OneAttention(attentions.load(spec), spec) for spec in compared.parse(settings.attn)]
-    seen: dict[str, str] = {}
+    subjects = [OneAttention(attentions.load(spec), spec) for spec in parsing.attentions(settings.attn)]
     for subject in subjects:
         impl = subject.spec.impl or settings.impl
         if impl != "auto" and impl not in (valid := sorted({name for one in subjects for name in one.impls})):
             raise UsageError(f"No attention here has an implementation '{impl}'. Valid: auto, {', '.join(valid)}.")
-        same = seen.setdefault(f"{subject.attention} {subject.options} {impl}", subject.spec.label)
-        if same != subject.spec.label:
-            raise UsageError(f"--attn: '{same}' and '{subject.spec.label}' are the same attention. Name it once.")
-    modes = (TRAINING.get(mode.strip(), mode) for mode in settings.mode.split(","))
-    points = itertools.product(check_choices(modes, MODES, "mode"),
-                               check_choices(settings.dtype.split(","), dtypes.NAMES, "dtype"))
+    session.check_distinct(subjects, settings.impl)
+    points = itertools.product(parsing.modes(settings.mode), parsing.dtypes(settings.dtype))
     return Setting(subjects, list(points), device.find(settings.device), settings)
 
 

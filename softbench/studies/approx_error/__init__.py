@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from softbench import case as cases
+from softbench import parsing
 from softbench.contracts.quantities import Quantity, Section
 from softbench.contracts.study import Task
 from softbench.records.views import Dots, Lines, Rows, Scatter, View
@@ -67,10 +67,10 @@ def tasks(settings: Settings) -> list[Task]:
     families = list(dict.fromkeys(name.strip() for name in settings.inputs.split(",")))
     for family in families:
         _tokens.check(family)
-    specs = compared.parse(settings.attn)
-    sizes = cases.parse_counts(settings.sizes, "sizes")
+    specs = parsing.attentions(settings.attn)
+    sizes = parsing.counts(settings.sizes, "sizes")
     places = [(family, _tokens.shape(family, tokens, settings.heads, settings.head_dim))
-              for tokens in cases.parse_counts(settings.tokens, "tokens") for family in families]
+              for tokens in parsing.counts(settings.tokens, "tokens") for family in families]
     swept = compared.swept(specs, sizes)
     exact = compared.exact(swept) if settings.cost else []
     sampled = compared.sampled(specs, sorted(sizes)[len(sizes) // 2], settings.samplings)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from softbench import options as opts
-from softbench.case import AttentionSpec, Case, Shape, parse_attentions
+from softbench.case import AttentionSpec, Case, Shape
 from softbench.contracts import attention as _contract
 from softbench.contracts.attention import Attention
 from softbench.contracts.study import Finding
@@ -107,19 +107,6 @@ class Point:
             quantity=quantity, value=value, attention=subject.attention.name, label=subject.spec.label,
             options=opts.to_dict(subject.attention.options), batch=shape.batch, heads=shape.heads, rows=shape.rows,
             cols=shape.cols, head_dim=shape.head_dim, coords=coords, **told | more)
-
-
-def parse(text: str) -> list[AttentionSpec]:
-    """The attentions of a list.
-
-    Raises:
-        UsageError: an unknown one, or one that is named twice.
-    """
-    specs = parse_attentions(text)
-    labels = [spec.label for spec in specs]
-    if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise UsageError(f"--attn: '{twice}' is named twice.")
-    return specs
 
 
 def swept(specs: Sequence[AttentionSpec], sizes: Sequence[int]) -> list[Subject]:

@@ -26,8 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from softbench import case as cases
-from softbench import dtypes
+from softbench import dtypes, parsing
 from softbench.case import AttentionSpec, Shape
 from softbench.contracts.quantities import Quantity, Section
 from softbench.contracts.study import Finding, Task
@@ -59,12 +58,12 @@ class Settings:
     batch: int = option(1, "batch size", low=1, high=65536)
     min_tokens: str = option("64", "the shortest length; k means 1,024")
     max_tokens: str = option("16k", "the longest length")
-    budget: float = option(600.0, "seconds that the whole command may take", low=1, high=10_000_000)
+    budget: float = option(600.0, "seconds that the whole command may take", unit="s", low=1, high=10_000_000)
     scan: int = option(5, "lengths of the scan before bisection", low=2, high=64)
     rounds: int = option(4, "rounds before the first look at a comparison of latency", low=2, high=1000)
     max_rounds: int = option(16, "the most rounds", low=2, high=10_000)
     processes: int = option(5, "processes that N* of latency is taken from", low=1, high=100)
-    rep: float = option(20.0, "ms of timed work of each side in a round", low=0.1, high=60_000)
+    rep: float = option(20.0, "ms of timed work of each side in a round", unit="ms", low=0.1, high=60_000)
     margin: float = option(0.02, "difference that is too small to go on for, in parts of one", low=0, high=1)
     resolution: float = option(0.1, "width of a bracket that is narrow enough, in parts of one", low=0.001, high=1)
     device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")
@@ -116,18 +115,16 @@ def tasks(settings: Settings) -> list[Task]:
     """
     import functools
 
-    from softbench.case import MODES, Case
+    from softbench.case import Case
     from softbench.machine.device import find
     from softbench.measures import latency
     from softbench.studies.crossover.meters import Pair
 
     low, high = _range(settings)
     baseline, chosen = _sides(settings)
-    quantities = cases.check_choices(settings.quantities.split(","), COMPARED, "quantity")
-    named = cases.check_choices(settings.mode.split(","), (*MODES, *cases.TRAINING), "mode")
-    modes = list(dict.fromkeys(cases.TRAINING.get(mode, mode) for mode in named))
-    kinds = cases.check_choices(settings.dtype.split(","), dtypes.NAMES, "dtype")
-    dims = cases.parse_counts(settings.head_dim, "--head-dim")
+    quantities = parsing.choices(settings.quantities.split(","), COMPARED, "quantity")
+    modes, kinds = parsing.modes(settings.mode), parsing.dtypes(settings.dtype)
+    dims = parsing.counts(settings.head_dim, "--head-dim")
     device = find(settings.device)
     timing = latency.Settings(rep=settings.rep, warmup=settings.rep)
     known: dict[tuple[str, Case], float] = {}
@@ -180,8 +177,8 @@ def _collected() -> Iterator[None]:
 
 
 def _range(settings: Settings) -> tuple[int, int]:
-    low = cases.parse_count(settings.min_tokens, "--min-tokens")
-    high = cases.parse_count(settings.max_tokens, "--max-tokens")
+    low = parsing.count(settings.min_tokens, "--min-tokens")
+    high = parsing.count(settings.max_tokens, "--max-tokens")
     if low == high:
         raise UsageError(f"crossover: --min-tokens and --max-tokens are both {low:,}, and one length has no crossing."
                          " Compare at one length with `softbench latency`.")
@@ -196,7 +193,6 @@ def _range(settings: Settings) -> tuple[int, int]:
 def _sides(settings: Settings) -> tuple[OneAttention, list[OneAttention]]:
     """The baseline and the attentions, loaded. Raises UsageError where they are not one and some others."""
     from softbench.contracts import attention as attentions
-    from softbench.studies.approx_error import compared
     from softbench.subjects import OneAttention
 
     def load(spec: AttentionSpec) -> OneAttention:
@@ -207,13 +203,13 @@ def _sides(settings: Settings) -> tuple[OneAttention, list[OneAttention]]:
 
     if settings.baseline.strip() in ("", "none"):
         raise UsageError("crossover needs a baseline to overtake: name one, as in --baseline softmax.")
-    named = cases.parse_attentions(settings.baseline, "--baseline")
+    named = parsing.attentions(settings.baseline, "--baseline")
     if len(named) != 1:
         raise UsageError(f"--baseline must be one attention, not '{settings.baseline}'.")
     baseline = load(named[0])
     seen = {_identity(baseline): baseline.spec.label}
     chosen = []
-    for spec in compared.parse(settings.attn):
+    for spec in parsing.attentions(settings.attn):
         subject = load(spec)
         if (same := seen.setdefault(_identity(subject), spec.label)) != spec.label or subject.spec == baseline.spec:
             role = "the baseline" if same == baseline.spec.label else f"the same attention as '{same}'"

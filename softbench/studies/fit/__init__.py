@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from softbench import dtypes
-from softbench.case import parse_count
+from softbench import dtypes, parsing
 from softbench.contracts.quantities import Quantity, Section
 from softbench.contracts.study import Finding, Task
 from softbench.errors import UsageError
@@ -54,8 +53,8 @@ class Settings:
     head_dim: int = option(64, "size of a head D", low=1, high=4096)
     device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")
     impl: str = option("auto", "implementation; auto takes the first of each attention that runs here")
-    rep: float = option(200.0, "ms of timed work for each trial of latency", low=1, high=3_600_000)
-    timeout: float = option(60.0, "seconds that a trial may take", low=0.1, high=1e6)
+    rep: float = option(200.0, "ms of timed work for each trial of latency", unit="ms", low=1, high=3_600_000)
+    timeout: float = option(60.0, "seconds that a trial may take", unit="s", low=0.1, high=1e6)
     seed: int = option(0, "seed of inputs and parameters", low=0, high=2**31 - 1)
 
 
@@ -71,8 +70,8 @@ def tasks(settings: Settings) -> list[Task]:
     from softbench.studies.fit.fitting import Question
 
     budget = _budget.parse(settings.memory, settings.latency)
-    tokens = parse_count(settings.tokens, "--tokens")
-    low, high = (parse_count(settings.min_tokens, "--min-tokens"), parse_count(settings.max_tokens, "--max-tokens"))
+    tokens = parsing.count(settings.tokens, "--tokens")
+    low, high = (parsing.count(settings.min_tokens, "--min-tokens"), parsing.count(settings.max_tokens, "--max-tokens"))
     if settings.vary == "batch":
         low, high = 1, settings.max_batch
     elif low > high:

@@ -21,10 +21,9 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from softbench.case import check_choices, parse_counts
+from softbench import parsing
 from softbench.contracts.quantities import Quantity, Section
 from softbench.contracts.study import Finding, Task
-from softbench.dtypes import NAMES
 from softbench.errors import UsageError
 from softbench.records.views import Heatmap, Lines, Rows, Scatter, View
 from softbench.studies.pinv.settings import PARTS, Settings
@@ -117,17 +116,17 @@ def tasks(settings: Settings) -> list[Task]:
     from softbench.studies.pinv import matrices as _matrices
     from softbench.studies.pinv import parts as run
 
-    methods = check_choices(settings.methods.split(","), list(op.METHODS), "method")
+    methods = parsing.choices(settings.methods.split(","), list(op.METHODS), "method")
     families = list(dict.fromkeys(f.strip() for f in settings.matrices.split(",")))
     for family in families:
         _matrices.check(family)
     most = max(op.METHODS[method].max_ridge for method in methods)
     ridges = _numbers(settings.ridge, "ridge", low=0, high=min(most, _MOST_RIDGE))
-    dtypes = check_choices(settings.dtype.split(","), NAMES, "dtype")
-    wide = check_choices(settings.condition_dtypes.split(","), NAMES, "dtype")
+    dtypes = parsing.dtypes(settings.dtype)
+    wide = parsing.dtypes(settings.condition_dtypes)
     conditions = _numbers(settings.conditions, "conditions", low=1, high=1e15)
-    points = parse_counts(settings.steps, "pinv: steps")
-    parts = check_choices(settings.parts.split(","), PARTS, "part")
+    points = parsing.counts(settings.steps, "pinv: steps")
+    parts = parsing.choices(settings.parts.split(","), PARTS, "part")
     if settings.iterations > settings.max_iterations:
         raise UsageError(f"pinv: iterations ({settings.iterations}) must be at most max_iterations"
                          f" ({settings.max_iterations}).")

@@ -28,6 +28,6 @@ class Settings:
     conditions: str = option("2,10,100,1000,5000,100000", "condition numbers of the part `condition`")
     condition_dtypes: str = option(",".join((FLOAT64, FLOAT32, FLOAT16, BFLOAT16)), "dtypes of the part `condition`")
     steps: str = option("5,10,20", "steps timed in the part `speed`")
-    rep: float = option(20.0, "ms of timed work for each point", low=0.1, high=60_000)
+    rep: float = option(20.0, "ms of timed work for each point", unit="ms", low=0.1, high=60_000)
     parts: str = option(",".join(PARTS), "which parts to run")
     seed: int = option(0, "of the matrices", low=0)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from softbench.case import check_choices, parse_count
+from softbench import parsing
 from softbench.contracts.quantities import Quantity
 from softbench.contracts.study import Task
 from softbench.options import option
@@ -49,7 +49,7 @@ class Settings:
     image: str = option("224", "side of the images that memory and throughput are measured on, in pixels")
     batch: str = option("2", "images at once for memory (and twice as many) and for throughput")
     device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")
-    rep: float = option(500.0, "ms of timed work for each model and mode", low=1, high=3_600_000)
+    rep: float = option(500.0, "ms of timed work for each model and mode", unit="ms", low=1, high=3_600_000)
     trained: str = option("results/*.jsonl,results/train/*/records.jsonl",
                           "files with records of trained models, globs, comma-separated")
 
@@ -108,8 +108,8 @@ def tasks(settings: Settings) -> list[Task]:
     from softbench.models import paper
     from softbench.studies.reproduce import reproduction as run
 
-    tables = check_choices(settings.tables.split(","), TABLES, "table")
-    batch, image = parse_count(settings.batch, "batch"), parse_count(settings.image, "image")
+    tables = parsing.choices(settings.tables.split(","), TABLES, "table")
+    batch, image = parsing.count(settings.batch, "batch"), parsing.count(settings.image, "image")
     device = find(settings.device)
     trained = run.trained(settings.trained)
     point = run.Point(image, batch, device, settings.rep)

@@ -22,14 +22,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from softbench import dtypes
-from softbench.case import check_choices, parse_count, parse_counts
+from softbench import dtypes, parsing
 from softbench.contracts.quantities import Quantity, Section
 from softbench.contracts.study import Task
 from softbench.errors import UsageError
 from softbench.options import option
 from softbench.records.views import Fitted, Rows, View
-from softbench.studies._over_n import budget
 
 QUANTITIES = (
     Quantity("exponent", "1", "derived", "less"),
@@ -57,9 +55,10 @@ class Settings:
     head_dim: int = option(64, "size of a head D", low=1, high=4096)
     device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")
     impl: str = option("auto", "implementation; auto takes the first of each attention that runs here")
-    rep: float = option(200.0, "ms of timed work for each case", low=1, high=3_600_000)
+    rep: float = option(200.0, "ms of timed work for each case", unit="ms", low=1, high=3_600_000)
     rounds: int = option(5, "rounds that the cases of a length are interleaved over", low=1, high=1000)
-    timeout: float = option(60.0, "seconds that a case may take; longer lengths are then not run", low=0.1, high=1e6)
+    timeout: float = option(60.0, "seconds that a case may take; longer lengths are then not run", unit="s",
+                            low=0.1, high=1e6)
     extrapolate: str = option("", "lengths beyond the longest, comma-separated, to extrapolate to")
     memory_limit: str = option("", "memory for the length at which it runs out, as 16GiB; by default what is free")
     verify: bool = option(False, "run a call below and above that length in child processes")
@@ -78,8 +77,8 @@ def tasks(settings: Settings) -> list[Task]:
     from softbench.studies.scaling.growth import FEWEST
     from softbench.studies.scaling.lengths import Ladder, grid
 
-    low = parse_count(settings.min_tokens, "--min-tokens")
-    high = parse_count(settings.max_tokens, "--max-tokens")
+    low = parsing.count(settings.min_tokens, "--min-tokens")
+    high = parsing.count(settings.max_tokens, "--max-tokens")
     if low > high:
         raise UsageError(f"--min-tokens {low:,} is above --max-tokens {high:,}. Swap them.")
     lengths = grid(low, high, settings.per_doubling)
@@ -87,12 +86,12 @@ def tasks(settings: Settings) -> list[Task]:
         shown = ", ".join(f"{n:,}" for n in lengths) or "none"
         raise UsageError(f"A slope needs at least {FEWEST} lengths, and from {low:,} to {high:,} there are"
                          f" {len(lengths)} ({shown}): lower --min-tokens or raise --max-tokens.")
-    costs = check_choices(settings.costs.split(","), COSTS, "cost")
-    beyond = parse_counts(settings.extrapolate, "--extrapolate") if settings.extrapolate else []
+    costs = parsing.choices(settings.costs.split(","), COSTS, "cost")
+    beyond = parsing.counts(settings.extrapolate, "--extrapolate") if settings.extrapolate else []
     if near := [n for n in beyond if n <= lengths[-1]]:
         raise UsageError(f"--extrapolate: {near[0]:,} is within the lengths that are measured (up to"
                          f" {lengths[-1]:,}). Give longer ones, or none.")
-    limit = budget.parse_memory(settings.memory_limit, "--memory-limit") if settings.memory_limit else None
+    limit = parsing.memory(settings.memory_limit, "--memory-limit") if settings.memory_limit else None
     if "memory" not in costs and (settings.verify or limit):
         raise UsageError(f"{'--verify' if settings.verify else '--memory-limit'} needs memory among --costs.")
     setting = _setting.check(settings)
