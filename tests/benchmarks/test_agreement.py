@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import statistics
-
 import pytest
 import torch
+from benchmarks import pairs
 from torch.utils.benchmark import Timer
 
 from softbench.measures import latency
 
-PAIRS = 9
 LARGEST_DIFFERENCE = 0.03
 
 
 @pytest.mark.parametrize("tokens", [1024, 4096])
 @pytest.mark.parametrize("attn", ["softmax", "soft", "performer"])
-def test_latency_agrees_with_torch_benchmark(benchmark, build, attn, tokens):
-    """The median of the ratios of neighbouring measurements is within 3 % of 1."""
+def test_latency_agrees_with_torch_benchmark(benchmark, build, tell, attn, tokens):
+    """The ratio of neighbouring measurements is within 3 % of 1."""
     built = build(attn, tokens)
     timer = Timer("run(None)", globals={"run": built.run}, num_threads=torch.get_num_threads())
     settings = latency.Settings(rep=250.0, warmup=50.0, rounds=1)
@@ -30,16 +28,15 @@ def test_latency_agrees_with_torch_benchmark(benchmark, build, attn, tokens):
     def theirs() -> float:
         return timer.blocked_autorange(min_run_time=0.25).median
 
-    ratios = []
-    for pair in range(PAIRS):
+    def ratio(pair: int) -> float:
         if pair % 2:
             second, first = theirs(), ours()
         else:
             first, second = ours(), theirs()
-        ratios.append(first / second)
-    ratio = statistics.median(ratios)
-    benchmark.extra_info |= {"ratio to torch.utils.benchmark": round(ratio, 4), "ratios": [round(r, 4) for r in ratios]}
+        return first / second
+
+    claim = pairs.within(LARGEST_DIFFERENCE, ratio)
+    what = f"{attn}, N = {tokens:,}: softbench / torch.utils.benchmark"
+    tell(what, claim.ratio, claim.span)
     benchmark.pedantic(built.run, args=(None,), rounds=3)
-    span = f"{min(ratios):.3f}..{max(ratios):.3f}"
-    print(f"{attn}, N = {tokens:,}: softbench / torch.utils.benchmark = {ratio:.3f} ({span})")
-    assert abs(ratio - 1) <= LARGEST_DIFFERENCE
+    claim.check(what)

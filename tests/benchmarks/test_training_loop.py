@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterator
 
 import torch
+from benchmarks.pairs import times_faster
 from torch import nn
 from torch.nn import functional as F
 
@@ -54,26 +53,18 @@ def bare(learner: Learner, batch: Batch) -> Callable[[], object]:
     return step
 
 
-def test_overhead_of_the_loop(benchmark):
+def test_overhead_of_the_loop(benchmark, tell):
     group = Group(0, 1, torch.device("cpu"))
     batch = Batch(torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8), torch.randint(0, 10, (BATCH,)),
                   list(range(BATCH)), [])
     seeding.reseed(0)
     kinds = [make(Learner(learners.build("soft-tiny", {}, DIGITS, 10), DIGITS, Arithmetic(), classes=10, steps=100,
                           group=group), batch) for make in (ours, bare)]
-    times: list[list[float]] = [[], []]
-
-    def pairs() -> None:
-        for turn in range(STEPS):
-            for kind in (0, 1) if turn % 2 else (1, 0):
-                started = time.perf_counter()
-                kinds[kind]()
-                times[kind].append(time.perf_counter() - started)
-
-    pairs()  # untimed
-    times[0].clear()
-    times[1].clear()
-    benchmark.pedantic(pairs, rounds=3, iterations=1)
-    overhead = statistics.median(a / b for a, b in zip(*times, strict=True))
-    benchmark.extra_info["ours over bare"] = round(overhead, 4)
-    assert overhead < MOST, f"{overhead:.3f} times a bare step"
+    for _ in range(STEPS):  # untimed
+        for step in kinds:
+            step()
+    claim = times_faster(*kinds, least=1 / MOST)
+    what = "a bare step over ours"
+    tell(what, claim.ratio, claim.span)
+    benchmark.pedantic(kinds[0], rounds=3)
+    claim.check(what)
