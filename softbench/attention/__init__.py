@@ -1,1 +1,1 @@
-"""Attentions: one file is one attention, and its file name is its name. The contract is in `_contract.py`."""
+"""Attentions: one file is one attention, and its file name is its name. The contract is `softbench.contracts.attention`."""

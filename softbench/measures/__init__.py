@@ -1,1 +1,1 @@
-"""Measures: one file is one measure and one command. The contract is in `_contract.py`."""
+"""Measures: one file is one measure and one command. The contract is `softbench.contracts.measure`."""

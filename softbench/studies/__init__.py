@@ -1,1 +1,1 @@
-"""Studies: one file is one study and one command. The contract is in `_contract.py`."""
+"""Studies: one file is one study and one command. The contract is `softbench.contracts.study`."""
