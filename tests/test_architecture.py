@@ -270,3 +270,13 @@ def test_the_pages_name_every_room_in_its_order() -> None:
         *sorted(there - set(ROOMS)), *(name for name in ROOMS if name != "words")]
     sentence = (ROOT / "README.md").read_text().partition("## Rooms")[2].partition("## ")[0]
     assert re.findall(r"`(\w+)/`", sentence) == folders
+
+
+def test_files_that_the_design_opens_are_there() -> None:
+    text = (ROOT / "docs" / "design.md").read_text()
+    named = [name for name in re.findall(r"`([\w/]+\.py)`", text) if not name.startswith("tests/")]
+    assert len(named) > 40
+    assert [name for name in named if not (PACKAGE / name).exists()] == []
+    roads = re.findall(r"^\*\*.+?(\d+)\s+files: (.+?)\.(?: |\n\n)", text, re.M | re.S)
+    assert [len(re.findall(r"\.py`", files)) for _, files in roads] == [int(count) for count, _ in roads]
+    assert len(roads) == 4
