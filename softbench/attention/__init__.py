@@ -1,1 +1,1 @@
-"""Attentions: one file is one attention, and its file name is its name. The contract is `softbench.contracts.attention`."""
+"""Attentions: a file is one attention, and its name is the name. The contract is `softbench.contracts.attention`."""
