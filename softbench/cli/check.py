@@ -40,8 +40,8 @@ _STORED, _PAIRED = 5.0, 2.0  # default thresholds in per cent: of recorded runs,
               help="With --base: rounds that an undecided case may have.")
 @click.option("--slice-ms", type=_running.Number(min=1, max=60_000), default=100.0, show_default=True, metavar="MS",
               help="With --base: how long each of the four places of a round lasts.")
-@click.option("--budget", type=_running.Number(min=0, min_open=True), metavar="SECONDS",
-              help="What is open after so many seconds is inconclusive. [as long as it takes]")
+@click.option("--budget", type=_running.Seconds(), metavar="TIME",
+              help="What is open after so many seconds, or 20m, is inconclusive. [as long as it takes]")
 @click.option("--allow-missing", is_flag=True, help="A case that only the base has is no failure.")
 @click.option("--fail-on-inconclusive", is_flag=True, help="Exit with 4 where a case could not be decided.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also append what was measured here to this file.")
@@ -58,7 +58,7 @@ def check_command(against: Path | None, base: str | None, only: str | None, no_s
     known at SIGTERM, SIGHUP or Ctrl-C is printed, and kept in --out.
 
     \b
-    softbench check --base origin/main --budget 1200
+    softbench check --base origin/main --budget 20m
     softbench check --against results/baseline --only exact
 
     Exit codes: 0 no regression, 1 error, 2 usage, 3 something got worse, 4 inconclusive (with --fail-on-inconclusive),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from softbench import case
+from softbench import parsing
 from softbench.gate import check, programme
 from softbench.gate.check import Check
 from softbench.gate.programme import Step
@@ -65,10 +65,10 @@ def _cases(step: Step) -> int:
     given = dict(zip(step.arguments[::2], step.arguments[1::2], strict=False))
     modes = len(given.get("--mode", "").split(","))
     if "--model" in given:
-        return len(case.parse_models(given["--model"])) * modes
+        return len(parsing.models(given["--model"])) * modes
     if "--attn" not in given:
         return 1
-    return len(case.parse_attentions(given["--attn"])) * len(case.parse_counts(given["--tokens"], "--tokens")) * modes
+    return len(parsing.attentions(given["--attn"])) * len(parsing.counts(given["--tokens"], "--tokens")) * modes
 
 
 def _seconds(step: Step) -> float:
