@@ -49,11 +49,10 @@ def own(folder: Path, run: str) -> list[Record]:
     return sorted((r for r in found if r.coords.get("run") == run), key=lambda record: int(record.coords["epoch"]))
 
 
-def restored(tables: Sequence[Any], where: Path) -> list[Record]:
-    """Records that a checkpoint keeps as plain tables. Raises ResultsError where they are something else."""
+def restored(lines: Sequence[Any], where: Path) -> list[Record]:
+    """Records that a checkpoint keeps as their lines. Raises ResultsError where they are something else."""
     try:
-        found = [Record(**table) for table in tables]
-        return found if all(record.identity() and record.to_json() for record in found) else []
+        return [records.from_json(line) for line in lines]
     except (TypeError, ValueError) as error:
         raise ResultsError(f"A checkpoint in {where} keeps records that are none: it is damaged, or not by"
                            " train-imagenet. Start anew with another --out.") from error

@@ -252,7 +252,7 @@ def test_compile_export_and_autocast_keep_them() -> None:
     program = torch.export.export(module, (x, k, v))
     names = {str(node.target) for node in program.graph.nodes}
     assert {"softbench.gaussian_attention.default", "softbench.landmark_attention.default"} <= names
-    assert torch.equal(program.module()(x, k, v), truth[0])
+    assert helpers.relative(program.module()(x, k, v), truth[0]) < 1e-6  # as the compiled one: sums in another order
     with torch.autocast("cpu", torch.bfloat16):
         y = gaussian_attention(x, k, v, impl="triton")
     assert y.dtype == torch.float32
