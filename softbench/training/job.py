@@ -332,7 +332,8 @@ class _Run:
                 plain = json.dumps({"run": self.job.identity, "arch": self.job.arch, "options": self.job.options,
                                     "classes": self.source.classes, "class_names": self.source.names,
                                     "images": self.plan.images, "data": self.plan.data,
-                                    "position": self.position.as_dict(), "records": [record.to_json() for record in self.last],
+                                    "position": self.position.as_dict(),
+                                    "records": [record.to_json() for record in self.last],
                                     "environment": self.environment})  # some are subclasses of str, which torch refuses
                 checkpoint.save(self.folder, state | json.loads(plain), self.position.updates, best=best)
         self.saved = time.monotonic()
