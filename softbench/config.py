@@ -6,6 +6,7 @@ Sections are `[sweep]` (what is measured), `[process]` (how the process is set u
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,6 +116,20 @@ def load(path: Path | None, assignments: Sequence[str] = (),
             found[name] = _texts(settings, table)
             opts.parse(settings, found[name], f"[{name}]")
     return Config(opts.parse(SweepConfig, sweep, "[sweep]"), process, measures, studies, attention)
+
+
+def defaults() -> str:
+    """Every section and key with its default, as the text of a bench.toml that changes nothing."""
+    sections: dict[str, type] = {"sweep": SweepConfig, "process": Process}
+    for kind in ("measures", "studies"):
+        sections |= {name: plugins.load(kind, name, ["Settings"]).Settings for name in plugins.names(kind)}
+    texts = []
+    for name, cls in sections.items():
+        keys = [(f"{key} = {json.dumps(default, ensure_ascii=False)}", " ".join(text.split()))
+                for key, _, default, text in opts.describe(cls)]
+        texts.append("\n".join([f"[{name}]", *(f"{key:<26}# {text}" if len(key) < 26 else f"{key}  # {text}"
+                                              for key, text in keys)]))
+    return "\n\n".join(texts) + "\n"
 
 
 def _read(path: Path | None) -> dict[str, Any]:

@@ -137,8 +137,9 @@ def choices(values: Iterable[str], valid: Sequence[str], what: str) -> list[str]
 
 def modes(text: str, valid: Sequence[str] = MODES) -> list[str]:
     """`forward,training` -> modes without repeats; "training" is another word for forward_backward."""
-    named = [name.strip() for name in text.split(",")]
-    return choices([_ALIASES.get(name, name) if _ALIASES.get(name) in valid else name for name in named], valid, "mode")
+    aliases = {alias: name for alias, name in _ALIASES.items() if name in valid}
+    chosen = choices(text.split(","), [*valid, *aliases], "mode")
+    return list(dict.fromkeys(aliases.get(name, name) for name in chosen))
 
 
 def dtypes(text: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,6 @@ from softbench.config import Process, SweepConfig
 from softbench.errors import PluginError, UsageError
 
 ROOT = Path(__file__).parents[1]
-BUILT_IN = ("latency", "memory", "flops")
 
 
 @pytest.fixture(autouse=True)
@@ -179,29 +177,36 @@ def test_section_of_a_broken_measure_is_told(monkeypatch: pytest.MonkeyPatch, tm
         config.load(None, ["attention.hollow.x=1"])
 
 
-def test_bench_toml_says_exactly_the_built_in_defaults() -> None:
-    tables: dict[str, dict[str, Any]] = config._read(ROOT / "bench.toml")
-    sections = {"sweep": SweepConfig, "process": Process} | {
-        name: plugins.load("measures", name).Settings for name in BUILT_IN} | {
-        name: plugins.load("studies", name).Settings for name in plugins._builtin("studies")}
-    for name, cls in sections.items():
-        defaults = options.to_dict(cls())
-        given = tables.pop(name)
-        assert list(given) == list(defaults), f"[{name}]"
-        for key, value in given.items():
-            text = config.as_text(value) if isinstance(defaults[key], str) else value
-            assert text == defaults[key], f"[{name}] {key}"
-            assert type(text) is type(defaults[key]), f"[{name}] {key}"
-    assert {name for name in plugins.names("measures") if name not in BUILT_IN} >= set(tables)
-    found = config.load(ROOT / "bench.toml")
-    assert (found.sweep, found.process) == (SweepConfig(), Process())
+def sections() -> dict[str, type]:
+    return {"sweep": SweepConfig, "process": Process} | {
+        name: plugins.load(kind, name, ["Settings"]).Settings for kind in ("measures", "studies")
+        for name in plugins.names(kind)}
 
 
-def test_each_key_of_bench_toml_is_commented() -> None:
-    lines = (ROOT / "bench.toml").read_text().splitlines()
-    keys = [line for line in lines if "=" in line.partition("#")[0]]
-    assert len(keys) > 20
-    assert [line for line in keys if not line.partition("#")[2].strip()] == []
+def test_printed_defaults_are_read_back_as_the_defaults() -> None:
+    write(config.defaults())
+    tables = config._read(None)
+    assert {name: list(table) for name, table in tables.items()} == {
+        name: list(options.to_dict(cls())) for name, cls in sections().items()}
+    found = config.load(None)
+    assert (found.sweep, found.process, found.attention) == (SweepConfig(), Process(), {})
+    for name, table in (found.measures | found.studies).items():
+        assert options.parse(sections()[name], table, name) == sections()[name]()
+    assert {*found.measures, *found.studies} == set(sections()) - {"sweep", "process"}
+
+
+def test_each_printed_default_is_explained() -> None:
+    lines = [line for line in config.defaults().splitlines() if line and not line.startswith("[")]
+    assert len(lines) > 20
+    assert [line for line in lines if len(line.partition("# ")[2].strip()) < 3] == []
+
+
+def test_bench_toml_of_the_repository_holds_only_what_it_changes() -> None:
+    tables = config._read(ROOT / "bench.toml")
+    config.load(ROOT / "bench.toml")
+    repeated = [f"{name}.{key}" for name, table in tables.items() if name != "attention" for key, value in table.items()
+                if config.as_text(value) == config.as_text(options.to_dict(sections()[name]())[key])]
+    assert repeated == []
 
 
 def test_commented_examples_of_bench_toml_are_real(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from softbench import plugins
+from softbench import config, plugins
 from softbench.cli import _attentions, _printing
 from softbench.errors import UsageError, unknown
 
@@ -26,9 +26,16 @@ _INPUTS = [
 @click.option("--linear/--not-linear", default=None, help="Only attentions that claim O(N), or only the others.")
 @click.option("--linear-in-v/--not-linear-in-v", default=None,
               help="Only attentions whose output is S(q, k) v, or only the others.")
+@click.option("--defaults", is_flag=True, help="Print every setting with its default instead, as a bench.toml.")
 @click.option("--format", "form", type=click.Choice(["table", "md"]), default="table", show_default=True)
-def list_command(family: str | None, linear: bool | None, linear_in_v: bool | None, form: str) -> None:
+def list_command(family: str | None, linear: bool | None, linear_in_v: bool | None, defaults: bool, form: str) -> None:
     """List attentions, measures, studies and inputs; with a filter, the attentions it leaves."""
+    filtered = (family, linear, linear_in_v) != (None, None, None)
+    if defaults:
+        if filtered or form != "table":
+            raise UsageError("--defaults prints all settings in the form of bench.toml: leave the other flags out.")
+        _printing.echo(config.defaults(), nl=False)
+        return
     facts = {name: _attentions.facts(name) for name in plugins.names("attention")}
     chosen = [name for name, found in facts.items()
               if (linear is None or (found.get("COMPLEXITY") == "N") is linear)
@@ -40,7 +47,7 @@ def list_command(family: str | None, linear: bool | None, linear_in_v: bool | No
         chosen = [name for name in chosen if facts[name].get("FAMILY") == family]
     rows = [_attentions.row(name, facts[name]) for name in chosen]
     attentions = _printing.listing("Attentions", _attentions.HEADER, rows)
-    if (family, linear, linear_in_v) != (None, None, None):
+    if filtered:
         if not chosen:
             raise UsageError("No attention is left by these filters.")
         _printing.print_tables([attentions], form)

@@ -7,7 +7,7 @@ from pathlib import Path
 import helpers
 import pytest
 
-from softbench import plugins
+from softbench import config, plugins
 from softbench.contracts import attention as _contract
 
 
@@ -82,3 +82,12 @@ def test_info_of_nothing_is_told(run, arguments, message):
     code, out, err = run("info", *arguments)
     assert (code, out) == (2, "")
     assert message in err
+
+
+def test_defaults_are_printed_as_a_bench_toml(run):
+    code, out, _ = run("list", "--defaults")
+    assert (code, out) == (0, config.defaults())
+    assert 'attn = "soft,performer"   # attentions' in out
+    for flags in (("--linear",), ("--format", "md")):
+        code, _, err = run("list", "--defaults", *flags)
+        assert (code, err.count("\n")) == (2, 1)

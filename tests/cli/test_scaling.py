@@ -236,7 +236,7 @@ def test_everything_failing_is_said_and_fails(run: Run, tmp_path: Path) -> None:
     (("--device", "gpu"), "No device named 'gpu'"), (("--extrapolate", "128"), "128 is within the lengths"),
     (("--extrapolate", "far"), "'far' is not a positive whole number"),
     (("--memory-limit", "much"), "--memory-limit: 'much' is not an amount of memory"),
-    (("--memory-limit", "1"), "--memory-limit: '1' has no unit. Write it as 1GiB or 1MiB."),
+    (("--memory-limit", "1"), "--memory-limit must be at least 1MiB, not 1. A number without a unit counts bytes."),
     (("--costs", "latency", "--verify"), "--verify needs memory among --costs"),
     (("--verify", "maybe"), "verify must be true or false"), (("--timeout", "0"), "timeout must be at least 0.1"),
     (("--view", "grows"), "No view named 'grows'. Did you mean 'growth'?"), (("--nonsense",), "No such option")])

@@ -10,7 +10,7 @@ import pytest
 from compare.fake_runs import timed
 from reports import fake_records as fake
 
-from softbench import plugins
+from softbench import config, plugins
 from softbench.compare.sides import Side
 from softbench.compare.verdicts import Terms, compare
 from softbench.errors import SoftbenchError
@@ -110,7 +110,7 @@ def test_a_command_that_ended_midway_is_a_failure_of_the_tool(version: Source, c
 
 def test_a_bench_toml_that_repeats_defaults_does_not_reach_an_older_version(version: Source, tmp_path: Path,
                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copy(source.HERE / "bench.toml", tmp_path)
+    (tmp_path / "bench.toml").write_text(config.defaults())
     monkeypatch.chdir(tmp_path)
     line = fake.record("flops", unit="flop", value=1.0).to_json() + "\n"
     command(version, "config = Path(sys.argv[sys.argv.index('--config') + 1]); assert config.read_text() == ''\n"

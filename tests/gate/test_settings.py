@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,8 +21,10 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     return lambda text: Path("bench.toml").write_text(text, encoding="utf-8") and None
 
 
-def test_the_bench_toml_of_the_repository_changes_nothing(write: Write) -> None:
-    shutil.copy(source.HERE / "bench.toml", "bench.toml")
+@pytest.mark.parametrize("text", [config.defaults(), (source.HERE / "bench.toml").read_text()],
+                         ids=["all defaults", "the repository's"])
+def test_a_bench_toml_of_defaults_changes_nothing(write: Write, text: str) -> None:
+    write(text)
     assert settings.changed() == ""
 
 
