@@ -1,7 +1,7 @@
 """Settings: what the working directory's bench.toml changes, and nothing else, for a version that may know fewer keys.
 
-A bench.toml may spell defaults out, as `softbench list --defaults` does. An older version would refuse the sections that
-it does not have yet, and the gate with it; what only repeats a default is therefore left out.
+A bench.toml may spell defaults out, as `softbench list --defaults` does. An older version would refuse the sections
+that it does not have yet, and the gate with it; what only repeats a default is therefore left out.
 """
 
 from __future__ import annotations

@@ -160,7 +160,8 @@ def test_a_wrong_attention_has_no_answer(run: Run, made_up: list[Any], tmp_path:
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ((), "There is no budget: give --memory 16GiB, --latency 50ms, or both"),
-    (("--memory", "16"), "--memory must be at least 1MiB, not 16"), (("--memory", "lots"), "is not an amount of memory"),
+    (("--memory", "16"), "--memory must be at least 1MiB, not 16"),
+    (("--memory", "lots"), "is not an amount of memory"),
     (("--latency", "0"), "--latency must be from 1us to 24h"), (("--latency", "quick"), "is not a time"),
     (("--memory", "1GiB", "--vary", "heads"), "vary must be one of tokens, batch"),
     (("--memory", "1GiB", "--min-tokens", "128k"), "--min-tokens 131,072 is above --max-tokens 65,536"),
