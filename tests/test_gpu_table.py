@@ -15,7 +15,7 @@ def test_it_runs_the_implementation_that_it_names(impl):
 
 
 def test_rows_are_records_too(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(speed.process, "apply", lambda _: {"threads": 2})  # this process stays as it is
+    monkeypatch.setattr(speed.setup, "apply", lambda _: {"threads": 2})  # this process stays as it is
     table = speed.Table(str(tmp_path / "speed.jsonl"), device="cpu")
     table.told("share of the floor", 0.5, 0.6, "20 us")
     table.told("times faster", 9.0, 8, "2 us")
