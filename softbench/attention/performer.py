@@ -78,16 +78,20 @@ class Performer(nn.Module):
         if not needs_grad(x):
             exponent = projected.sub_(x.square().sum(-1, keepdim=True) / 2)
             return exponent.sub_(exponent.amax(-1 if query else (-2, -1), keepdim=True)).exp_().add_(self.options.eps)
-        shift = _query_shift if query else _key_shift
-        exponent = projected.sub_(shift(x, projection, projected.detach()))
-        with torch.no_grad():
-            exponent.clamp_(max=1)  # at most 0 but for rounding, which grows with the tokens
+        if query:
+            exponent = projected.sub_(_query_shift(x, projection, projected.detach()))
+        else:
+            exponent = projected.sub_(_key_shift(x, projection, projected.detach()))
+            with torch.no_grad():
+                exponent.clamp_(max=1)  # at most 0 but for rounding, which grows with the tokens
         return exponent.exp_() + self.options.eps
 
 
 def _query_shift(x: Tensor, projection: Tensor, projected: Tensor) -> Tensor:
     """|x|^2 / 2 + c = max_j w_j x for each query, [B, H, N, 1], through which a gradient costs N D and not N r."""
-    return (x * projection[projected.max(-1).indices]).sum(-1, keepdim=True)
+    largest, feature = projected.max(-1)
+    again = (x * projection[feature]).sum(-1)
+    return (largest + (again - again.detach())).unsqueeze(-1)  # to the last digit, so that no exponent is above 0
 
 
 def _key_shift(x: Tensor, projection: Tensor, projected: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from benchmarks.pairs import Given
 from local_attention import LocalAttention
 from torch import Tensor, nn
 
+import softbench
 from softbench.attention import _blocks, bigbird
 from softbench.case import Shape
 from softbench.errors import UsageError
@@ -265,3 +266,25 @@ def test_a_few_blocks_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch, n
                           lambda q, k, v: plain(q, k, v, grid=shape.grid), tensors)
     with torch.no_grad():
         assert helpers.relative(ours(*tensors, grid=shape.grid), plain(*tensors, grid=shape.grid)) < 1e-12
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+@pytest.mark.parametrize("at_once", [1, 1 << 18])
+@pytest.mark.parametrize("attn", ["window:size=4", "window:size=3:shift=1", "longformer:window=5:globals=0",
+                                  "longformer:window=5:globals=2"])
+def test_gradients_do_not_depend_on_what_is_kept_and_done_at_once(monkeypatch: pytest.MonkeyPatch, attn: str,
+                                                                  at_once: int, kept: int) -> None:
+    """A few weights are kept for the backward, others made anew, in small steps or in one."""
+    monkeypatch.setattr(_blocks, "_KEPT", kept)
+    monkeypatch.setattr(_blocks, "_SCORES_AT_ONCE", at_once)
+    source = torch.Generator().manual_seed(3)
+    q, k, v, dy = (torch.randn(1, 2, 64, 16, generator=source, dtype=torch.float64) for _ in range(4))
+    name, *given = attn.split(":")
+    options = {key: int(value) for key, value in (pair.split("=") for pair in given)}
+    found = []
+    for impl in ("sdpa", "math"):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        y = softbench.create(name, impl=impl, **options)(*leaves, grid=(8, 8))
+        found.append((y.detach(), *torch.autograd.grad(y, leaves, dy)))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Feature maps against packages on the CPU, as medians of ratios of interleaved pairs: ours must not be slower.
+"""Feature maps against packages on the CPU, as ratios of interleaved pairs: ours must not be slower.
 
 B = 1, H = 8, D = 64, float32, all cores of the process, malloc thresholds fixed, with equal hyperparameters. Packages
 get q, k and v in the layout they want, and no linear layer of theirs runs.

@@ -1,6 +1,6 @@
 """The CPU speeds claimed for attentions through landmarks, reductions and channels, against packages that have them.
 
-As in test_speed.py: medians of ratios of interleaved pairs at B = 1, H = 8, D = 64, float32; no linear layer of a
+As in test_speed.py: ratios of interleaved pairs at B = 1, H = 8, D = 64, float32; no linear layer of a
 package runs. The work is the same on both sides: timm's reductions of PVT see keys and values one after the other, as
 ours must. Only the package of `agent` does less: its agents are given, where ours are pooled in every call.
 

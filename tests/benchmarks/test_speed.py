@@ -1,4 +1,4 @@
-"""The CPU speeds that softbench claims, as medians of ratios of interleaved pairs: our oracle, torch's SDPA, packages.
+"""The CPU speeds that softbench claims, as ratios of interleaved pairs: our oracle, torch's SDPA, packages.
 
 B = 1, H = 8, D = 64, float32, all cores of the process (the claims are for two), malloc thresholds fixed. The oracle is
 the same attention from our plainest primitives: distances from `cdist`, the paper's Newton iteration of 20 steps, and
