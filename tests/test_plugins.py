@@ -233,8 +233,8 @@ def test_listing_imports_no_plugin() -> None:
             "print(*(m for m in sys.modules if m.startswith(('torch', 'softbench.'))))")
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                            env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert set(found.stdout.split()) == {"softbench._former", "softbench._version", "softbench.errors", "softbench.plugins",
-                                       "softbench.plugins.contained"}
+    assert set(found.stdout.split()) == {"softbench._former", "softbench._version", "softbench.errors",
+                                         "softbench.plugins", "softbench.plugins.contained"}
 
 
 def test_all_errors_are_of_the_family() -> None:
