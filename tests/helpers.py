@@ -180,3 +180,37 @@ def assert_agrees(ours: Callable[..., Tensor], other: Callable[..., Tensor], ten
     for i, (a, b) in enumerate(zip(*results, strict=True)):
         error = relative(a, b)
         assert error <= bound, f"{f'gradient {i - 1}' if i else 'value'}: {error:.2g} away"
+
+
+# Defects of the measure and the study in data/third_party: (the check that must see it, what to replace, by what).
+MEASURE_DEFECTS = {
+    "does not say what it is": ("described", '"""Entries: how many numbers one call takes in, and how full its queries '
+                                             'are."""', '""""""'),
+    "leaves an option unexplained": ("described", '"factor of the fullness"', '""'),
+    "imports torch at the top": ("light", "from typing import Any\n", "from typing import Any\n\nimport torch\n"),
+    "gives a quantity that it does not list": ("declared", 'Reading("fullness"', 'Reading("emptiness"'),
+    "gives another unit than it lists": ("declared", 'Reading("fullness", "1"', 'Reading("fullness", "B"'),
+    "never gives its headline": ("declared", 'Reading("entries", "1"', 'Reading("fullness", "1"'),
+    "calls exact what has noise": ("as_said", "v.numel())]", "v.numel()) + __import__('time').perf_counter()]"),
+    "prints": ("silent", "    q, k, v", "    print('measuring')\n    q, k, v"),
+    "leaves a file": ("silent", "    q, k, v", "    open('left', 'w').close()\n    q, k, v"),
+    "has a mode of its own": ("modes", "@dataclass", 'MODES = ("sideways",)\n\n\n@dataclass'),
+}
+STUDY_DEFECTS = {
+    "does not say what it is": ("described", '"""Long-enough: from how many tokens on a call is worth its start, as far'
+                                             ' as a clock can tell."""', '"""Study."""'),
+    "imports torch at the top": ("light", "from functools import partial\n", "from functools import partial\n\nimport "
+                                                                             "torch\n"),
+    "gives a quantity that it does not list": ("declared", 'quantity="steps"', 'quantity="stairs"'),
+    "calls a time what is none": ("as_said", "[2e-3, 2.1e-3]", "[-2e-3, -2.1e-3]"),
+    "calls seeded what has noise": ("as_said", '"1", "derived", "less"),  # a length, which follows from times\n',
+                                    '"1", "seeded", "less"),\n'),
+    "prints": ("silent", "    about: Any", "    print('studying')\n    about: Any"),
+    "is quick by a setting that it has not": ("quick", '{"ways"', '{"roads"'),
+    "names two tasks alike": ("tasks", "Task(way,", 'Task("way",'),
+    "names a task by the hour": ("tasks", "Task(way,", "Task(f\"{way} {__import__('time').perf_counter()}\","),
+    "shows a quantity that it does not list": ("views", '"start", "steps")', '"start", "stairs")'),
+    "has no table": ("views", "@dataclass", "VIEWS = VIEWS[1:]\n\n\n@dataclass"),
+}
+# Without noise as it is, so that calling it seeded can be seen.
+NOISY = ('700.0 if way == "warm" else 900.0', '700.0 + __import__("time").perf_counter_ns() % 1_000_003')
