@@ -5,6 +5,7 @@ A distance by one matrix product has the error of a squared norm: these are the 
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Callable
 
@@ -15,8 +16,11 @@ from torch import Tensor
 
 from softbench import inputs
 from softbench.case import Shape
+from softbench.ops import dispatch
 from softbench.ops.gaussian_attention import _by_landmarks, eager, gaussian_attention, gaussian_kernel
 
+interpreted = pytest.mark.skipif(importlib.util.find_spec("triton") is None or not dispatch.interpreted(),
+                                 reason="no Triton, or a GPU is here: see tests/gpu")
 NAMES = ["soft", "soft_norm", "skyformer", "gaussian"]
 SHARED = ("soft", "soft_norm")  # keys are the queries
 SHAPES = [Shape(2, 2, 8, 12, 32), Shape(1, 1, 12, 12, 64), Shape(1, 2, 1, 3, 1), Shape(1, 1, 9, 9, 16),
@@ -93,12 +97,68 @@ def test_inputs_are_as_right_as_the_formula(name: str, family: str) -> None:
     assert_as_right_as_the_formula(name, shape, inputs.tokens(family, shape, 0))
 
 
+@interpreted
+@pytest.mark.parametrize("kind", ["two groups 3", "two groups 100", "3 groups 100", "two groups 1000", "one long token",
+                                  "one endless token", "a large mean by channel", "queries far from keys"])
 @pytest.mark.parametrize("name", NAMES)
-def test_tokens_all_alike_are_one_token(name: str) -> None:
+def test_kernels_are_as_right_as_the_formula(name: str, kind: str) -> None:
+    """With all landmarks in one program: 63 tokens, 49 of them."""
+    shape = Shape(1, 1, 7, 9, 16)
+    tensors = KINDS[kind](shape, 1), KINDS[kind](shape, 2), noise(shape, seed=3)
+    assert_as_right_as_the_formula(name, shape, tensors, "triton")
+
+
+@interpreted
+@pytest.mark.parametrize("family", ["structured:100", "outliers:10000"])
+@pytest.mark.parametrize("dim", [20, 64])
+def test_kernels_are_as_right_as_the_formula_on_inputs(dim: int, family: str) -> None:
+    shape = Shape(1, 1, 7, 11, dim)
+    for name in ("soft", "gaussian"):
+        assert_as_right_as_the_formula(name, shape, inputs.tokens(family, shape, 0), "triton")
+
+
+@interpreted
+@pytest.mark.parametrize(("queries", "keys"), [(9, 77), (77, 9), (70, 66), (5, 520)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_kernels_are_as_right_as_the_formula_with_few_or_many_keys(queries: int, keys: int, dtype: torch.dtype) -> None:
+    """Each kernel, each with tiles that are not full; half numbers as far from 0 as they tell tokens apart."""
+    shape = Shape(1, 1, 1, max(queries, keys), 16)
+    x, k = (groups(shape, i, 3, 100 if dtype == torch.float32 else 30).to(dtype) for i in (1, 2))
+    tensors = x[:, :, :queries], k[:, :, :keys], noise(shape, seed=3)[:, :, :keys].to(dtype)
+    outcome = {}
+    for impl, kind in (("triton", dtype), ("reference", torch.float64)):
+        leaves = [t.to(kind).clone().requires_grad_() for t in tensors]
+        y = gaussian_attention(*leaves, scale=0.5, impl=impl)
+        outcome[impl] = [y.detach(), *helpers.gradients(y, leaves)]
+    for ours, truth in zip(*outcome.values(), strict=True):
+        assert helpers.relative(ours, truth) < max(2e-5, torch.finfo(dtype).eps)
+
+
+@interpreted
+def test_kernels_take_ordinary_tokens_by_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Differences would take many times as long."""
+    from softbench.ops.gaussian_attention import _launches
+
+    shape = Shape(1, 1, 7, 9, 16)
+    for dtype, family in itertools.product((torch.float32, torch.float16), ("normal", "structured", "clustered")):
+        q, _, v = (t.to(dtype) for t in inputs.tokens(family, shape, 0))
+        outcome = []
+        for reach in (_launches._reach, lambda *_: 1e30):
+            monkeypatch.setattr(_launches, "_reach", reach)
+            leaves = [t.clone().requires_grad_() for t in (q, v)]
+            y = helpers.load("soft").build(shape, "triton")(leaves[0], leaves[0], leaves[1], grid=shape.grid)
+            outcome.append([y.detach(), *helpers.gradients(y, leaves)])
+        monkeypatch.undo()
+        assert all(torch.equal(a, b) for a, b in zip(*outcome, strict=True))
+
+
+@pytest.mark.parametrize("impl", ["eager", pytest.param("triton", marks=interpreted)])
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_all_alike_are_one_token(name: str, impl: str) -> None:
     """Their gradient is 0, and what rounding makes of it small beside that of the values."""
-    shape = Shape(1, 2, 8, 12, 32)
+    shape = Shape(1, 2, 8, 12, 32) if impl == "eager" else Shape(1, 1, 7, 9, 16)
     same = (100 * noise(shape, tokens=1, seed=7)).expand(-1, -1, shape.tokens, -1).contiguous()
-    y, dq, dk, _ = results(name, shape, (same, same, noise(shape, seed=3)), "eager", torch.float32)
+    y, dq, dk, _ = results(name, shape, (same, same, noise(shape, seed=3)), impl, torch.float32)
     truth, *_ = results(name, shape, (same, same, noise(shape, seed=3)), "reference", torch.float64)
     assert helpers.relative(y, truth) < 1e-3
     assert max(float(dq.abs().max()), float(dk.abs().max())) < 1e-2

@@ -25,6 +25,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+FEW: tl.constexpr = tl.constexpr(16)  # tokens that a FAR loop streams at a time, as its registers are few
+
 
 @triton.jit
 def attend_streaming_keys(x, k, v, y, x_b, x_h, x_n, x_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_e, y_s, y_b, y_h, y_n,
@@ -41,15 +43,16 @@ def attend_streaming_keys(x, k, v, y, x_b, x_h, x_n, x_d, k_b, k_h, k_n, k_d, v_
     x_norm = _norm(x_tile, rate)
     sums = tl.zeros([BLOCK_N, BLOCK_E], tl.float32)
     far, first, last = _far(x_norm, own, queries, reach), split * share, tl.minimum(keys, (split + 1) * share)
+    STEPS: tl.constexpr = (BLOCK_M, FEW)
     for FAR in tl.static_range(2):
-        for start in range(first, tl.where(far == FAR, last, first), BLOCK_M):
-            v_tile = _tile(v, start, last, v_n, v_e, E, BLOCK_M, BLOCK_E)
+        for start in range(first, tl.where(far == FAR, last, first), STEPS[FAR]):
+            v_tile = _tile(v, start, last, v_n, v_e, E, STEPS[FAR], BLOCK_E)
             if FAR:
-                scores = _far_scores(x, x_n, x_d, own, queries, k, k_n, k_d, start, last, rate, D, BLOCK_N, BLOCK_M)
+                scores = _far_scores(x, x_n, x_d, own, queries, k, k_n, k_d, start, last, rate, D, BLOCK_N, STEPS[FAR])
             else:
-                k_tile = _operand(_tile(k, start, last, k_n, k_d, D, BLOCK_M, BLOCK_D), centre, half, PRECISION)
+                k_tile = _operand(_tile(k, start, last, k_n, k_d, D, STEPS[FAR], BLOCK_D), centre, half, PRECISION)
                 scores = _scores(x_tile, x_norm, k_tile, _norm(k_tile, rate), rate, half, PRECISION)
-            sums = _add_scaled_product(sums, scores, v_tile, half, PRECISION)  # scores [BLOCK_N, BLOCK_M]
+            sums = _add_scaled_product(sums, scores, v_tile, half, PRECISION)  # scores [BLOCK_N, STEPS[FAR]]
     y += tl.cast(split, tl.int64) * y_s + b * y_b + h * y_h
     _store(y, sums, own, queries, y_n, E, BLOCK_N, BLOCK_E)
 
@@ -69,16 +72,17 @@ def attend_streaming_queries(x, k, v, y, x_b, x_h, x_n, x_d, k_b, k_h, k_n, k_d,
     k_tile = _operand(k_tile, centre, half, PRECISION)
     k_norm = _norm(k_tile, rate)
     far, first, last = _far(k_norm, own, keys, reach), part * share, tl.minimum(queries, (part + 1) * share)
+    STEPS: tl.constexpr = (BLOCK_N, FEW)
     for FAR in tl.static_range(2):
-        for start in range(first, tl.where(far == FAR, last, first), BLOCK_N):
+        for start in range(first, tl.where(far == FAR, last, first), STEPS[FAR]):
             if FAR:
-                scores = _far_scores(x, x_n, x_d, start, last, k, k_n, k_d, own, keys, rate, D, BLOCK_N, BLOCK_M)
+                scores = _far_scores(x, x_n, x_d, start, last, k, k_n, k_d, own, keys, rate, D, STEPS[FAR], BLOCK_M)
             else:
-                x_tile = _operand(_tile(x, start, last, x_n, x_d, D, BLOCK_N, BLOCK_D), centre, half, PRECISION)
+                x_tile = _operand(_tile(x, start, last, x_n, x_d, D, STEPS[FAR], BLOCK_D), centre, half, PRECISION)
                 scores = _scores(x_tile, _norm(x_tile, rate), k_tile, k_norm, rate, half, PRECISION)
-            sums = tl.zeros([BLOCK_N, BLOCK_E], tl.float32)
-            sums = _add_scaled_product(sums, scores, v_tile, half, PRECISION)  # scores [BLOCK_N, BLOCK_M]
-            _store(y, sums, start, last, y_n, E, BLOCK_N, BLOCK_E)
+            sums = tl.zeros([STEPS[FAR], BLOCK_E], tl.float32)
+            sums = _add_scaled_product(sums, scores, v_tile, half, PRECISION)  # scores [STEPS[FAR], BLOCK_M]
+            _store(y, sums, start, last, y_n, E, STEPS[FAR], BLOCK_E)
 
 
 @triton.jit
@@ -101,16 +105,18 @@ def differentiate(x, k, p, q, dx, x_b, x_h, x_n, x_d, k_b, k_h, k_n, k_d, p_b, p
     x_norm = _norm(x_tile, rate)
     sums, total = tl.zeros([BLOCK_N, BLOCK_D], tl.float32), tl.zeros([BLOCK_N], tl.float32)
     far, first, last = _far(x_norm, own, queries, reach), split * share, tl.minimum(keys, (split + 1) * share)
+    STEPS: tl.constexpr = (BLOCK_M, FEW)
     for FAR in tl.static_range(2):
-        for start in range(first, tl.where(far == FAR, last, first), BLOCK_M):
-            q_tile = _tile(q, start, last, q_n, q_e, E, BLOCK_M, BLOCK_E)
-            w = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+        for start in range(first, tl.where(far == FAR, last, first), STEPS[FAR]):
+            q_tile = _tile(q, start, last, q_n, q_e, E, STEPS[FAR], BLOCK_E)
+            w = tl.zeros([BLOCK_N, STEPS[FAR]], tl.float32)
             w = _add_scaled_product(w, p_tile, tl.trans(q_tile), half, PRECISION)
             if FAR:
-                w *= _far_scores(x, x_n, x_d, own, queries, k, k_n, k_d, start, last, rate, D, BLOCK_N, BLOCK_M)
-                sums += _weighted_differences(w, x, x_n, x_d, own, queries, k, k_n, k_d, start, last, D, BLOCK_D)
+                w *= _far_scores(x, x_n, x_d, own, queries, k, k_n, k_d, start, last, rate, D, BLOCK_N, STEPS[FAR])
+                sums = _add_weighted_differences(sums, w, x, x_n, x_d, own, queries, k, k_n, k_d, start, last,
+                                                 D, BLOCK_D)
             else:
-                k_tile = _operand(_tile(k, start, last, k_n, k_d, D, BLOCK_M, BLOCK_D), centre, half, PRECISION)
+                k_tile = _operand(_tile(k, start, last, k_n, k_d, D, STEPS[FAR], BLOCK_D), centre, half, PRECISION)
                 w *= _scores(x_tile, x_norm, k_tile, _norm(k_tile, rate), rate, half, PRECISION)
                 w = _factor(w, half, PRECISION)
                 total += tl.sum(w, 1)
@@ -145,32 +151,36 @@ def differentiate_through_landmarks(x, v, dy, landmarks, w, dg, dx, dv, dl, x_b,
     l_norm = _norm(l_tile, rate)
     sums, total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32), tl.zeros([BLOCK_M], tl.float32)
     far, first, last = _far(l_norm, own, count, reach), part * share, tl.minimum(tokens, (part + 1) * share)
+    STEPS: tl.constexpr = (BLOCK_N, FEW)
     for FAR in tl.static_range(2):
-        for start in range(first, tl.where(far == FAR, last, first), BLOCK_N):
-            v_tile = _tile(v, start, last, v_n, v_e, E, BLOCK_N, BLOCK_E)
-            dy_tile = _tile(dy, start, last, dy_n, dy_e, E, BLOCK_N, BLOCK_E)
-            weights = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        for start in range(first, tl.where(far == FAR, last, first), STEPS[FAR]):
+            v_tile = _tile(v, start, last, v_n, v_e, E, STEPS[FAR], BLOCK_E)
+            dy_tile = _tile(dy, start, last, dy_n, dy_e, E, STEPS[FAR], BLOCK_E)
+            weights = tl.zeros([BLOCK_M, STEPS[FAR]], tl.float32)
             weights = _add_scaled_product(weights, w_tile, tl.trans(dy_tile), half, PRECISION)
             weights = _add_scaled_product(weights, dg_tile, tl.trans(v_tile), half, PRECISION)
             if FAR:
-                scores = _far_scores(landmarks, D, 1, own, count, x, x_n, x_d, start, last, rate, D, BLOCK_M, BLOCK_N)
+                scores = _far_scores(landmarks, D, 1, own, count, x, x_n, x_d, start, last, rate,
+                                     D, BLOCK_M, STEPS[FAR])
                 weights *= scores
-                by_token = _weighted_differences(tl.trans(weights), x, x_n, x_d, start, last, landmarks, D, 1, own,
-                                                 count, D, BLOCK_D)
-                sums += _weighted_differences(weights, landmarks, D, 1, own, count, x, x_n, x_d, start, last, D, BLOCK_D)
+                sums = _add_weighted_differences(sums, weights, landmarks, D, 1, own, count, x, x_n, x_d, start, last,
+                                                 D, BLOCK_D)
+                by_token = tl.zeros([STEPS[FAR], BLOCK_D], tl.float32)
+                by_token = _add_weighted_differences(by_token, tl.trans(weights), x, x_n, x_d, start, last,
+                                                     landmarks, D, 1, own, count, D, BLOCK_D)
             else:
-                x_tile = _operand(_tile(x, start, last, x_n, x_d, D, BLOCK_N, BLOCK_D), centre, half, PRECISION)
+                x_tile = _operand(_tile(x, start, last, x_n, x_d, D, STEPS[FAR], BLOCK_D), centre, half, PRECISION)
                 scores = _scores(l_tile, l_norm, x_tile, _norm(x_tile, rate), rate, half, PRECISION)
                 weights = _factor(weights * scores, half, PRECISION)
-                by_token = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
+                by_token = tl.zeros([BLOCK_D, STEPS[FAR]], tl.float32)
                 by_token = tl.trans(_add_scaled_product(by_token, tl.trans(l_tile), weights, half, PRECISION))
                 by_token -= tl.sum(weights, 0)[:, None] * x_tile.to(tl.float32)
                 total += tl.sum(weights, 1)
                 sums = _add_scaled_product(sums, weights, x_tile, half, PRECISION)
-            _store(dx, by_token * scale, start, last, dx_n, D, BLOCK_N, BLOCK_D)
-            by_value = tl.zeros([BLOCK_E, BLOCK_N], tl.float32)
+            _store(dx, by_token * scale, start, last, dx_n, D, STEPS[FAR], BLOCK_D)
+            by_value = tl.zeros([BLOCK_E, STEPS[FAR]], tl.float32)
             by_value = tl.trans(_add_scaled_product(by_value, tl.trans(dg_tile), scores, half, PRECISION))
-            _store(dv, by_value, start, last, dv_n, E, BLOCK_N, BLOCK_E)
+            _store(dv, by_value, start, last, dv_n, E, STEPS[FAR], BLOCK_E)
     sums = (sums - total[:, None] * l_tile) * scale
     dl += (part * tl.num_programs(0) // tl.cdiv(tokens, share) + group) * count * D
     _store(dl, sums, own, count, D, D, BLOCK_M, BLOCK_D)
@@ -277,10 +287,9 @@ def _far_scores(a, a_n, a_d, a_start, a_last, b, b_n, b_d, b_start, b_last, rate
 
 
 @triton.jit
-def _weighted_differences(w, a, a_n, a_d, a_start, a_last, b, b_n, b_d, b_start, b_last, D: tl.constexpr,
+def _add_weighted_differences(sums, w, a, a_n, a_d, a_start, a_last, b, b_n, b_d, b_start, b_last, D: tl.constexpr,
                           BLOCK_D: tl.constexpr):
-    """sum_j w_ij (b_j - a_i), [rows of w, BLOCK_D]."""
-    sums = tl.zeros([w.shape[0], BLOCK_D], tl.float32)
+    """sums_i + sum_j w_ij (b_j - a_i), [rows of w, BLOCK_D]."""
     for d in range(D):
         difference = (_column(b + d * b_d, b_start, b_last, b_n, w.shape[1])[None, :]
                       - _column(a + d * a_d, a_start, a_last, a_n, w.shape[0])[:, None])

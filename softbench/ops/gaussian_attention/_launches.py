@@ -87,9 +87,9 @@ def attend(x: Tensor, k: Tensor, v: Tensor, scale: float, dtype: torch.dtype) ->
             sizes = _few_keys_launch(width, _arithmetic(half))
             share = _TILES * sizes.streamed
             _kernels.attend_streaming_queries[(groups * triton.cdiv(queries, share),)](
-                x, k, v, y, *strides, *y.stride()[:3], heads, queries, keys, share, rate,
-                reach, BLOCK_N=sizes.streamed,
-                BLOCK_M=max(16, triton.next_power_of_2(keys)), **_constants(head_dim, value_dim, half, sizes))
+                x, k, v, y, *strides, *y.stride()[:3], heads, queries, keys, share, rate, reach,
+                BLOCK_N=sizes.streamed, BLOCK_M=max(16, triton.next_power_of_2(keys)),
+                **_constants(head_dim, value_dim, half, sizes))
             return y
         sizes, parts = launch_sizes(queries, width, _arithmetic(half), gradient=False), _parts(y, splits)
         _kernels.attend_streaming_keys[(groups * triton.cdiv(queries, sizes.owned) * splits,)](
@@ -111,8 +111,8 @@ def differentiate(x: Tensor, k: Tensor, p: Tensor, q: Tensor, scale: float, dtyp
     with torch.cuda.device_of(x):
         _kernels.differentiate[(x.shape[0] * heads * triton.cdiv(queries, sizes.owned) * splits,)](
             x, k, p, q, parts, *x.stride(), *k.stride(), *p.stride(), *q.stride(), *parts.stride()[:4], heads, queries,
-            keys, splits, share, scale * math.log2(math.e), _reach(head_dim, half), scale, BLOCK_N=sizes.owned, BLOCK_M=sizes.streamed,
-            **_constants(head_dim, value_dim, half, sizes))
+            keys, splits, share, scale * math.log2(math.e), _reach(head_dim, half), scale, BLOCK_N=sizes.owned,
+            BLOCK_M=sizes.streamed, **_constants(head_dim, value_dim, half, sizes))
         return _summed(dx, parts)
 
 
@@ -136,8 +136,8 @@ def differentiate_through_landmarks(x: Tensor, v: Tensor, dy: Tensor, points: Te
         with torch.cuda.device_of(x):
             _kernels.differentiate_through_landmarks[(x.shape[0] * heads * splits,)](
                 x, v, dy, points, w, dg, dx, dv, parts, *x.stride(), *v.stride(), *dy.stride(), *dx.stride()[:3],
-                *dv.stride()[:3], heads, tokens, count, share, scale * math.log2(math.e), _reach(head_dim, half), scale, BLOCK_N=sizes.streamed,
-                BLOCK_M=sizes.owned, **_constants(head_dim, value_dim, half, sizes))
+                *dv.stride()[:3], heads, tokens, count, share, scale * math.log2(math.e), _reach(head_dim, half), scale,
+                BLOCK_N=sizes.streamed, BLOCK_M=sizes.owned, **_constants(head_dim, value_dim, half, sizes))
     return dx, parts.sum(0), dv
 
 
@@ -171,8 +171,7 @@ def result(x: Tensor, width: int, dtype: torch.dtype) -> Tensor:
 def _reach(dim: int, half: torch.dtype) -> float:
     """Half a squared norm, times log2(e), beyond which one product is not enough, as for plain torch.
 
-    A result in half precision is rounded by 4,096 times as much and more; it may have 16 times the norm, as its tokens
-    are not moved.
+    In half precision, where tokens are not moved and results are rounded to at most 11 bits, 16 times as much is.
     """
     return _distances.bound(torch.float32, dim) * math.log2(math.e) * (1 if half == torch.float32 else 16)
 
