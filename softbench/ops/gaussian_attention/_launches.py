@@ -55,8 +55,8 @@ def launch_sizes(owned: int, width: int, arithmetic: str, gradient: bool) -> Lau
 def _few_keys_launch(width: int, arithmetic: str) -> Launch:
     """The tiles for a program that owns all keys, at most RESIDENT, and streams queries past them.
 
-    Of half numbers up to 64 dims, two such programs fit a multiprocessor: with three stages a thread of 64 dims would
-    take more than 128 registers.
+    Of half numbers up to 64 dims, the loop for ordinary tokens leaves room for two such programs on a multiprocessor;
+    with the loop for far ones a thread of 64 dims takes 251 registers, and one fits.
     """
     if arithmetic == "ieee":
         return Launch(RESIDENT, 32, 8, 2)
