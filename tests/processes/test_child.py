@@ -22,7 +22,8 @@ CHILD = ("import os, signal, subprocess, sys, time\n"
          "for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT): signal.signal(number, signal.SIG_IGN)\n"
          "print(os.getpid(), subprocess.Popen(['sleep', '300']).pid, flush=True)\ntime.sleep(300)")
 PARENT = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup makes children ignore
 from softbench.processes import child
 with child.started("-c", {CHILD!r}, environment=__import__("os").environ) as running:
     print(running.process.stdout.readline(), flush=True)
