@@ -134,7 +134,7 @@ class Pair:
                           note=answer.get("note", ""), detail=detail)
         environment = self.environments[side] | {"commit": source.commit, "dirty": source.dirty}
         record = make_record("latency", self.plan.jobs[case], reading, environment)
-        return replace(record, impl=answer.get("impl", ""), options=answer.get("options", {}),
+        return replace(record, impl=answer.get("impl") or None, options=answer.get("options", {}),
                        started=datetime.now(UTC).isoformat(timespec="seconds"))
 
     def _workers(self) -> _Workers:

@@ -52,7 +52,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(approximation, "SAMPLED_ROWS", 20)
     monkeypatch.setattr(approximation, "SAMPLED_LOSS_ROWS", 7)
     monkeypatch.setattr(estimate, "DENSE", 10)
-    monkeypatch.setattr(approximation._floor, "MOST_TOKENS", 50)
+    monkeypatch.setattr(approximation.floor, "MOST_TOKENS", 50)
     yield
     approximation._cached_spectra.cache_clear()
 
@@ -224,7 +224,7 @@ def test_linformer_is_fitted_where_that_can_be_done(monkeypatch: pytest.MonkeyPa
     fitted = numbers(records(attn="linformer"))["error_matrix_fro"]
     assert fitted.value < 1
     assert "fitted" in fitted.note
-    monkeypatch.setattr(approximation._projection, "MOST_TOKENS", 50)
+    monkeypatch.setattr(approximation.projection, "MOST_TOKENS", 50)
     (record,) = records(attn="linformer")
     assert (record.status, record.value) == ("unsupported", None)
     assert "fitted up to 50 tokens" in record.note
@@ -393,8 +393,8 @@ def test_floor_that_cannot_be_told_from_rounding_is_a_bound_with_a_note() -> Non
 def test_gradients_of_nothing_have_no_relative_error(monkeypatch: pytest.MonkeyPatch) -> None:
     same = numbers(records(attn="performer", inputs="constant", seeds="2"))
     assert (same["error_dq"].value, same["error_dq"].status) == (0.0, "ok")
-    genuine = approximation._errors.gradient_quantities
-    monkeypatch.setattr(approximation._errors, "gradient_quantities",
+    genuine = approximation.errors.gradient_quantities
+    monkeypatch.setattr(approximation.errors, "gradient_quantities",
                         lambda heads: genuine(heads) | {"error_dq": float("inf")})
     found = numbers(records(attn="performer", seeds="2"))["error_dq"]
     assert (found.value, found.status) == (None, "unsupported")

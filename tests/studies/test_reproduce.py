@@ -255,10 +255,10 @@ def test_quoted_records_name_no_machine_and_measured_ones_do(found: list[Record]
     quoted = [r for r in found if r.coords["origin"] == "paper"]
     mine = [r for r in found if r.coords["origin"] == "here"]
     assert quoted
-    assert all(r.environment == {} and r.device == "" and r.detail["source"] and r.detail["printed"] for r in quoted)
+    assert all(r.environment == {} and r.device is None and r.detail["source"] and r.detail["printed"] for r in quoted)
     assert all(r.environment["machine"] and r.device == "cpu" and "source" not in r.detail for r in mine)
     assert all(r.value is not None or r.status == "not_run" for r in found)
-    assert all(records._from_json(r.to_json().encode()) == replace(r, detail=json.loads(r.to_json())["detail"])
+    assert all(records.from_json(r.to_json().encode()) == replace(r, detail=json.loads(r.to_json())["detail"])
                for r in found)
 
 

@@ -110,7 +110,7 @@ def test_a_run_does_not_take_other_data_of_the_same_name_for_its_own(tmp_path, c
 
 
 def test_a_run_from_before_fingerprints_goes_on_under_its_name(tmp_path, monkeypatch):
-    monkeypatch.setattr("softbench.training.job._Run._same_data", lambda run, found: None)
+    monkeypatch.setattr("softbench.training.plan.Plan._same_data", lambda plan, found: None)
     asked = jobs.job(tmp_path, epochs=1, limit=64)
     found = jobs.train(asked)
     monkeypatch.undo()
