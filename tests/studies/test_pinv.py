@@ -191,7 +191,10 @@ def test_hostile_matrices_give_rows_and_no_crash(family: str, poison: float | No
     assert not [r for r in found if r.status == "failed"], [r.note for r in found if r.status == "failed"]
     residuals = [r for r in found if r.quantity == "residual" and r.detail["part"] == "inverse"]
     assert len(residuals) == 18
-    if poison is not None or family == "normal:1e200":
+    if family == "normal:1e200":  # landmarks so far from each other that their kernel is the identity
+        assert all(r.value is not None and r.value < 1e-6 for r in residuals if r.status == "ok")
+        assert any(r.status == "ok" for r in residuals)
+    if poison is not None:
         assert all(r.value is None for r in residuals)
         assert {r.status for r in residuals} == {"diverged", "unsupported"}
         broken = only(found, quantity="share_not_finite", ridge=0.01, method="newton")
