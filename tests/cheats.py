@@ -253,7 +253,7 @@ CHANGES: dict[str, tuple[str, str]] = {
     "anomaly": ("torch.autograd.set_detect_anomaly(True)", "torch's anomaly mode from False to True"),
     "directory": ("os.chdir('/')", "the working directory from"),
     "handler": ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", "the handlers of signals SIGTERM"),
-    "environment": ("os.environ['OMP_NUM_THREADS'] = '1'", "the environment variables OMP_NUM_THREADS"),
+    "environment": ("os.environ['OMP_NUM_THREADS'] = '7'", "the environment variables OMP_NUM_THREADS"),
     "cores": ("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})", "the cores it may use"),
     "trace": ("sys.setprofile(lambda *_: None)", "Python's profile function"),
     "clock": ("time.perf_counter = lambda: 0.0", "time.perf_counter"),
