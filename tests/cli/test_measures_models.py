@@ -36,8 +36,8 @@ def test_latency_shows_images_per_second_beside_the_first_model(run):
         (name, 32, cols) for cols in (32, 64) for name in ("soft-tiny", "timm:resnet18")]
     own, peer = found[:2]
     assert (own.model, own.attention, own.impl, own.batch, own.heads, own.head_dim) == (
-        "soft-tiny", "soft", "eager", 2, 0, 0)
-    assert (peer.model, peer.attention, peer.impl, peer.options) == ("timm:resnet18", "", "", {})
+        "soft-tiny", "soft", "eager", 2, None, None)
+    assert (peer.model, peer.attention, peer.impl, peer.options) == ("timm:resnet18", None, None, {})
     assert own.coords == {"inputs": "normal", "part": "whole"}
     line = next(line for line in out.splitlines() if "32x32  soft-tiny" in line)
     assert float(line.split()[6].replace(",", "")) == pytest.approx(2 / own.value, rel=0.01)
