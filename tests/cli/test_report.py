@@ -92,7 +92,7 @@ def test_a_torn_line_is_warned_of_here_and_in_the_page(run: Run) -> None:
     (("a.jsonl", "--out", "text.html", "--baseline", "sofmax"), 2, "Did you mean 'softmax'?"),
     (("none.jsonl", "--out", "text.html"), 1, "No result file 'none.jsonl'"),
     (("empty.jsonl", "--out", "text.html"), 1, "the file is empty"),
-    (("other.jsonl", "--out", "text.html"), 1, "schema 99, this softbench reads 1"),
+    (("other.jsonl", "--out", "text.html"), 1, "schema 99, this softbench reads 2"),
     (("failed.jsonl", "--out", "text.html"), 1, "None of these records has a value (2 oom)"),
     (("a.jsonl", "--out", "a.jsonl/r.html"), 1, "Cannot write a.jsonl/r.html"),
     (("a.jsonl", "--out", "folder.html"), 1, "Cannot write folder.html"),
