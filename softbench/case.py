@@ -104,11 +104,11 @@ class Case:
     seed: int = 0
 
     def point(self) -> tuple[Any, ...]:
-        """What cases must share for their numbers to stand side by side."""
+        """Cases must share this for their numbers to stand side by side."""
         return self.shape, self.dtype, self.device, self.mode, self.inputs, self.seed
 
     def __str__(self) -> str:
-        """What is running, in a few words: `soft, N = 1,024`, `soft-tiny, 224x224, batch 8, stage2`."""
+        """Say in a few words what is running: `soft, N = 1,024`, `soft-tiny, 224x224, batch 8, stage2`."""
         s = self.shape
         if isinstance(self.spec, AttentionSpec):
             return f"{self.spec.label}, N = {s.tokens:,}"

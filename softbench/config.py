@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from softbench import dtypes, files, plugins
-from softbench import options as opts
+from softbench import dtypes, files, options, plugins
 from softbench.errors import UsageError, unknown
 from softbench.options import option
 
@@ -101,21 +100,21 @@ def load(path: Path | None, assignments: Sequence[str] = (),
         if name not in plugins.names("attention"):
             raise unknown("attention", name, plugins.names("attention"))
         _check_table(table, f"[attention.{name}]")
-        opts.parse(plugins.load("attention", name, ["Options"]).Options, table, f"[attention.{name}]")
-    process = opts.parse(Process, tables.pop("process", {}), "[process]")
+        options.parse(plugins.load("attention", name, ["Options"]).Options, table, f"[attention.{name}]")
+    process = options.parse(Process, tables.pop("process", {}), "[process]")
     measures = {name: table for name, table in tables.items() if name in plugins.names("measures")}
     studies = {name: table for name, table in tables.items() if name not in measures}
     for name in studies:
         if name not in plugins.names("studies"):
             raise unknown("section", name, ["sweep", "process", "attention", *plugins.names("measures"),
                                             *plugins.names("studies")])
-    for kind, found in (("measures", measures), ("studies", studies)):
-        for name, table in found.items():
+    for kind, sections in (("measures", measures), ("studies", studies)):
+        for name, table in sections.items():
             _check_table(table, f"[{name}]")
             settings = plugins.load(kind, name, ["Settings"]).Settings
-            found[name] = _texts(settings, table)
-            opts.parse(settings, found[name], f"[{name}]")
-    return Config(opts.parse(SweepConfig, sweep, "[sweep]"), process, measures, studies, attention)
+            sections[name] = _texts(settings, table)
+            options.parse(settings, sections[name], f"[{name}]")
+    return Config(options.parse(SweepConfig, sweep, "[sweep]"), process, measures, studies, attention)
 
 
 def defaults() -> str:
@@ -126,7 +125,7 @@ def defaults() -> str:
     texts = []
     for name, cls in sections.items():
         keys = [(f"{key} = {json.dumps(default, ensure_ascii=False)}", " ".join(text.split()))
-                for key, _, default, text in opts.describe(cls)]
+                for key, _, default, text in options.describe(cls)]
         texts.append("\n".join([f"[{name}]", *(f"{key:<26}# {text}" if len(key) < 26 else f"{key}  # {text}"
                                               for key, text in keys)]))
     return "\n\n".join(texts) + "\n"
@@ -174,18 +173,18 @@ def _given(assignments: Sequence[str]) -> set[str]:
     return {name.removeprefix("sweep.") for name in names if name.startswith("sweep.")}
 
 
-def _settle(sweep: dict[str, Any], given: set[str]) -> None:
-    """Attentions or models: flags and assignments (`given`) decide, and what the file says of the others is dropped.
+def _settle(sweep: dict[str, Any], keys: set[str]) -> None:
+    """Attentions or models: flags and assignments (`keys`) decide, and what the file says of the others is dropped.
 
     Raises:
         UsageError: a key was given that has no meaning for what is measured.
     """
-    if "attn" in given and "model" not in given:
+    if "attn" in keys and "model" not in keys:
         sweep.pop("model", None)
     models = bool(sweep.get("model"))
-    if models and "model" in given and "baseline" not in given:
+    if models and "model" in keys and "baseline" not in keys:
         sweep.pop("baseline", None)  # it was written beside attentions
-    wrong = [key for key in (_OF_ATTENTIONS if models else _OF_MODELS) if key in given]
+    wrong = [key for key in (_OF_ATTENTIONS if models else _OF_MODELS) if key in keys]
     if wrong and models:
         raise UsageError(f"{_flag(wrong[0])} is for attentions, and --model names whole models: leave one of them out.")
     if wrong:
@@ -203,7 +202,7 @@ def _check_table(value: Any, where: str) -> None:
 
 def _texts(cls: type, table: Mapping[str, Any]) -> dict[str, Any]:
     """The table with its lists and numbers as text where that is what the key holds."""
-    return {key: as_text(value) if opts.types(cls).get(key) is str else value for key, value in table.items()}
+    return {key: as_text(value) if options.types(cls).get(key) is str else value for key, value in table.items()}
 
 
 def as_text(value: Any) -> Any:

@@ -14,7 +14,7 @@ LISTED = ", ".join(NAMES)
 
 @dataclass(frozen=True)
 class Dtype:
-    """What is known of one.
+    """One dtype, and all that is known of it.
 
     Attributes:
         bytes: of one number.

@@ -1,4 +1,4 @@
-"""What can go wrong, in words a user can act on: every class here is printed in one line, without a traceback."""
+"""Errors that a user can act on: every class here is printed in one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Unsupported(SoftbenchError):
 
 
 def text(error: BaseException) -> str:
-    """What an exception says of itself; one of a plugin may fail even at that."""
+    """Let an exception say what it is; one of a plugin may fail even at that."""
     try:
         return str(error)
     except BaseException as another:
@@ -53,6 +53,6 @@ def unknown(kind: str, name: str, valid: Iterable[str], error: type[SoftbenchErr
 
 
 def hint(name: str, valid: Iterable[str], otherwise: str, prefix: str = "") -> str:
-    """What to type next: the valid name nearest to `name`, as `prefix` makes it whole, or `otherwise`."""
+    """Say what to type next: the valid name nearest to `name`, as `prefix` makes it whole, or `otherwise`."""
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
     return f"Did you mean '{prefix}{close[0]}'?" if close else otherwise

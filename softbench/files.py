@@ -87,16 +87,16 @@ def keep_apart(outputs: Mapping[str, Iterable[Path | str]], inputs: Iterable[Pat
 
 def _place(path: Path | str) -> tuple[Any, ...]:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return (os.path.realpath(path).casefold(),)
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _standard_output() -> tuple[Any, ...] | None:
     """The place of the regular file that stdout is redirected to; None where it goes elsewhere."""
     try:
-        found = os.fstat(sys.stdout.fileno())
+        status = os.fstat(sys.stdout.fileno())
     except (OSError, ValueError, AttributeError):
         return None
-    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None

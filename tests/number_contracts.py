@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from softbench import options as opts
+from softbench import options
 from softbench.bench.study import Study
 from softbench.bench.sweep import Job, Sweep
 from softbench.case import MODES, AttentionSpec, Case, Shape
@@ -33,7 +33,7 @@ Runs = Callable[[], list[Record]]
 def described(module: ModuleType, run: Runs) -> None:
     """The first line says what it is, and each option what it does."""
     assert len((module.__doc__ or "").strip().partition("\n")[0]) > 10, "no first line"
-    for name, _, _, text in opts.describe(module.Settings):
+    for name, _, _, text in options.describe(module.Settings):
         assert text, f"option {name} says nothing"
     module.Settings()  # every option has a default
 
@@ -93,12 +93,12 @@ def modes(module: ModuleType, run: Runs) -> None:
 
 def quick(module: ModuleType, run: Runs) -> None:
     """`--quick` changes settings that exist, to values that they may have."""
-    opts.parse(module.Settings, dict(module.QUICK), "QUICK")
+    options.parse(module.Settings, dict(module.QUICK), "QUICK")
 
 
 def tasks(module: ModuleType, run: Runs) -> None:
     """Each task has a name of its own, and the same one again: what `--resume` goes by."""
-    given = opts.parse(module.Settings, NEEDED.get(module.__name__, {}), "the test")
+    given = options.parse(module.Settings, NEEDED.get(module.__name__, {}), "the test")
     names = [[task.name for task in module.tasks(given)] for _ in range(2)]
     assert names[0] == names[1], "names change"
     assert len(set(names[0])) == len(names[0]), "two tasks have one name"
@@ -130,7 +130,7 @@ def measured(name: str, module: ModuleType, mode: str = "") -> list[Record]:
     spec = AttentionSpec("softmax", {})
     chosen = mode or getattr(module, "MODES", MODES)[0]
     case = Case(spec, Shape(1, 2, 4, 4, 8), "float32", "cpu", chosen)
-    settings = opts.parse(module.Settings, dict(getattr(module, "QUICK", {})), "QUICK")
+    settings = options.parse(module.Settings, dict(getattr(module, "QUICK", {})), "QUICK")
     sweep = Sweep(name, module, settings, [Job(case, OneAttention(attentions.load(spec), spec))], environment={})
     return [record for _, records in sweep for record in records]
 
@@ -142,7 +142,7 @@ def studied(name: str, module: ModuleType, count: int = 2) -> list[Record]:
 
 
 def _quick(module: ModuleType) -> object:
-    return opts.parse(module.Settings, dict(module.QUICK), "QUICK")
+    return options.parse(module.Settings, dict(module.QUICK), "QUICK")
 
 
 def run_of(kind: str, name: str, module: ModuleType) -> Runs:

@@ -172,6 +172,48 @@ def test_missing_docstrings_are_seen() -> None:
     assert undocumented(source, "softbench.case") == ["f", "SoftNorm", "build"]
 
 
+# Rooms whose names and docstrings are still to be mended. Take yours out once its part of the tests below passes.
+IN_OLD_WORDS = {"bench", "cli", "reports", "compare", "records", "training", "api"}
+IN_NEW_WORDS = [m for m in MODULES if f"{m}.".split(".")[1] not in IN_OLD_WORDS]
+# Names that tell that something came about, and not what it is.
+EMPTY_NAMES = {"found", "seen", "told", "said", "wish", "wished", "wanted", "asked", "heard", "given", "got", "gave"}
+
+
+def words_that_say_nothing(source: str) -> list[str]:
+    """Empty names that are bound, aliases of `options`, and docstrings that begin with half a question."""
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in EMPTY_NAMES:
+            faults.append(node.id)
+        elif isinstance(node, ast.arg) and node.arg in EMPTY_NAMES:
+            faults.append(node.arg)
+        elif isinstance(node, ast.alias) and node.name == "options" and node.asname:
+            faults.append(f"as {node.asname}")
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            faults += re.findall(r"^(?:what|whether|of which)\b", ast.get_docstring(node) or "", re.I)
+    return faults
+
+
+def test_names_and_docstrings_say_what_they_are_of() -> None:
+    faults = {module: words_that_say_nothing(MODULES[module].read_text()) for module in IN_NEW_WORDS}
+    assert {module: words for module, words in faults.items() if words} == {}
+
+
+def test_words_that_say_nothing_are_seen() -> None:
+    source = """'What this is.'
+from softbench import options as opts
+def f(wanted, *told):
+    'Whether so.'
+    (a, found), self.seen = [b for seen in told]
+class C:
+    'Of which many.'
+    asked: int
+"""
+    assert sorted(words_that_say_nothing(source)) == [
+        "Of which", "What", "Whether", "as opts", "asked", "found", "seen", "told", "wanted"]
+    assert words_that_say_nothing("'Whatever comes.'\nfrom a import options\ndef f(rows): rows.seen = 1\n") == []
+
+
 def run(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
     command = ["-c", code] if code else ["-m", "softbench"]
     return subprocess.run([sys.executable, *command, *arguments], capture_output=True, text=True, check=True,

@@ -92,8 +92,8 @@ def _pivots(x: Tensor, uniforms: Tensor) -> Tensor:
         free.scatter_(1, pick, 0)
         column = gaussian_kernel(x[None], _gathered(x, pick)[None])[0]  # [G, N, 1]
         if step:
-            known = factor[:, :, :step]
-            column = torch.baddbmm(column, known, _gathered(known, pick).mT, alpha=-1)
+            earlier = factor[:, :, :step]
+            column = torch.baddbmm(column, earlier, _gathered(earlier, pick).mT, alpha=-1)
         column = column.squeeze(2)
         pivot = column.gather(1, pick)
         usable = pivot > _rounding(x)

@@ -52,12 +52,12 @@ class Band:
 
     @property
     def copies(self) -> bool:
-        """Whether the keys of blocks are copied, not viewed."""
+        """True where the keys of blocks are copied, not viewed."""
         return self.extra > 0
 
     @property
     def shares(self) -> bool:
-        """Whether blocks have keys in common."""
+        """True where blocks have keys in common."""
         return self.keys != self.length or self.extra > 0
 
     def select(self, x: Tensor, at: At) -> Tensor:

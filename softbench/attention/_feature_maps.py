@@ -1,4 +1,4 @@
-"""What attentions with a feature map share: products in linear order, the normaliser, depthwise convolutions of v.
+"""Attentions with a feature map share this: products in linear order, the normaliser, depthwise convolutions of v.
 
 With features f(q), f(k) [B, H, N, r] and values [B, H, N, E]; nothing of size N x N is made.
 """

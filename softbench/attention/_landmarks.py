@@ -82,7 +82,7 @@ def landmark_count(grid: Grid, sampling: str, count: int, window: int = 0) -> in
 
 
 def landmark_note(grid: Grid, sampling: str, count: int, window: int = 0) -> str:
-    """What to tell a reader where the landmarks are not as many as asked."""
+    """Tell a reader where the landmarks are not as many as asked."""
     used = landmark_count(grid, sampling, count, window)
     if used == count:
         return ""
@@ -150,8 +150,8 @@ class Landmarks(Drawn):
             return x, self(x, grid, dtype)
         if not needs_grad(x):
             return x, avg_pool(x, grid, to, dtype, impl)
-        found: tuple[Tensor, Tensor] = _PoolBeside.apply(x, grid, to, dtype, impl)
-        return found
+        pair: tuple[Tensor, Tensor] = _PoolBeside.apply(x, grid, to, dtype, impl)
+        return pair
 
     def _convolve(self, x: Tensor, grid: Grid) -> Tensor:
         b, h, _, d = x.shape
@@ -162,8 +162,8 @@ class Landmarks(Drawn):
         if max(border) > 0:
             image = F.pad(image, (0, border[0], 0, border[1]), mode="replicate")
         image = F.conv2d(image, self.conv.weight.to(x.dtype), stride=window)
-        made = image.flatten(2).mT.unflatten(0, (b, h))
-        pooled = avg_pool(made, positions, conv_landmark_grid(grid, self.sampling, self.count, window))
+        convolved = image.flatten(2).mT.unflatten(0, (b, h))
+        pooled = avg_pool(convolved, positions, conv_landmark_grid(grid, self.sampling, self.count, window))
         weight, bias = self.norm.weight.to(x.dtype), self.norm.bias.to(x.dtype)
         return F.gelu(F.layer_norm(pooled, (d,), weight, bias, self.norm.eps))
 

@@ -1,4 +1,4 @@
-"""What `soft` and `soft_norm` share: Nystrom attention with a Gaussian kernel, P^T M P v.
+"""`soft` and `soft_norm` share this: Nystrom attention with a Gaussian kernel, P^T M P v.
 
 With tokens x = q / D^(1/4), landmarks l of x, and k(a, b) = exp(-|a - b|^2 / 2):
     A = k(l, l) [B, H, m, m],    P^T = k(x, l) [B, H, N, m],    y = P^T M(A) P v + conv(v).
@@ -130,7 +130,7 @@ def _each_is_a_landmark(count: int, tokens: int, options: Options) -> bool:
 
 
 def note(shape: Shape, options: Options) -> str:
-    """What the reader must know: other landmarks than asked for, and samples that depend on each other."""
+    """Tell the reader of other landmarks than asked for, and of samples that depend on each other."""
     remarks = [_landmarks.landmark_note(shape.grid, options.sampling, options.landmarks, options.window)]
     if options.inverse in pseudo_inverse.LEAKING:
         remarks.append(f"{options.inverse} starts from the largest norm of the batch: results depend on other samples")

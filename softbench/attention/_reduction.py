@@ -1,4 +1,4 @@
-"""What `spatial_reduction` and `linear_sra` share: keys and values shortened by one convolution over the token grid.
+"""`spatial_reduction` and `linear_sra` shorten keys and values by one convolution over the token grid.
 
 In the Pyramid Vision Transformers the tokens are shortened before they are projected to keys and values. An attention
 sees what the projections made, so the same convolution and layer norm, over the H D channels of all heads together, act
@@ -38,10 +38,10 @@ class Reduction(nn.Module):
         flat = patches.flatten(1, 2).flatten(2)  # [2 B, M, window^2 H D]
         weight = self.sr.weight.to(acc).permute(0, 2, 3, 1).flatten(1)  # [H D, window^2 H D]
         assert self.sr.bias is not None
-        made = F.linear(flat, weight, self.sr.bias.to(acc))  # [2 B, M, H D]
+        reduced = F.linear(flat, weight, self.sr.bias.to(acc))  # [2 B, M, H D]
         norm = self.norm
-        made = F.layer_norm(made, norm.normalized_shape, norm.weight.to(acc), norm.bias.to(acc), norm.eps)
-        keys, values = made.unflatten(2, (heads, -1)).transpose(1, 2).chunk(2)
+        reduced = F.layer_norm(reduced, norm.normalized_shape, norm.weight.to(acc), norm.bias.to(acc), norm.eps)
+        keys, values = reduced.unflatten(2, (heads, -1)).transpose(1, 2).chunk(2)
         return keys, values
 
 

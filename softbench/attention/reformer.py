@@ -188,5 +188,5 @@ def cost(shape: Shape, options: Options) -> Cost:
     groups, n, d, rounds = shape.batch * shape.heads, shape.tokens, shape.head_dim, options.hashes
     count, size = _chunks(n, options)
     hashing = 2.0 * n * d * -(-count // 2)
-    seen = 2.0 * count * size * 2 * size * (2 * d + 1)
-    return Cost(flops=groups * rounds * (hashing + seen), elements=groups * rounds * count * size * (7.5 * d))
+    attending = 2.0 * count * size * 2 * size * (2 * d + 1)
+    return Cost(flops=groups * rounds * (hashing + attending), elements=groups * rounds * count * size * (7.5 * d))

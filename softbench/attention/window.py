@@ -105,8 +105,8 @@ def _mask(axes: list[_Axis], device: torch.device) -> Tensor | None:
         return None
     rows, cols = (axis.window_of(device) for axis in axes)
     by_row, by_col = (x.unsqueeze(-1) == x.unsqueeze(-2) for x in (rows, cols))  # [count, size, size]
-    seen = by_row[:, None, :, None, :, None] & by_col[None, :, None, :, None, :]
-    return seen.reshape(1, len(rows) * len(cols), rows.shape[1] * cols.shape[1], -1)
+    visible = by_row[:, None, :, None, :, None] & by_col[None, :, None, :, None, :]
+    return visible.reshape(1, len(rows) * len(cols), rows.shape[1] * cols.shape[1], -1)
 
 
 def build(shape: Shape, options: Options, impl: str) -> nn.Module:

@@ -72,7 +72,7 @@ def _busy() -> float | None:
 
 
 def _findings(found: Any) -> Any:
-    rows = [(one.what, one.state, one.seen, one.advice) for one in found]
+    rows = [(one.what, one.state, one.value, one.advice) for one in found]
     return _printing.listing("What on this machine disturbs timings.", ("what", "state", "seen", "advice"), rows)
 
 

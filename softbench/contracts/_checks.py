@@ -1,4 +1,4 @@
-"""What every attention refuses before any code of its own runs: inputs that do not fit each other, or the module."""
+"""Every attention refuses inputs that do not fit each other, or the module, before any code of its own runs."""
 
 from __future__ import annotations
 

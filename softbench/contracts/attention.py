@@ -49,8 +49,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from softbench import dtypes, plugins
-from softbench import options as opts
+from softbench import dtypes, options, plugins
 from softbench.case import AttentionSpec, Shape
 from softbench.contracts._checks import Checks
 from softbench.contracts._checks import check_inputs as check_inputs
@@ -67,7 +66,7 @@ _disturbances: dict[str, str] = {}  # by the names of modules, which are importe
 
 @dataclass(frozen=True)
 class Cost:
-    """What one forward call costs in theory.
+    """One forward call costs this in theory.
 
     Attributes:
         flops: floating-point operations of all matrix products and convolutions, 2 per multiply-add. Elementwise
@@ -103,7 +102,7 @@ class Attention:
     def __reduce__(self) -> tuple[Any, ...]:
         """A Python module cannot be pickled either: the attention is loaded again, by its name or from its file."""
         source = self.name if self.name in plugins.names("attention") else str(self.module.__file__)
-        return load, (AttentionSpec(source, opts.to_dict(self.options)),)
+        return load, (AttentionSpec(source, options.to_dict(self.options)),)
 
     def build(self, shape: Shape, impl: str) -> nn.Module:
         """The module at that shape, which checks its inputs. Raises Unsupported where the attention cannot have it."""
@@ -134,8 +133,8 @@ class Attention:
             with contained():
                 cost = self.module.cost(shape, self.options)
         except Exception as error:
-            said = f"{type(error).__name__}: {text(error)}"
-            raise PluginError(f"Attention '{self.name}': cost() raised {said}.") from error
+            cause = f"{type(error).__name__}: {text(error)}"
+            raise PluginError(f"Attention '{self.name}': cost() raised {cause}.") from error
         if not isinstance(cost, Cost):
             raise PluginError(f"Attention '{self.name}': cost() must return a Cost, not a {type(cost).__name__}.")
         return cost
@@ -183,8 +182,8 @@ def load(spec: AttentionSpec, defaults: dict[str, Any] | None = None) -> Attenti
         _disturbances[module.__name__] = state.sentence(changes)
     name = plugins.display_name(spec.name)
     _check(module, name)
-    options = opts.parse(module.Options, {**(defaults or {}), **spec.options}, f"attention '{name}'")
-    return Attention(name, module, options, _disturbances.get(module.__name__, ""))
+    chosen = options.parse(module.Options, {**(defaults or {}), **spec.options}, f"attention '{name}'")
+    return Attention(name, module, chosen, _disturbances.get(module.__name__, ""))
 
 
 def _check(module: ModuleType, name: str) -> None:
@@ -193,7 +192,7 @@ def _check(module: ModuleType, name: str) -> None:
     except TypeError:
         raise PluginError(f"Attention '{name}': Options must be a frozen dataclass.") from None
     marked = [field.name for field in fields(module.Options) if field.metadata.get("size")]
-    if len(marked) > 1 or any(opts.types(module.Options)[one] is not int for one in marked):
+    if len(marked) > 1 or any(options.types(module.Options)[one] is not int for one in marked):
         raise PluginError(f"Attention '{name}': size=True marks one option, a whole number; here it marks"
                           f" {', '.join(marked)}.")
     impls = module.IMPLS

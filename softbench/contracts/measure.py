@@ -37,7 +37,7 @@ def load(name: str) -> ModuleType:
 
 
 def readings(module: ModuleType, measured: Sequence[float] | Sequence[Reading]) -> list[Reading]:
-    """What `measure` returned, as readings: plain samples, or none, are of the module's own quantity and unit."""
+    """Make readings of what `measure` returned: plain samples, or none, are of the module's own quantity and unit."""
     plain = [m for m in measured if not isinstance(m, Reading)]
     if plain or not measured:
         return [replace(unread(module), samples=[float(m) for m in plain])]
@@ -51,6 +51,6 @@ def unread(module: ModuleType, status: str = "ok", note: str = "") -> Reading:
 
 
 def gated(module: ModuleType) -> tuple[str, ...]:
-    """What `softbench check` runs it on: "attention", "model", both or neither."""
+    """Say what `softbench check` runs it on: "attention", "model", both or neither."""
     exact = module.QUANTITIES[0].kind == "exact"
     return tuple(getattr(module, "GATED", ("attention",) if exact else ()))

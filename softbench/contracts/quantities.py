@@ -71,20 +71,21 @@ class Quantity:
     def __post_init__(self) -> None:
         """Refuse what nothing could read."""
         for field, choices in _CHOICES.items():
-            if (said := getattr(self, field)) not in choices:
-                raise PluginError(f"Quantity '{self.name}': {field} {said!r} is none of {', '.join(map(str, choices))}")
+            if (value := getattr(self, field)) not in choices:
+                raise PluginError(f"Quantity '{self.name}': {field} {value!r} is none of"
+                                  f" {', '.join(map(str, choices))}")
         if self.kind == "time" and (self.unit, self.better) not in (("s", "less"), ("image/s", "more")):
             raise PluginError(f"Quantity '{self.name}': a time is in s, less being better, or in image/s, more being"
                               " better")
 
     @property
     def is_duration(self) -> bool:
-        """Whether it is a time of something, in seconds."""
+        """True where it is a time of something, in seconds."""
         return self.kind == "time" and self.unit == "s"
 
     @property
     def header(self) -> str:
-        """What its column is called."""
+        """Name its column."""
         return self.column or self.name.replace("_", " ")
 
 
@@ -104,9 +105,9 @@ _VERBS: dict[str, tuple[Section, Kind]] = {
 
 
 def of(measure: str, quantity: str, unit: str) -> Quantity:
-    """What a record's number is, as its plugin declares it, or else by its unit."""
+    """Look up what a record's number is, as its plugin declares it, or else by its unit."""
     module = _module(measure)
-    declared = {known.name: known for known in module.QUANTITIES} if module else {}
+    declared = {q.name: q for q in module.QUANTITIES} if module else {}
     if quantity in declared and declared[quantity].unit == unit:
         return declared[quantity]
     plain: Kind = _VERBS[measure][1] if measure in _VERBS else "derived"
@@ -114,8 +115,8 @@ def of(measure: str, quantity: str, unit: str) -> Quantity:
 
 
 def is_known(measure: str, quantity: str) -> bool:
-    """Whether anybody here says what that number is."""
-    return measure in _VERBS or any(known.name == quantity for known in listed(measure))
+    """True where somebody here says what that number is."""
+    return measure in _VERBS or any(q.name == quantity for q in listed(measure))
 
 
 def listed(measure: str) -> tuple[Quantity, ...]:
@@ -126,8 +127,8 @@ def listed(measure: str) -> tuple[Quantity, ...]:
 
 def section(measure: str) -> Section:
     """Where a measure or study stands on the page, and under which title."""
-    found = _VERBS[measure][0] if measure in _VERBS else getattr(_module(measure), "SECTION", Section())
-    return found if isinstance(found, Section) else Section()
+    declared = _VERBS[measure][0] if measure in _VERBS else getattr(_module(measure), "SECTION", Section())
+    return declared if isinstance(declared, Section) else Section()
 
 
 def load(kind: str, name: str, required: Iterable[str]) -> ModuleType:
@@ -146,7 +147,7 @@ def load(kind: str, name: str, required: Iterable[str]) -> ModuleType:
     if not isinstance(quantities, tuple) or not quantities or not all(isinstance(q, Quantity) for q in quantities):
         raise PluginError(f"{name}: QUANTITIES must be a tuple of softbench.contracts.quantities.Quantity, its headline"
                           " first.")
-    names = [known.name for known in quantities]
+    names = [q.name for q in quantities]
     if twice := next((one for one in names if names.count(one) > 1), ""):
         raise PluginError(f"{name}: QUANTITIES holds '{twice}' twice.")
     return module
@@ -154,10 +155,10 @@ def load(kind: str, name: str, required: Iterable[str]) -> ModuleType:
 
 def _older(module: ModuleType) -> Quantity:
     plain: Kind = "seeded" if getattr(module, "DETERMINISTIC", False) else "derived"
-    known = _by_unit(module.QUANTITY, module.UNIT, plain)
-    said = _LOWER.get(getattr(module, "BETTER", ""))
-    better: Better | None = "less" if said == "less" else "more" if said == "more" else known.better
-    return known if known.kind == "time" else Quantity(known.name, known.unit, known.kind, better)
+    quantity = _by_unit(module.QUANTITY, module.UNIT, plain)
+    word = _LOWER.get(getattr(module, "BETTER", ""))
+    better: Better | None = "less" if word == "less" else "more" if word == "more" else quantity.better
+    return quantity if quantity.kind == "time" else Quantity(quantity.name, quantity.unit, quantity.kind, better)
 
 
 def _by_unit(name: str, unit: str, plain: Kind) -> Quantity:

@@ -64,11 +64,11 @@ def load(name: str) -> ModuleType:
 
 
 def unread(module: ModuleType, status: str, note: str, detail: dict[str, Any]) -> Finding:
-    """What stands for a task that gave no number."""
+    """Make the finding of a task that gave no number."""
     headline: quantities.Quantity = module.QUANTITIES[0]
     return Finding(quantity=headline.name, unit=headline.unit, status=status, note=note, detail=detail)
 
 
 def gated(module: ModuleType) -> bool:
-    """Whether `softbench check` runs it."""
+    """True where `softbench check` runs it."""
     return bool(getattr(module, "GATED", module.QUANTITIES[0].kind in ("exact", "seeded")))

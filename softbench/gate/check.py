@@ -27,7 +27,7 @@ RUNS = 3  # recordings of the times on each side, where they are not taken side 
 
 @dataclass(frozen=True)
 class Check:
-    """What is checked, and who is told how far it is.
+    """Holds what is checked, and who is told how far it is.
 
     Attributes:
         narrowed: the scope is not the whole programme, so that cases which only the base has are no concern.
@@ -47,12 +47,12 @@ class Check:
     slice_ms: float = 100.0
     ending: Ending = field(default_factory=Ending)
     say: Callable[[str], None] = field(default=lambda text: None)
-    keep: Callable[[list[Record]], None] = field(default=lambda found: None)
+    keep: Callable[[list[Record]], None] = field(default=lambda rows: None)
 
 
 @dataclass
 class Outcome:
-    """What is known of two sides, as tables name them: the verdicts so far, and what was measured of this checkout.
+    """Holds the verdicts so far on two sides, named as in tables, and what was measured of this checkout.
 
     Attributes:
         ended: why it is not all there: the signal that came, or how the tool failed.
@@ -104,8 +104,8 @@ def against_stored(check: Check, head: Source, base: Side) -> Outcome:
     outcome = Outcome(base, Side(head.name, "", [], []))
     with outcome.kept(check.ending):
         for measure, steps in _by_measure(check, head).items():
-            known = [record for record in base.records if record.measure == measure and not verdicts.is_time(record)]
-            _judge(check, outcome, measure, known, _run(check, outcome, steps, head))
+            stored = [record for record in base.records if record.measure == measure and not verdicts.is_time(record)]
+            _judge(check, outcome, measure, stored, _run(check, outcome, steps, head))
         if check.times and not _failed(outcome.rows):
             _stored_times(check, outcome, head)
     return outcome
@@ -161,22 +161,22 @@ def plan(check: Check, head: Source) -> Plan:
 
 def _by_measure(check: Check, source: Source) -> dict[str, list[Step]]:
     """The exact steps of a version; those of one measure, of attentions and of models, are compared together."""
-    found: dict[str, list[Step]] = {}
+    by_measure: dict[str, list[Step]] = {}
     for step in programme.exact(check.scope, source, studies=check.studies) if check.exact else ():
-        found.setdefault(step.measure, []).append(step)
-    return found
+        by_measure.setdefault(step.measure, []).append(step)
+    return by_measure
 
 
 def _run(check: Check, outcome: Outcome, steps: list[Step], source: Source) -> list[Record]:
-    """What these steps find, as far as they come; it is kept at once."""
+    """Run the steps, as far as they come, and keep at once what they find."""
     return _keep(check, outcome, programme.run(steps, source, _teller(check, source), check.ending))
 
 
-def _keep(check: Check, outcome: Outcome, found: list[Record]) -> list[Record]:
-    outcome.records += found
-    if found:
-        check.keep(found)
-    return found
+def _keep(check: Check, outcome: Outcome, rows: list[Record]) -> list[Record]:
+    outcome.records += rows
+    if rows:
+        check.keep(rows)
+    return rows
 
 
 def _teller(check: Check, source: Source) -> Callable[[Step], None]:

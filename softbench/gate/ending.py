@@ -46,8 +46,8 @@ class Ending:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python allows no handlers elsewhere
-            heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # as nohup has it
-            self._before = {number: signal.signal(number, self._note) for number in heard}
+            handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # as nohup has it
+            self._before = {number: signal.signal(number, self._note) for number in handled}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,7 +65,7 @@ class Ending:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more is to be measured."""
+        """True where nothing more is to be measured."""
         return bool(self.signal) or self.left == 0
 
     @property
@@ -77,7 +77,7 @@ class Ending:
 
     @property
     def error(self) -> Interrupted | None:
-        """What to raise for the signal that came."""
+        """Make the exception to raise for the signal that came."""
         return _error(self.signal) if self.signal else None
 
     @contextmanager

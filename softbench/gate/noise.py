@@ -52,7 +52,7 @@ class Noise:
 def measure(pair: Pair, rounds: int) -> Noise:
     """The noise of this machine, from rounds of a pair whose two sides are one version."""
     cases = list(range(len(pair.plan.jobs)))
-    differences = [found for found in pair.measure(cases, rounds) if len(found) > 1]
+    differences = [of_case for of_case in pair.measure(cases, rounds) if len(of_case) > 1]
     medians = [_medians(course.samples, course.per_round) for courses in pair.courses for course in courses
                if len(course.per_round) > 1]
     return Noise(_pooled(differences, about_zero=True), _pooled(medians), sum(map(len, differences)), pair.plan.first)

@@ -17,7 +17,7 @@ _ROUND = 1.1  # of a case on both sides, beside the samples
 
 @dataclass(frozen=True)
 class Part:
-    """What is measured, of how many cases, and between how many seconds that should take."""
+    """Says what is measured, of how many cases, and between how many seconds that should take."""
 
     what: str
     cases: int
@@ -25,24 +25,24 @@ class Part:
     high: float
 
 
-def of(asked: Check, head: Source, base: Source | None) -> list[Part]:
+def of(request: Check, head: Source, base: Source | None) -> list[Part]:
     """The parts of a check against another version, or without one against stored baselines.
 
     Raises:
         UsageError: the scope names lengths or attentions that cannot be.
     """
     parts = []
-    for source in filter(None, (head, base)) if asked.exact else ():
-        steps = programme.exact(asked.scope, source, studies=asked.studies)
+    for source in filter(None, (head, base)) if request.exact else ():
+        steps = programme.exact(request.scope, source, studies=request.studies)
         seconds = sum(_seconds(step) for step in steps)
         parts.append(Part(f"exact quantities of {source.name}", sum(map(_cases, steps)), seconds, seconds))
-    if asked.times:
-        (step,) = programme.times(asked.scope, head, 1)
+    if request.times:
+        (step,) = programme.times(request.scope, head, 1)
         count = _cases(step)
         if base:
-            each = count * (_ROUND + 4 * asked.slice_ms / 1e3)
-            what = f"times in {asked.first} to {max(asked.first, asked.cap)} rounds"
-            parts.append(Part(what, count, asked.first * each, max(asked.first, asked.cap) * each))
+            each = count * (_ROUND + 4 * request.slice_ms / 1e3)
+            what = f"times in {request.first} to {max(request.first, request.cap)} rounds"
+            parts.append(Part(what, count, request.first * each, max(request.first, request.cap) * each))
         else:
             parts.append(Part("times, where the baseline is of this environment", count, 0.0,
                               check.RUNS * count * _RECORDED))
@@ -62,13 +62,13 @@ def span(low: float, high: float) -> str:
 
 
 def _cases(step: Step) -> int:
-    given = dict(zip(step.arguments[::2], step.arguments[1::2], strict=False))
-    modes = len(given.get("--mode", "").split(","))
-    if "--model" in given:
-        return len(parsing.models(given["--model"])) * modes
-    if "--attn" not in given:
+    flags = dict(zip(step.arguments[::2], step.arguments[1::2], strict=False))
+    modes = len(flags.get("--mode", "").split(","))
+    if "--model" in flags:
+        return len(parsing.models(flags["--model"])) * modes
+    if "--attn" not in flags:
         return 1
-    return len(parsing.attentions(given["--attn"])) * len(parsing.counts(given["--tokens"], "--tokens")) * modes
+    return len(parsing.attentions(flags["--attn"])) * len(parsing.counts(flags["--tokens"], "--tokens")) * modes
 
 
 def _seconds(step: Step) -> float:

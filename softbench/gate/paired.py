@@ -40,7 +40,7 @@ class WorkerFailed(SoftbenchError):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is timed, and how.
+    """Says what is timed, and how.
 
     Attributes:
         jobs: the cases, as this version plans them.
@@ -65,7 +65,7 @@ class Plan:
 
 @dataclass
 class _Course:
-    """What is known of one case on one side so far."""
+    """Holds what is known of one case on one side so far."""
 
     samples: list[float] = field(default_factory=list)
     per_round: list[int] = field(default_factory=list)
@@ -78,7 +78,7 @@ class _Course:
 
     @property
     def broken(self) -> bool:
-        """Whether the case was tried and does not run."""
+        """True where the case was tried and does not run."""
         return bool(self.answer) and not self.ok
 
 
@@ -96,7 +96,7 @@ class Pair:
 
         There are fewer where all ends before; the case that was at work then has no difference of that round.
         """
-        found: list[list[float]] = [[] for _ in cases]
+        differences: list[list[float]] = [[] for _ in cases]
         for _ in range(rounds):
             if not cases or self.plan.ending.over:
                 break
@@ -104,10 +104,10 @@ class Pair:
                 for place, case in enumerate(cases):
                     difference = self._round(case, workers)
                     if difference is not None:
-                        found[place].append(difference)
+                        differences[place].append(difference)
                 self.rounds += 1
                 self.plan.on_round(self.rounds, len(cases))
-        return found
+        return differences
 
     def settle(self, terms: Terms) -> list[Settled]:
         """Rounds until every case is decided or the cap is reached."""
@@ -121,12 +121,12 @@ class Pair:
         return Comparison(verdicts.ordered(rows))
 
     def records(self, side: int) -> list[Record]:
-        """What one side measured, of all cases that gave a time or a reason for none."""
+        """Make records of all cases of one side that gave a time or a reason for none."""
         return [self.record(case, side) for case, courses in enumerate(self.courses)
                 if courses[side].samples or courses[side].broken]
 
     def record(self, case: int, side: int) -> Record:
-        """What one side (0 base, 1 head) measured of a case, as a record."""
+        """Make a record of what one side (0 base, 1 head) measured of a case."""
         course, source = self.courses[case][side], self.sources[side]
         answer, tried = course.answer, course.samples or course.broken
         detail = {"samples_per_round": course.per_round, "group": "paired", "foreign_cpu_per_round": course.foreign}
@@ -165,20 +165,20 @@ class Pair:
         if not (courses[0].ok and courses[1].ok):
             return None
         one, other = (0, 1) if workers.first == 0 else (1, 0)
-        taken: tuple[list[float], list[float]] = ([], [])
+        timed: tuple[list[float], list[float]] = ([], [])
         for side, share in ((one, 1), (other, 2), (one, 1)):
             answer = self._ask(side, workers, {"time": share * self.plan.slice_ms / 1e3})
             if not answer["samples"]:
                 courses[side].answer = courses[side].answer | {"status": answer.get("status", "failed"),
                                                                "note": answer.get("note", "no samples")}
                 return None
-            taken[side].extend(answer["samples"])
+            timed[side].extend(answer["samples"])
             if answer.get("foreign_cpu") is not None:
                 courses[side].foreign.append(answer["foreign_cpu"])
-        for course, samples in zip(courses, taken, strict=True):
+        for course, samples in zip(courses, timed, strict=True):
             course.samples += samples
             course.per_round.append(len(samples))
-        return math.log(median(taken[1]) / median(taken[0]))
+        return math.log(median(timed[1]) / median(timed[0]))
 
     def _margin(self, case: int, terms: Terms) -> float:
         machine = str(self.environments[1].get("machine"))

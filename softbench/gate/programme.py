@@ -107,12 +107,12 @@ def exact(scope: Scope, source: Source, *, studies: bool = True) -> list[Step]:
 
 
 def _can(source: Source, kind: str, name: str) -> bool:
-    """Whether a version can run that plugin: one of its own, or one installed that it understands."""
+    """True where a version can run that plugin: one of its own, or one installed that it understands."""
     return _has(source, f"{kind}/{name}" if plugins.ships(kind, name) else "contracts/quantities")
 
 
 def _has(source: Source, module: str) -> bool:
-    """Whether a version has that module, as a file or as a folder."""
+    """True where a version has that module, as a file or as a folder."""
     place = source.root / "softbench" / module
     return place.with_suffix(".py").exists() or (place / "__init__.py").exists()
 
@@ -140,15 +140,15 @@ def _run(step: Step, source: Source, on_step: Callable[[Step], None], ending: En
                            "--format", "jsonl", environment=environment(source)) as running, ending.watching(running):
             running.process.communicate()  # what it prints is in its file too
             code, last = running.process.returncode, running.last_words() or "it said nothing"
-        found: list[Record] = []
+        rows: list[Record] = []
         with contextlib.suppress(ResultsError):
-            found, _ = records.read(out)
-        if (not found or code not in _FINISHED) and not ending.over:
-            what = "did not finish" if found else "gave no records"
+            rows, _ = records.read(out)
+        if (not rows or code not in _FINISHED) and not ending.over:
+            what = "did not finish" if rows else "gave no records"
             raise SoftbenchError(f"`softbench {command}` of {source.name} {what} (exit {code}):"
                                  f" {last.removeprefix('Error: ')[:300]}")
     version = {"commit": source.commit, "dirty": source.dirty}  # a revision's files are in no checkout that says so
-    yield from (replace(record, environment=record.environment | version) for record in found
+    yield from (replace(record, environment=record.environment | version) for record in rows
                 if record.environment and (step.timed or not verdicts.is_time(record)))
 
 

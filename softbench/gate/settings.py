@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from softbench import config, files, plugins
-from softbench import options as opts
+from softbench import config, files, options, plugins
 from softbench.config import Process
 
 
@@ -43,7 +42,7 @@ def _defaults(section: str) -> dict[str, Any]:
     else:
         kind = "measures" if section in plugins.names("measures") else "studies"
         cls = plugins.load(kind, section, ["Settings"]).Settings
-    return {key: default for key, _, default, _ in opts.describe(cls)}
+    return {key: default for key, _, default, _ in options.describe(cls)}
 
 
 def _text(value: Any) -> str:

@@ -12,23 +12,23 @@ BASELINES, NOISE = Path("results/baseline"), Path("results/doctor")
 FLOOR, RUNS, ROUNDS = "noise_floor", "run_noise", "round_noise"  # quantities of the measure "doctor"
 
 
-def write(folder: Path, found: Sequence[Record]) -> Path:
+def write(folder: Path, rows: Sequence[Record]) -> Path:
     """Put the records in place of what the folder holds for their machine; the file's name is the machine's.
 
     Raises:
         ResultsError: the folder cannot be written; what was there is kept.
     """
-    path = folder / f"{found[0].environment['machine']}.jsonl"
-    records.write_whole(path, "".join(record.to_json() + "\n" for record in found))
+    path = folder / f"{rows[0].environment['machine']}.jsonl"
+    records.write_whole(path, "".join(record.to_json() + "\n" for record in rows))
     return path
 
 
 def noise(folder: Path = NOISE) -> tuple[dict[str, float], dict[str, float]]:
     """By machine: the noise floor of pairs, and the noise from run to run. Empty where the doctor never looked."""
-    found: tuple[dict[str, float], dict[str, float]] = ({}, {})
+    levels: tuple[dict[str, float], dict[str, float]] = ({}, {})
     for path in sorted(folder.glob("*.jsonl")):
         for record in records.read(path)[0]:
             for place, quantity in enumerate((FLOOR, RUNS)):
                 if record.quantity == quantity and record.value is not None:
-                    found[place][str(record.environment.get("machine"))] = record.value
-    return found
+                    levels[place][str(record.environment.get("machine"))] = record.value
+    return levels

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import softbench
-from softbench import options as opts
+from softbench import options
 from softbench.bench import session, sweep
 from softbench.bench.sweep import Sweep
 from softbench.config import Config, Process, SweepConfig
@@ -39,7 +39,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this process
     answers = setup.private_stdout()
     hello = json.loads(sys.stdin.readline())
-    settings = opts.parse(Process, hello["process"], "process")
+    settings = options.parse(Process, hello["process"], "process")
     state = setup.apply(settings)
     device = find(hello["device"])
     _answer(answers, {"protocol": PROTOCOL, "root": str(Path(softbench.__file__).resolve().parents[1]),
@@ -57,14 +57,15 @@ def main() -> None:
         _answer(answers, answer)
 
 
-def _prepare(settings: Process, asked: dict[str, Any]) -> tuple[Workload | None, dict[str, Any]]:
+def _prepare(settings: Process, request: dict[str, Any]) -> tuple[Workload | None, dict[str, Any]]:
     """The case, and what the parent must know of it; None where it does not run, with the reason."""
     try:
         with contained():
-            config = Config(opts.parse(SweepConfig, asked["sweep"], "[sweep]"), settings, attention=asked["attention"])
+            cases = options.parse(SweepConfig, request["sweep"], "[sweep]")
+            config = Config(cases, settings, attention=request["attention"])
             (job,) = session.plan(config, latency.MODES)
             answer = {"status": "ok", "note": "", "impl": sweep.resolved_impl(job), "options": job.subject.options}
-            if asked["probe"]:
+            if request["probe"]:
                 return Sweep("latency", latency, latency.Settings(), [job], {}).prepare(job), answer
             with state.guarded():
                 built = workload.build(job.case, job.subject)

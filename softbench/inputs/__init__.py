@@ -66,11 +66,11 @@ def crops(path: str, count: int, size: tuple[int, int], seed: int) -> Tensor:
         UsageError: photographs that cannot be read.
     """
     photographs, generator = _photographs(path), torch.Generator().manual_seed(seed)
-    found = []
+    windows = []
     for index in range(seed, seed + count):  # so that several seeds see several photographs, whatever the batch
         crop = _crop(photographs[index % len(photographs)], size, generator)
-        found.append(F.interpolate(crop[None], size, mode="bilinear", antialias=True, align_corners=False))
-    return torch.cat(found)
+        windows.append(F.interpolate(crop[None], size, mode="bilinear", antialias=True, align_corners=False))
+    return torch.cat(windows)
 
 
 def _image_tokens(pixels: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:

@@ -49,7 +49,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Captured:
-    """What the attention got: q, k, v [B, H, N, D] on a grid; SOFT's landmarks [B, H, m, D] as its kernel gets them."""
+    """Holds what it got: q, k, v [B, H, N, D] on a grid; SOFT's landmarks [B, H, m, D] as its kernel gets them."""
 
     q: Tensor
     k: Tensor
@@ -98,10 +98,10 @@ def shape(text: str, tokens: int) -> Shape:
     return Shape(1, heads, *most_square(tokens), head_dim)
 
 
-def tokens(text: str, wanted: Shape, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def tokens(text: str, shape: Shape, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """q, k, v [B, H, N, D] in float32 for that many images and that grid."""
-    found = capture(parse(text), wanted.batch, wanted.grid, seed)
-    return found.q, found.k, found.v
+    captured = capture(parse(text), shape.batch, shape.grid, seed)
+    return captured.q, captured.k, captured.v
 
 
 def landmarks(text: str, count: int, size: int, head_dim: int, seed: int) -> Tensor:
@@ -114,10 +114,10 @@ def landmarks(text: str, count: int, size: int, head_dim: int, seed: int) -> Ten
     """
     place = parse(text)
     side = IMAGE // PATCHES[place.stage]
-    found = capture(place, -(-count // 2), (side, side), seed)
-    x = found.landmarks
+    captured = capture(place, -(-count // 2), (side, side), seed)
+    x = captured.landmarks
     if x is None:
-        x = avg_pool(found.q, found.grid, most_square(size)) * found.q.shape[3] ** -0.25
+        x = avg_pool(captured.q, captured.grid, most_square(size)) * captured.q.shape[3] ** -0.25
     _, heads, m, d = x.shape
     if m != size:
         raise Unsupported(f"the attention there has {m} landmarks, not {size}: set size={m}")
@@ -132,14 +132,14 @@ def capture(place: Place, count: int, grid: tuple[int, int], seed: int) -> Captu
     images = inputs.crops("", count, (grid[0] * patch, grid[1] * patch), seed)
     mean, std = (torch.tensor(x)[:, None, None] for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     attention = attention_of(place)
-    seen: dict[str, Any] = {}
+    calls: dict[str, Any] = {}
     if isinstance(attention, ProjectedAttention):
         watched = [(attention.core, "tokens")]
         if isinstance(attention.core, Nystrom):
             watched.append((attention.core.landmarks, "landmarks"))
     else:
         watched = [(attention.get_submodule("qkv"), "qkv")]
-    hooks = [module.register_forward_hook(functools.partial(_keep, seen, name)) for module, name in watched]
+    hooks = [module.register_forward_hook(functools.partial(_keep, calls, name)) for module, name in watched]
     hooks.append(attention.register_forward_hook(_stop))
     try:
         with torch.no_grad(), suppress(_Enough):
@@ -147,12 +147,12 @@ def capture(place: Place, count: int, grid: tuple[int, int], seed: int) -> Captu
     finally:
         for hook in hooks:
             hook.remove()
-    if "qkv" in seen:
-        parts = seen["qkv"][1].unflatten(2, (3, *_heads(attention))).permute(2, 0, 3, 1, 4)  # [3, B, H, 1 + N, D]
+    if "qkv" in calls:
+        parts = calls["qkv"][1].unflatten(2, (3, *_heads(attention))).permute(2, 0, 3, 1, 4)  # [3, B, H, 1 + N, D]
         q, k, v = parts[:, :, :, parts.shape[3] - grid[0] * grid[1]:].contiguous()
     else:
-        q, k, v = seen["tokens"][0]
-    return Captured(q, k, v, grid, _scaled(attention, seen["landmarks"][1]) if "landmarks" in seen else None)
+        q, k, v = calls["tokens"][0]
+    return Captured(q, k, v, grid, _scaled(attention, calls["landmarks"][1]) if "landmarks" in calls else None)
 
 
 def attention_of(place: Place) -> nn.Module:
@@ -186,15 +186,15 @@ def _initial(arch: str, **more: Any) -> nn.Module:
 
 def _loaded(arch: str, file: str) -> nn.Module:
     state = checkpoints.read(file)
-    said = checkpoints.trained(state, file)
+    trained = checkpoints.trained(state, file)
     if not arch:
-        if said is None:
+        if trained is None:
             raise UsageError(f"{file} does not say what it is a checkpoint of: write soft-tiny={file}@stage1, with the"
                              " arch that it is of.")
-        _check_arch(arch := said.registered(f"write {said.arch}={file}@stage1"))
+        _check_arch(arch := trained.registered(f"write {trained.arch}={file}@stage1"))
     weights = checkpoints.unwrapped(state)
     more: dict[str, Any] = {"official": True} if checkpoints.is_official(weights) else {
-        "attn_options": said.options if said else None}
+        "attn_options": trained.options if trained else None}
     head = weights.get("head.weight", torch.empty(0))
     make = functools.partial(_initial, arch, num_classes=len(head) if head.dim() else 0, **more)
     return checkpoints.pyramid(make, weights, file)
@@ -214,7 +214,7 @@ def _check_arch(arch: str) -> None:
 
 
 def _is_file(source: str) -> bool:
-    """Whether a source is meant as a file: it is there, or cannot be an arch."""
+    """True where a source is meant as a file: it is there, or cannot be an arch."""
     return Path(source).exists() or (".py-" not in source and ("/" in source or Path(source).suffix != ""))
 
 
@@ -234,5 +234,5 @@ def _stop(*ignored: Any) -> None:
     raise _Enough
 
 
-def _keep(seen: dict[str, Any], name: str, module: nn.Module, got: Any, gave: Any) -> None:
-    seen[name] = got, gave
+def _keep(calls: dict[str, Any], name: str, module: nn.Module, arguments: Any, result: Any) -> None:
+    calls[name] = arguments, result

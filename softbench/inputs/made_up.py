@@ -48,20 +48,20 @@ def parse(text: str) -> tuple[Family, float]:
     Raises:
         UsageError: a parameter that is no number, out of bounds, or not wanted.
     """
-    name, colon, given = text.partition(":")
+    name, colon, rest = text.partition(":")
     family = FAMILIES[name]
     if not colon:
         return family, family.default
     if not family.parameter:
-        raise UsageError(f"--inputs {name} takes nothing after a colon, not '{given}'.")
+        raise UsageError(f"--inputs {name} takes nothing after a colon, not '{rest}'.")
     try:
-        value = float(given)
+        value = float(rest)
     except ValueError:
         value = float("nan")
     if not family.low <= value <= family.high or (family.whole and value != int(value)):
         kind = "a whole number" if family.whole else "a number"
         raise UsageError(f"--inputs {name}: the {family.parameter} must be {kind} from {family.low:g} to"
-                         f" {family.high:g}, not '{given}'.")
+                         f" {family.high:g}, not '{rest}'.")
     return family, value
 
 

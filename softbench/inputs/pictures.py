@@ -35,7 +35,7 @@ def suffixes() -> frozenset[str]:
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """What Pillow calls the formats that it opens here."""
+    """Name the formats that Pillow opens here, as it calls them."""
     from PIL import Image
 
     Image.init()

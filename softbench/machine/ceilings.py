@@ -35,7 +35,7 @@ class Ceilings:
     rates: Mapping[str, float]
 
     def limit(self, moved: float, flops: float, dtype: str, seconds: float | None) -> dict[str, Any]:
-        """What a record says of a call's limit: its floor in seconds, the share reached, which ceiling it is.
+        """Say of a call's limit, for its record: its floor in seconds, the share reached, which ceiling it is.
 
         Args:
             moved: bytes that must be read and written.
@@ -66,18 +66,18 @@ def path(environment: Mapping[str, Any], device: str) -> Path:
 def recall(environment: Mapping[str, Any], device: str) -> list[Record]:
     """The latest records of the ceilings of this machine, as it is set up now; none where they were not measured."""
     try:
-        found, _ = records.read(path(environment, device))
+        rows, _ = records.read(path(environment, device))
     except ResultsError:
         return []
-    return records.latest(r for r in found if r.status == "ok"
+    return records.latest(r for r in rows if r.status == "ok"
                           and all(r.environment.get(key) == environment.get(key) for key in _DECISIVE))
 
 
-def remember(found: Iterable[Record], environment: Mapping[str, Any], device: str) -> Path:
+def remember(rows: Iterable[Record], environment: Mapping[str, Any], device: str) -> Path:
     """Keep records of ceilings; returns the file. Raises ResultsError where it cannot be written."""
     target = path(environment, device)
     try:
-        records.append(target, found)
+        records.append(target, rows)
     except ResultsError as error:
         reason = getattr(error.__cause__, "strerror", error)
         raise ResultsError(f"Cannot write {target}: {reason}. Set XDG_CACHE_HOME to a folder that can be"
@@ -89,7 +89,7 @@ def load(environment: Mapping[str, Any], device: str) -> Ceilings | None:
     """The ceilings of this machine; None until `softbench roofline` has measured them."""
     if "machine" not in environment:
         return None
-    found = sorted(recall(environment, device), key=lambda record: record.started)
-    bandwidth = [r.value for r in found if r.quantity == BANDWIDTH and r.value]
-    rates = {str(r.dtype): r.value for r in found if r.quantity == RATE and r.value}
+    rows = sorted(recall(environment, device), key=lambda record: record.started)
+    bandwidth = [r.value for r in rows if r.quantity == BANDWIDTH and r.value]
+    rates = {str(r.dtype): r.value for r in rows if r.quantity == RATE and r.value}
     return Ceilings(bandwidth[-1], rates) if bandwidth and rates else None

@@ -10,7 +10,7 @@ _SECONDS = 10.0
 
 
 def git(folder: Path, *arguments: str) -> str | None:
-    """What git answers about a folder, whatever repository the environment names; None where it fails."""
+    """Ask git about a folder, whatever repository the environment names; None where it fails."""
     try:
         done = subprocess.run(["git", "--no-optional-locks", "-C", str(folder), *arguments], capture_output=True,
                               text=True, env=environment(), timeout=_SECONDS)
@@ -38,6 +38,6 @@ def commit(package: Path) -> tuple[str | None, bool | None]:
 
 
 def is_top(folder: Path) -> bool:
-    """Whether a repository begins at this very folder."""
+    """True where a repository begins at this very folder."""
     top = git(folder, "rev-parse", "--show-toplevel")
     return bool(top) and Path(str(top)).resolve() == folder.resolve()

@@ -26,7 +26,7 @@ class Finding:
 
     what: str
     state: str
-    seen: str
+    value: str
     advice: str = ""
 
 
@@ -45,9 +45,9 @@ def _others(busy: float | None) -> Finding:
     what = "other processes"
     if busy is None:
         return Finding(what, UNKNOWN, "no /proc/stat")
-    seen = f"{100 * busy:.0f} % of the CPU"
-    return Finding(what, GOOD, seen) if busy <= _BUSY else Finding(
-        what, BAD, seen, "stop them, or use a machine of your own: `top` shows who they are")
+    value = f"{100 * busy:.0f} % of the CPU"
+    return Finding(what, GOOD, value) if busy <= _BUSY else Finding(
+        what, BAD, value, "stop them, or use a machine of your own: `top` shows who they are")
 
 
 def _load(root: Path) -> Finding:
@@ -60,22 +60,22 @@ def _load(root: Path) -> Finding:
 
 
 def _memory(root: Path) -> Finding:
-    found = re.search(r"some avg10=([\d.]+)", _read(root / "proc/pressure/memory") or "")
-    if found is None:
+    match = re.search(r"some avg10=([\d.]+)", _read(root / "proc/pressure/memory") or "")
+    if match is None:
         return Finding("memory pressure", UNKNOWN, "no /proc/pressure/memory")
-    share = float(found[1])
-    seen = f"stalled {share:.1f} % of the last 10 s"
-    return Finding("memory pressure", GOOD, seen) if share < _PRESSED else Finding(
-        "memory pressure", BAD, seen, "free memory: close what holds it, or measure smaller cases")
+    share = float(match[1])
+    value = f"stalled {share:.1f} % of the last 10 s"
+    return Finding("memory pressure", GOOD, value) if share < _PRESSED else Finding(
+        "memory pressure", BAD, value, "free memory: close what holds it, or measure smaller cases")
 
 
 def _governor(root: Path) -> Finding:
     folder = root / "sys/devices/system/cpu"
-    found = sorted({text for path in folder.glob("cpu[0-9]*/cpufreq/scaling_governor") if (text := _read(path))})
-    if not found:
+    governors = sorted({text for path in folder.glob("cpu[0-9]*/cpufreq/scaling_governor") if (text := _read(path))})
+    if not governors:
         return Finding("governor", UNKNOWN, "the machine does not say (usual in a virtual machine)")
-    return Finding("governor", GOOD, "performance") if found == ["performance"] else Finding(
-        "governor", BAD, ", ".join(found), "sudo cpupower frequency-set -g performance")
+    return Finding("governor", GOOD, "performance") if governors == ["performance"] else Finding(
+        "governor", BAD, ", ".join(governors), "sudo cpupower frequency-set -g performance")
 
 
 def _turbo(root: Path) -> Finding:
@@ -130,14 +130,14 @@ def _gpu() -> list[Finding]:
     if names is None:
         return []
     others = [line for line in names if line.split(",")[0].strip() != str(os.getpid())]
-    found = [Finding("GPU processes", GOOD, "none") if not others else Finding(
+    findings = [Finding("GPU processes", GOOD, "none") if not others else Finding(
         "GPU processes", BAD, "; ".join(others)[:200], "stop them, or choose another GPU with CUDA_VISIBLE_DEVICES")]
     reasons = _smi("--query-gpu=clocks_throttle_reasons.active") or []
-    told = all(re.fullmatch(r"0x[0-9a-fA-F]+", reason) for reason in reasons)
-    active = [reason for reason in reasons if told and int(reason, 16) & ~_HARMLESS]
-    found.append(Finding("GPU throttling", GOOD, "none") if not active else Finding(
+    readable = all(re.fullmatch(r"0x[0-9a-fA-F]+", reason) for reason in reasons)
+    active = [reason for reason in reasons if readable and int(reason, 16) & ~_HARMLESS]
+    findings.append(Finding("GPU throttling", GOOD, "none") if not active else Finding(
         "GPU throttling", BAD, ", ".join(active), "nvidia-smi -q -d PERFORMANCE says why; lock the clocks with -lgc"))
-    return found
+    return findings
 
 
 def _smi(query: str) -> list[str] | None:

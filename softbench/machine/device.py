@@ -42,12 +42,12 @@ def kind(device: Device) -> str:
 
 
 def is_gpu(device: Device) -> bool:
-    """Whether it is a GPU. Raises Unsupported for a device that is neither a GPU nor a CPU."""
+    """True where it is a GPU. Raises Unsupported for a device that is neither a GPU nor a CPU."""
     return kind(device) == GPU
 
 
 def was_gpu(device: object) -> bool:
-    """Whether the device that a record names, which may be none, was a GPU."""
+    """True where the device that a record names, which may be none, was a GPU."""
     return str(device).startswith(GPU)
 
 
@@ -102,7 +102,7 @@ def incapable(major: int) -> str:
 
 
 def describe(device: Device) -> dict[str, Any]:
-    """What a GPU is called, its bytes, and the versions of its driver and of CUDA; each None for a CPU."""
+    """Describe a GPU: its name, its bytes, and the versions of its driver and of CUDA; each None for a CPU."""
     if not is_gpu(device):
         return dict.fromkeys(("gpu", "gpu_memory", "driver", "cuda"))
     import torch

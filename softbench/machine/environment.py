@@ -61,7 +61,7 @@ def take(process: dict[str, Any], device: str = "cpu", command: str = "") -> dic
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """What makes numbers of two environments not comparable: "threads 1, here 2", and so on."""
+    """Say what makes numbers of two environments not comparable: "threads 1, here 2", and so on."""
     return [f"{key} {one.get(key)}, here {other.get(key)}" for key in COMPARABLE if one.get(key) != other.get(key)]
 
 

@@ -1,4 +1,4 @@
-"""What counts as a FLOP: matrix products, convolutions and factorisations, two per multiply-add; nothing else does.
+"""Matrix products, convolutions and factorisations count as FLOP, two per multiply-add; nothing else does.
 
 Elementwise arithmetic, exponentials, reductions, normalisation, pooling, sorting, copies and views count as zero, as
 they do in torch's counter. Every operator must be known to be either: one that is in neither list here, nor counted
@@ -22,7 +22,7 @@ Formula = Callable[[Sequence["Sizes | None"], Sizes], float]
 
 
 def is_free(name: str) -> bool:
-    """Whether the operator `aten::name`, in any overload, is arithmetic or data movement that counts as zero."""
+    """True where the operator `aten::name`, in any overload, is arithmetic or data movement that counts as zero."""
     plain = name.rstrip("_")  # in place or not
     if plain in _FREE:
         return True

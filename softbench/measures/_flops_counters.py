@@ -63,26 +63,26 @@ def _again_if_formulas_came(count: Callable[..., Count]) -> Callable[..., Count]
 
 @_again_if_formulas_came
 def by_torch(module: nn.Module, inputs: tuple[Tensor, ...]) -> Count:
-    """What torch.utils.flop_counter counts for `module(*inputs)`.
+    """Count by torch.utils.flop_counter what `module(*inputs)` does.
 
     Raises:
         Uncounted: an operator that neither the counter nor the convention knows, or a Triton kernel.
     """
     supplied = {getattr(torch.ops.aten, name): _for_torch(formula) for name, formula in FORMULAS.items()
                 if getattr(torch.ops.aten, name) not in flop_registry}
-    seen = _Seen()
+    watcher = _Watcher()
     counter = FlopCounterMode(display=False, custom_mapping=supplied)
-    with torch.no_grad(), _triton_refused(), seen, counter:
+    with torch.no_grad(), _triton_refused(), watcher, counter:
         module(*inputs)
     counted = counter.get_flop_counts().get("Global", {})
-    unseen = {op for op in seen.operators if op not in counted and op not in flop_registry and op not in supplied
+    unseen = {op for op in watcher.operators if op not in counted and op not in flop_registry and op not in supplied
               and not (_namespace(op) == "aten" and is_free(_short(op)))}
     _refuse("torch's counter", map(str, unseen))
     operators = {_short(op): float(flops) for op, flops in counted.items()}
     return Count(sum(operators.values()), operators, sorted(_short(op) for op in counted if op in supplied), [])
 
 
-class _Seen(TorchDispatchMode):
+class _Watcher(TorchDispatchMode):
     """Notes every operator that reaches it; around the counter, those are the ones left after its decompositions."""
 
     def __init__(self) -> None:
@@ -170,7 +170,7 @@ def _for_fvcore(name: str, formula: Formula, supplied: set[str]) -> _Handle:
 
 
 def _is_ours_to_count(packet: Any) -> bool:
-    """Whether it is an operator outside torch whose package has registered a formula with torch's counter."""
+    """True where it is an operator outside torch whose package has registered a formula with torch's counter."""
     return packet in flop_registry and _namespace(packet) != "aten"
 
 

@@ -223,8 +223,8 @@ def _slice(run: _Run, seconds: float) -> None:
     if run.call_seconds < _SLOW:
         _timed_calls(run.workload, 1)  # the caches hold another workload's data
     before = cpu_share.now()
-    taken = _gpu_samples if device.is_gpu(run.workload.device) else _cpu_samples
-    samples = taken(run, seconds)
+    sampled = _gpu_samples if device.is_gpu(run.workload.device) else _cpu_samples
+    samples = sampled(run, seconds)
     after = cpu_share.now()
     if before and after:
         run.ticks += after - before
@@ -239,8 +239,8 @@ def _cpu_samples(run: _Run, seconds: float) -> list[float]:
     result = None
     while not samples or sum(samples) * run.calls < seconds:
         del result  # of one block, before the next begins
-        taken, result = _timed_calls(run.workload, run.calls)
-        samples.append(taken)
+        elapsed, result = _timed_calls(run.workload, run.calls)
+        samples.append(elapsed)
     if run.witness:
         run.witness.see(result)
     return samples
@@ -278,7 +278,7 @@ def _gpu_samples(run: _Run, seconds: float) -> list[float]:
     where = run.workload.device
     prepare, call = run.workload.prepare, run.workload.run
     samples: list[float] = []
-    result, seen = None, None
+    result, glanced = None, None
     started = time.perf_counter()
     with device.current(where):
         flush = device.flusher(where)
@@ -296,14 +296,14 @@ def _gpu_samples(run: _Run, seconds: float) -> list[float]:
                 end.record()
                 del state  # the graph of one call, before the next is built
                 events.append((start, end))
-            seen = run.witness.glance(result) if run.witness else None  # before another stream can go on
+            glanced = run.witness.glance(result) if run.witness else None  # before another stream can go on
             device.synchronize(where)
             samples += [device.between(start, end) for start, end in events]
             run.host.append(host / len(events))
             if (clock := device.clock(where)) is not None:
                 run.clocks.append(clock)
     if run.witness:
-        run.witness.see(result, seen)
+        run.witness.see(result, glanced)
     return samples
 
 

@@ -54,7 +54,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one measured call did: its peak, and the bytes still held once its result is dropped."""
+    """Holds what one measured call did: its peak, and the bytes still held once its result is dropped."""
 
     peak: int
     kept: int

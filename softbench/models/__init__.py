@@ -63,7 +63,7 @@ def _peer(name: str, **kwargs: Any) -> nn.Module:
 
 @contextmanager
 def _mistakes_told(arch: str) -> Iterator[None]:
-    """Whatever a constructor raises for arguments that it cannot use, as a UsageError in one line."""
+    """Turn whatever a constructor raises for arguments that it cannot use into a UsageError of one line."""
     try:
         yield
     except TypeError as error:

@@ -78,10 +78,10 @@ def load_official(model: Pyramid, source: str | Path | Mapping[str, Any], *, ema
 def fitting(model: Pyramid, weights: Mapping[str, Tensor]) -> State:
     """Weights under a model's names and in its shapes. Raises UsageError where they do not fit it."""
     counters = {name: tensor for name, tensor in model.state_dict().items() if name.endswith(_COUNTER)}
-    found = counters | _fitted(to_ours(weights), model)
-    if problem := _mismatch(model, found):
+    state = counters | _fitted(to_ours(weights), model)
+    if problem := _mismatch(model, state):
         raise UsageError(f"These weights do not fit this model: {problem}")
-    return found
+    return state
 
 
 def pyramid(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], path: str | Path) -> Pyramid:
@@ -135,12 +135,12 @@ def adapted(state: Mapping[str, Any], model: nn.Module) -> State:
 
 
 def is_official(state: Mapping[str, Any]) -> bool:
-    """Whether a state dict has the official names."""
+    """True where a state dict has the official names."""
     return any(name.startswith("patch_embed1.") for name in state)
 
 
 def read(path: str | Path) -> Mapping[str, Any]:
-    """What `torch.save` wrote, on the CPU: tensors, plain containers, and the arguments of a script (`Namespace`).
+    """Read what `torch.save` wrote, on the CPU: tensors, plain containers, and the arguments of a script (`Namespace`).
 
     Raises:
         ResultsError: no such file, a torn one, or one that would run code.
@@ -167,7 +167,7 @@ def read(path: str | Path) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a checkpoint of `train-imagenet` says of itself, in text and numbers alone.
+    """Holds what a checkpoint of `train-imagenet` says of itself, in text and numbers alone.
 
     Attributes:
         arch: as `--arch` was given; `options` are those of the attention inside.
@@ -194,7 +194,7 @@ class Trained:
 
 
 def trained(state: Mapping[str, Any], path: str | Path) -> Trained | None:
-    """What a checkpoint is of by its own word; None where it has none. `run` is empty unless it is of train-imagenet.
+    """Let a checkpoint say what it is of; None where it does not. `run` is empty unless it is of train-imagenet.
 
     Raises:
         ResultsError: it says something else than text and numbers.
@@ -214,7 +214,7 @@ def trained(state: Mapping[str, Any], path: str | Path) -> Trained | None:
 
 
 def _is_plain(table: dict[Any, Any]) -> bool:
-    """Whether all that this holds are text and finite numbers by name."""
+    """True where all that this holds are text and finite numbers by name."""
     return all(
         isinstance(key, str) and (value is None or isinstance(value, str | int)
                                   or (isinstance(value, float) and math.isfinite(value)))
@@ -245,7 +245,7 @@ def unwrapped(state: Mapping[str, Any], ema: bool = True) -> State:
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    """Whether a tensor holds each of its numbers: a small file can hold one of any size that repeats a few."""
+    """True where a tensor holds each of its numbers: a small file can hold one of any size that repeats a few."""
     return (tensor.layout is torch.strided and not tensor.is_quantized and tensor.device.type != "meta"
             and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size())
 
@@ -288,26 +288,26 @@ def _fitted(state: State, model: nn.Module) -> State:
     return fitted
 
 
-def _mismatch(model: Pyramid, found: State) -> str:
+def _mismatch(model: Pyramid, state: State) -> str:
     """The first thing that is wrong with a state dict for a model, in words; "" where all fits."""
-    wanted = model.state_dict()
-    missing = [name for name in wanted if name not in found]
-    left = [name for name in found if name not in wanted]
+    ours = model.state_dict()
+    missing = [name for name in ours if name not in state]
+    left = [name for name in state if name not in ours]
     if missing or left:
-        depths = _depths(found)
-        if depths and depths != _depths(wanted):
+        depths = _depths(state)
+        if depths and depths != _depths(ours):
             variant = next((n for n, v in VARIANTS.items() if v.depths == depths), "no variant's")
             return (f"they have {list(depths)} blocks in the four stages ({variant}), the model"
-                    f" {list(_depths(wanted))}.")
+                    f" {list(_depths(ours))}.")
         official = [_official_name(name) for name in (missing or left)]
         return (f"{'missing' if missing else 'unexpected'} {official[0]}"
                 + (f" and {len(official) - 1} more" if len(official) > 1 else "") + ".")
-    for name, tensor in wanted.items():
-        if found[name].shape != tensor.shape:
-            return (f"{_official_name(name)} is {list(found[name].shape)}, the model needs"
+    for name, tensor in ours.items():
+        if state[name].shape != tensor.shape:
+            return (f"{_official_name(name)} is {list(state[name].shape)}, the model needs"
                     f" {list(tensor.shape)}.")
-        if found[name].is_floating_point() != tensor.is_floating_point():
-            return f"{_official_name(name)} is {found[name].dtype}, the model needs {tensor.dtype}."
+        if state[name].is_floating_point() != tensor.is_floating_point():
+            return f"{_official_name(name)} is {state[name].dtype}, the model needs {tensor.dtype}."
     return ""
 
 

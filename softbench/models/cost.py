@@ -1,4 +1,4 @@
-"""What one forward pass of the pyramid costs in theory, part by part, from shapes alone.
+"""One forward pass of the pyramid costs this in theory, part by part, from shapes alone.
 
 FLOP are two per multiply-add, of matrix products and convolutions, as in `softbench.contracts.attention.Cost`; with
 B images and N tokens of C channels in a stage:
@@ -58,7 +58,7 @@ class ModelCost:
 
     @property
     def published(self) -> float:
-        """What the paper of SOFT counts."""
+        """The FLOP that the paper of SOFT counts."""
         return sum(part.flops for part in self.parts if part.name not in UNPUBLISHED)
 
     def by_name(self) -> dict[str, float]:
@@ -84,10 +84,10 @@ def cost(model: Pyramid | str, image: int | Grid | None = None, batch: int = 1) 
     """
     if isinstance(model, str):
         with torch.device("meta"):
-            made = models.create(model, img_size=image)
-        if not isinstance(made, Pyramid):
+            built = models.create(model, img_size=image)
+        if not isinstance(built, Pyramid):
             raise UsageError(f"{model} has no formula: it is timm's own.")
-        model = made
+        model = built
     grid = model.img_size if image is None else (image, image) if isinstance(image, int) else image
     parts: dict[tuple[int, str], float] = {}
     for number, stage in enumerate(model.stages, 1):

@@ -1,4 +1,4 @@
-"""What was published about SOFT: the tables of the paper, as printed, each number with where it stands.
+"""The tables of SOFT's paper, as they were printed, each number with where it stands.
 
 The paper is Lu et al., SOFT: Softmax-free Transformer with Linear Complexity, NeurIPS 2021 (arXiv 2110.11945). Its
 "FLOPs" are multiply-adds; here they are FLOP, two each, as everywhere in softbench. Sizes are decimal, as printed.

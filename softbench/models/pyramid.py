@@ -186,12 +186,12 @@ class Pyramid(nn.Module):
         if output_fmt != "NCHW":
             raise UsageError(f"output_fmt must be NCHW, not {output_fmt}.")
         _check_images(x, self.in_chans)
-        wanted, last = feature_take_indices(STAGES, indices)
+        chosen, last = feature_take_indices(STAGES, indices)
         maps = []
         for i, stage in enumerate(self._stages()[: last + 1 if stop_early else None]):
             tokens, grid = stage(x)
             x = _image_of(tokens, grid)
-            if i in wanted:
+            if i in chosen:
                 maps.append(_image_of(self.norm(tokens), grid) if norm and i == STAGES - 1 else x)
         if intermediates_only:
             return maps
@@ -200,13 +200,13 @@ class Pyramid(nn.Module):
     def prune_intermediate_layers(self, indices: int | list[int] = 1, prune_norm: bool = False,
                                   prune_head: bool = True) -> list[int]:
         """Drop the stages after the last in `indices` (timm's interface)."""
-        wanted, last = feature_take_indices(STAGES, indices)
+        chosen, last = feature_take_indices(STAGES, indices)
         self.stages = self.stages[: last + 1]
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:
             self.reset_classifier(0)
-        return wanted
+        return chosen
 
     def get_classifier(self) -> nn.Module:
         """The linear layer of the head."""
@@ -237,25 +237,25 @@ class Pyramid(nn.Module):
             stage.grad_checkpointing = enable
 
 
-def _stage_attention(name: str, stage: int, given: dict[str, Any], official: bool) -> attentions.Attention:
+def _stage_attention(name: str, stage: int, own: dict[str, Any], official: bool) -> attentions.Attention:
     """The attention of a stage: its window follows from the 224 px grid, so that weights fit any image size."""
-    options = variants.stage_options(name, stage) | (variants.official_options(name) if official else {}) | given
+    options = variants.stage_options(name, stage) | (variants.official_options(name) if official else {}) | own
     chosen = attentions.load(AttentionSpec(name, options))
-    if getattr(chosen.options, "sampling", "") in ("conv", "conv_ratio") and "window" not in given:
+    if getattr(chosen.options, "sampling", "") in ("conv", "conv_ratio") and "window" not in own:
         side = variants.grid((IMAGE, IMAGE), stage)[0] / chosen.options.landmarks**0.5
         return replace(chosen, options=replace(chosen.options, window=max(1, int(side))))
     return chosen
 
 
-def _checked_options(given: dict[str, Any] | None, image: Grid) -> dict[str, Any]:
-    if not isinstance(given, dict | None):
-        raise UsageError(f"attn_options must be a dict of options, as {{'landmarks': 64}}, not {given!r}.")
-    asked = str((given or {}).get("landmarks", "")).strip()
+def _checked_options(options: dict[str, Any] | None, image: Grid) -> dict[str, Any]:
+    if not isinstance(options, dict | None):
+        raise UsageError(f"attn_options must be a dict of options, as {{'landmarks': 64}}, not {options!r}.")
+    landmarks = str((options or {}).get("landmarks", "")).strip()
     rows, cols = (max(a, b) for a, b in zip(variants.grid(image, 2), variants.grid((IMAGE, IMAGE), 2), strict=True))
-    if asked.isdecimal() and int(asked) > rows * cols:
-        raise UsageError(f"landmarks={asked} is more than the {rows * cols} tokens of stage 3: use at most these, or a"
-                         " larger image.")
-    return given or {}
+    if landmarks.isdecimal() and int(landmarks) > rows * cols:
+        raise UsageError(f"landmarks={landmarks} is more than the {rows * cols} tokens of stage 3: use at most these,"
+                         " or a larger image.")
+    return options or {}
 
 
 def _check_pool(pool: str, class_token: bool) -> None:

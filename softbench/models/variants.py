@@ -54,11 +54,11 @@ def official_options(attention: str) -> dict[str, Any]:
     Raises:
         UsageError: an attention without.
     """
-    found = plugins.facts("attention", attention).get("OFFICIAL")
-    if found is None:
+    official = plugins.facts("attention", attention).get("OFFICIAL")
+    if official is None:
         there = " and ".join(n for n in plugins.names("attention") if "OFFICIAL" in plugins.facts("attention", n))
         raise UsageError(f"official=True is for {there}, whose weights exist, not for {attention}.")
-    return dict(found)
+    return dict(official)
 
 
 def parse(arch: str) -> tuple[str, str]:
@@ -75,9 +75,9 @@ def parse(arch: str) -> tuple[str, str]:
         return match[1], match[2].replace("-", "_")
     attention = match[1].replace("-", "_") if match else ""
     if not match or attention not in plugins.names("attention"):
-        said = (f"An arch is an attention ({', '.join(map(_dashed, plugins.names('attention')))}, or a file) and a"
-                f" variant ({', '.join(map(_dashed, VARIANTS))}), as in soft-tiny.")
-        raise UsageError(f"No arch named '{arch}'. {hint(_dashed(arch), archs(), said)}")
+        advice = (f"An arch is an attention ({', '.join(map(_dashed, plugins.names('attention')))}, or a file) and a"
+                  f" variant ({', '.join(map(_dashed, VARIANTS))}), as in soft-tiny.")
+        raise UsageError(f"No arch named '{arch}'. {hint(_dashed(arch), archs(), advice)}")
     return attention, match[2].replace("-", "_")
 
 

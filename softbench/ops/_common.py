@@ -1,4 +1,4 @@
-"""What all primitives share: the dtype that arithmetic is done in, with autocast too, and no second derivatives."""
+"""All primitives share this: the dtype that arithmetic is done in, with autocast too, and no second derivatives."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def run_uncast(operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> 
     torch runs a backward under the autocast that it is called in, where each product of a float32 graph is rounded.
     Under autocast an operation therefore has a graph of its own, which its backward goes through outside.
     """
-    given = (operation, *args, *kwargs.values())
-    device = next((a.device.type for a in given if isinstance(a, Tensor)), "cpu")
+    parts = (operation, *args, *kwargs.values())
+    device = next((a.device.type for a in parts if isinstance(a, Tensor)), "cpu")
     if is_traced() or not (device in KINDS and torch.is_autocast_enabled(device)):
         with outside_autocast(device):
             return operation(*args, **kwargs)
-    weights = [p for a in given if isinstance(a, nn.Module) for p in a.parameters()]
-    tensors = [*dict.fromkeys(a for a in given if isinstance(a, Tensor)), *weights]
+    weights = [p for a in parts if isinstance(a, nn.Module) for p in a.parameters()]
+    tensors = [*dict.fromkeys(a for a in parts if isinstance(a, Tensor)), *weights]
     with outside_autocast(device):
         if not needs_grad(*tensors):
             return operation(*args, **kwargs)
@@ -95,22 +95,22 @@ class _Alone(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = [leaf for leaf in ctx.leaves if leaf.requires_grad]
-        kept = torch._C._autograd._get_current_graph_task_keep_graph()  # as retain_graph was given
-        found = iter(torch.autograd.grad(ctx.output, wanted, dy, retain_graph=kept, allow_unused=True))
-        return None, None, None, None, *(next(found) if leaf.requires_grad else None for leaf in ctx.leaves)
+        leaves = [leaf for leaf in ctx.leaves if leaf.requires_grad]
+        keep_graph = torch._C._autograd._get_current_graph_task_keep_graph()  # as retain_graph was given
+        gradients = iter(torch.autograd.grad(ctx.output, leaves, dy, retain_graph=keep_graph, allow_unused=True))
+        return None, None, None, None, *(next(gradients) if leaf.requires_grad else None for leaf in ctx.leaves)
 
 
 def needs_grad(*tensors: Tensor) -> bool:
-    """Whether autograd will ask for a backward of these."""
+    """True where autograd will ask for a backward of these."""
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def in_forward_mode() -> bool:
-    """Whether derivatives are being taken forwards, by dual tensors or `torch.func.jvp`."""
+    """True where derivatives are being taken forwards, by dual tensors or `torch.func.jvp`."""
     return forward_ad._current_level >= 0  # what both set; to ask each tensor takes as long as a small operation
 
 
 def is_traced() -> bool:
-    """Whether torch.compile or torch.jit.trace is looking on, which see through no hand-written backward."""
+    """True where torch.compile or torch.jit.trace is looking on, which see through no hand-written backward."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]

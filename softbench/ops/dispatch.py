@@ -74,7 +74,7 @@ def register(impl: str) -> None:
 
 
 def interpreted() -> bool:
-    """Whether kernels are run by Triton's interpreter; triton reads the same variable when it sees a kernel."""
+    """True where kernels are run by Triton's interpreter; triton reads the same variable when it sees a kernel."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 

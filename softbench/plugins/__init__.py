@@ -38,17 +38,17 @@ def names(kind: str) -> list[str]:
 
 
 def ships(kind: str, name: str) -> bool:
-    """Whether the plugin is softbench's own, rather than an installed package's or a file's."""
+    """True where the plugin is softbench's own, rather than an installed package's or a file's."""
     return name in _builtin(kind)
 
 
 def is_path(name: str) -> bool:
-    """Whether the name of an attention means a file rather than a registered plugin."""
+    """True where the name of an attention means a file rather than a registered plugin."""
     return name.endswith(".py")
 
 
 def display_name(name: str) -> str:
-    """What the plugin is called in tables: a path is called by its stem."""
+    """Name the plugin as tables do: a path is called by its stem."""
     return Path(name).stem if is_path(name) else name
 
 
@@ -59,16 +59,16 @@ def facts(kind: str, name: str) -> dict[str, Any]:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise PluginError(f"Cannot read {_SINGULAR[kind]} '{name}' ({path}): {error}.") from error
-    found: dict[str, Any] = {"summary": (ast.get_docstring(tree) or "").partition("\n")[0]}
+    constants: dict[str, Any] = {"summary": (ast.get_docstring(tree) or "").partition("\n")[0]}
     for node in tree.body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         value = getattr(node, "value", None)
         if isinstance(target, ast.Name) and target.id.isupper() and value is not None:
             try:
-                found[target.id] = ast.literal_eval(value)
+                constants[target.id] = ast.literal_eval(value)
             except (ValueError, TypeError):  # not a literal, or one such as {[]: 1}
                 continue
-    return found
+    return constants
 
 
 def summary(kind: str, name: str) -> str:
@@ -110,7 +110,7 @@ def codes() -> str:
 
 
 def changed(there: str, here: str, *names: str) -> bool:
-    """Whether any of these plugins, as "attention:mine", has other code in one text of `codes` than in the other."""
+    """True where any of these plugins, as "attention:mine", has other code in one text of `codes` than in the other."""
     one, other = map(_parsed, (there, here))
     return any(one.get(name) != other.get(name) for name in names or one.keys() & other.keys())
 
@@ -118,10 +118,10 @@ def changed(there: str, here: str, *names: str) -> bool:
 def _parsed(codes: str) -> dict[str, str]:
     """The text of `codes`; nothing where it comes from elsewhere and is none."""
     try:
-        found = json.loads(codes)
+        texts = json.loads(codes)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return texts if isinstance(texts, dict) else {}
 
 
 def _code(kind: str, name: str) -> str:
@@ -135,23 +135,23 @@ def _code(kind: str, name: str) -> str:
 
 def digest(files: Iterable[Path]) -> str:
     """Twelve digits that say whether files of these names hold the same."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for file in sorted(files):
-        found.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return found.hexdigest()[:12]
+        sha.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return sha.hexdigest()[:12]
 
 
-def _beside(path: Path, found: set[Path]) -> set[Path]:
+def _beside(path: Path, files: set[Path]) -> set[Path]:
     """The file, what it imports from its own folder, and what that imports from there."""
     tree = ast.parse(path.read_bytes())
     named = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     named += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     for name in {name.partition(".")[0] for name in named if name}:
-        if (file := path.parent / f"{name}.py").is_file() and file not in found:
-            found.add(file)
-            _beside(file, found)
-        found.update((path.parent / name).rglob("*.py"))
-    return found
+        if (file := path.parent / f"{name}.py").is_file() and file not in files:
+            files.add(file)
+            _beside(file, files)
+        files.update((path.parent / name).rglob("*.py"))
+    return files
 
 
 def _package(path: Path) -> set[Path]:

@@ -19,7 +19,7 @@ _pressed = threading.Event()
 
 
 class Raised(SoftbenchError):
-    """What a plugin raised that is no Exception; the message names its class."""
+    """A plugin raised what is no Exception; the message names its class."""
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def _listen() -> bool:
 
 
 def _listening() -> bool:
-    """Whether a KeyboardInterrupt can only be a plugin's where no SIGINT was noted."""
+    """True where a KeyboardInterrupt can only be a plugin's where no SIGINT was noted."""
     return threading.current_thread() is not threading.main_thread() or (
         signal.getsignal(signal.SIGINT) in (_note, signal.SIG_IGN))
 

@@ -1,4 +1,4 @@
-"""What a measuring process sets once, before it allocates or computes: threads, malloc, subnormals, TF32.
+"""A measuring process sets this once, before it allocates or computes: threads, malloc, subnormals, TF32.
 
 Three of these decide CPU timings as much as the attention does. glibc by default maps each large temporary anew and
 pays its page faults in every call (1.3 to 3 times slower above 4,096 tokens, and bimodal between processes); subnormal
@@ -83,12 +83,12 @@ def _default_malloc() -> str:
 
 
 def _preloaded() -> bool:
-    """Whether jemalloc, tcmalloc or mimalloc replace glibc's allocator."""
+    """True where jemalloc, tcmalloc or mimalloc replace glibc's allocator."""
     return "malloc" in os.environ.get("LD_PRELOAD", "")
 
 
 def _denormals() -> str:
-    """Whether a parallel operation flushes subnormal results: "flush", "keep", or "partial" (only some threads do)."""
+    """Say what a parallel operation does with subnormal results: "flush", "keep", or "partial" (some threads flush)."""
     import torch
 
     halved = torch.full((1 << 20,), torch.finfo(torch.float32).tiny) * 0.5

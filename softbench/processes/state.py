@@ -69,7 +69,7 @@ def guarded() -> Iterator[None]:
 
 
 def sentence(changes: list[str]) -> str:
-    """What a case did, for its row."""
+    """Say for its row what a case did."""
     return f"it changed {'; '.join(changes)}"
 
 
@@ -108,7 +108,7 @@ def _parts() -> dict[str, _Part]:
         "the working directory": (_directory, os.chdir),
         "the handlers of signals": (_handlers, _set_handlers),
         "the environment variables": (_environment, _set_environment),
-        "Python's garbage collector": (gc.isenabled, lambda wanted: gc.enable() if wanted else gc.disable()),
+        "Python's garbage collector": (gc.isenabled, lambda enabled: gc.enable() if enabled else gc.disable()),
         "Python's trace function": (sys.gettrace, sys.settrace),
         "Python's profile function": (sys.getprofile, sys.setprofile),
         "time.perf_counter": (lambda: time.perf_counter, lambda clock: setattr(time, "perf_counter", clock)),
@@ -134,10 +134,10 @@ def _pop_modes(count: int) -> None:
         dispatch._pop_mode()
 
 
-def _set_inference_mode(wanted: bool) -> None:
+def _set_inference_mode(enabled: bool) -> None:
     import torch
 
-    _held.append(torch._C._InferenceMode(wanted))
+    _held.append(torch._C._InferenceMode(enabled))
 
 
 def _set_default_device(device: str) -> None:
@@ -170,7 +170,7 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(_DECISIVE)}
 
 
-def _set_environment(wanted: dict[str, str]) -> None:
-    for name in [name for name in _environment() if name not in wanted]:
+def _set_environment(variables: dict[str, str]) -> None:
+    for name in [name for name in _environment() if name not in variables]:
         del os.environ[name]
-    os.environ.update(wanted)
+    os.environ.update(variables)

@@ -36,7 +36,7 @@ class Asked(BaseException):
 
 
 class Stop:
-    """Whether a signal asked this process to stop, from the beginning of a `with` block to its end.
+    """Knows whether a signal asked this process to stop, from the beginning of a `with` block to its end.
 
     A second Ctrl-C is obeyed at once, whatever is going on.
 
@@ -90,6 +90,6 @@ class Stop:
 
     @staticmethod
     def error(number: int, message: str) -> Interrupted:
-        """What to raise for a signal."""
+        """Make the exception to raise for a signal."""
         kinds: dict[int, type[Interrupted]] = {signal.SIGTERM: Terminated, signal.SIGHUP: HungUp}
         return kinds.get(number, Interrupted)(message)

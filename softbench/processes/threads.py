@@ -17,7 +17,7 @@ _LIBRARY = re.compile(r"/lib(gomp|omp|iomp5)[^/]*\.so")
 
 
 @contextmanager
-def one_thread(wanted: bool = True) -> Iterator[None]:
+def one_thread(needed: bool = True) -> Iterator[None]:
     """Let torch use a single thread within the block, if that is wanted. Nothing may be timed in it.
 
     While another process holds a core, threads that wait for each other made both studies ten times slower.
@@ -25,7 +25,7 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
     import torch
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1 if wanted else threads)
+    torch.set_num_threads(1 if needed else threads)
     try:
         yield
     finally:
@@ -40,10 +40,10 @@ def working() -> int:
     if openmp is None:
         return torch.get_num_threads()
     openmp.omp_set_dynamic(0)
-    found: set[int] = set()
-    region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: found.add(threading.get_native_id()))
+    idents: set[int] = set()
+    region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: idents.add(threading.get_native_id()))
     openmp.GOMP_parallel(region, None, 0, 0)  # all three libraries have it, under this name of GCC's
-    return len(found)
+    return len(idents)
 
 
 def _openmp() -> ctypes.CDLL | None:

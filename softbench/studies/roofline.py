@@ -89,11 +89,11 @@ def _measure(settings: Settings, kinds: list[str], copied: int) -> list[Finding]
     for _ in range(settings.repeats):
         for operation, samples in zip(operations, seconds, strict=True):
             samples.append(device.seconds(operation.call, where))
-    return [seen for operation, samples in zip(operations, seconds, strict=True)
-            for seen in _observations(operation, samples)]
+    return [finding for operation, samples in zip(operations, seconds, strict=True)
+            for finding in _findings(operation, samples)]
 
 
-def _observations(operation: _Operation, seconds: list[float]) -> list[Finding]:
+def _findings(operation: _Operation, seconds: list[float]) -> list[Finding]:
     quantity, unit = (BANDWIDTH, "B/s") if operation.name == "copy" else (RATE, "flop/s")
     rates = [operation.amount / s for s in seconds]
     make = functools.partial(Finding, unit=unit, samples=rates, dtype=operation.dtype,

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softbench import dtypes, inputs
-from softbench import options as opts
+from softbench import dtypes, inputs, options
 from softbench.case import AttentionSpec, Case, Shape, Spec
 from softbench.contracts import attention as attentions
 from softbench.contracts.attention import Attention, Cost
@@ -45,7 +44,7 @@ class OneAttention(Subject):
     def __init__(self, plugin: Attention, spec: Spec | None = None) -> None:
         self.plugin = plugin
         self.attention = plugin.name
-        self.options = opts.to_dict(plugin.options)
+        self.options = options.to_dict(plugin.options)
         self.spec = spec or AttentionSpec(plugin.name, self.options)
         self.impls = plugin.module.IMPLS
         self.coords = {}

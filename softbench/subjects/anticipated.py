@@ -1,4 +1,4 @@
-"""What a model should cost, before it is run: one forward of one image on torch's meta device, shapes alone.
+"""Anticipates a model's cost before it is run: one forward of one image on torch's meta device, shapes alone.
 
 It fills `--dry-run`, orders the progress bar, and stops what cannot fit into memory. It is no measurement.
 """
@@ -49,7 +49,7 @@ def anticipate(model: nn.Module, image: tuple[int, int]) -> Anticipated:
     except Exception as error:
         raise Unsupported(f"its cost cannot be told in advance ({type(error).__name__})") from error
     prefix = f"{type(model).__name__}."
-    counts = {name: float(sum(found.values())) for name, found in counter.get_flop_counts().items()}
+    counts = {name: float(sum(operators.values())) for name, operators in counter.get_flop_counts().items()}
     return Anticipated(
         counts.pop("Global", 0.0), {name.removeprefix(prefix): flops for name, flops in counts.items()}, held.peak,
         held.made, sum(p.numel() for p in model.parameters()))

@@ -77,17 +77,17 @@ class Backbone(Subject):
             return self.create(image, "auto").eval()
 
     def expected(self, case: Case) -> Cost:
-        found = anticipated(self, case.shape.grid)
-        return Cost(case.shape.batch * found.flops, case.shape.batch * found.peak)
+        per_image = anticipated(self, case.shape.grid)
+        return Cost(case.shape.batch * per_image.flops, case.shape.batch * per_image.peak)
 
     def needed(self, case: Case) -> float:
         try:
-            found = anticipated(self, case.shape.grid)
+            per_image = anticipated(self, case.shape.grid)
         except Unsupported:
             return 0.0
         item = dtypes.TABLE[case.dtype].bytes
-        held = found.peak if case.mode == "forward" else found.made / 2  # about what autograd keeps
-        return item * (case.shape.batch * held + (1 if case.mode == "forward" else 2) * found.parameters)
+        held = per_image.peak if case.mode == "forward" else per_image.made / 2  # about what autograd keeps
+        return item * (case.shape.batch * held + (1 if case.mode == "forward" else 2) * per_image.parameters)
 
     def module(self, case: Case) -> nn.Module:
         return self.create(case.shape.grid, case.impl or "auto")
@@ -200,8 +200,8 @@ class Part(Subject):
         return self.whole.resolve(impl, device, dtype)
 
     def expected(self, case: Case) -> Cost:
-        found = anticipated(self.whole, case.shape.grid)
-        return Cost(case.shape.batch * found.by_module.get(self.path, 0.0), case.shape.batch * found.peak)
+        per_image = anticipated(self.whole, case.shape.grid)
+        return Cost(case.shape.batch * per_image.by_module.get(self.path, 0.0), case.shape.batch * per_image.peak)
 
     def needed(self, case: Case) -> float:
         return self.whole.needed(case)  # which is run once to catch what the stage gets
@@ -230,7 +230,7 @@ class Part(Subject):
 
 @dataclass
 class _Caught:
-    """What a stage is called with, its tensors taken out, and the shape of what it gives."""
+    """Holds what a stage is called with, its tensors taken out, and the shape of what it gives."""
 
     tensors: tuple[Tensor, ...]
     others: list[Any]  # None where a tensor was
@@ -302,7 +302,7 @@ def _stages(model: nn.Module) -> dict[str, str]:
 
 @cache
 def anticipated(whole: Backbone, image: tuple[int, int]) -> Anticipated:
-    """What the model should cost for one image. Raises Unsupported where that cannot be told."""
+    """Anticipate the model's cost for one image. Raises Unsupported where that cannot be told."""
     try:
         with contained():
             model = whole.on_meta(image)

@@ -209,7 +209,7 @@ def rows(tensor: Tensor) -> Tensor:
 
 
 class Drawing:
-    """Whether a block drew random numbers of torch's global generators: `drew`, once it is over."""
+    """Knows if a block drew random numbers of torch's global generators: `drew`, once it is over."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.drew = device, False

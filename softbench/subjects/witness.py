@@ -70,7 +70,7 @@ class Witness:
 
     @property
     def comparable(self) -> bool:
-        """Whether any two calls on the same values must give the same."""
+        """True where any two calls on the same values must give the same."""
         return not self.drew and not self.stateful
 
     def first(self) -> float:
@@ -159,27 +159,27 @@ class Witness:
     def _part(self, result: Any) -> list[Tensor]:
         """Of a result, the tensors that are compared: those of the sample, or all."""
         if self.workload.case.mode == "forward":
-            found = [result]
+            tensors = [result]
         elif self.sample is None:
-            found = [tensor for tensor in result if tensor is not None]
+            tensors = [tensor for tensor in result if tensor is not None]
         else:
-            found = [tensor for tensor in result[: len(self.workload.sources)] if tensor is not None]
-        found = [tensor.detach() for tensor in found if isinstance(tensor, Tensor)]
-        return found if self.sample is None else [tensor[self.sample : self.sample + 1] for tensor in found]
+            tensors = [tensor for tensor in result[: len(self.workload.sources)] if tensor is not None]
+        tensors = [tensor.detach() for tensor in tensors if isinstance(tensor, Tensor)]
+        return tensors if self.sample is None else [tensor[self.sample : self.sample + 1] for tensor in tensors]
 
     def _fresh(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """What a module that nothing has called yet gives for these values."""
+        """Ask a module that nothing has called yet for its result on these values."""
         workload = self.workload
         fresh = workload.anew(values, self.sample)
         probe.take_state(fresh, workload)
         with self.seeded():
             if workload.case.mode != "forward":
-                found = fresh.run(fresh.prepare())
+                result = fresh.run(fresh.prepare())
             else:
                 fresh.module.requires_grad_(False)
                 with torch.enable_grad():  # unlike the timed calls, as an attention might look
-                    found = fresh.call(*fresh.inputs)
-        results = [found] if isinstance(found, Tensor) else list(found)
+                    result = fresh.call(*fresh.inputs)
+        results = [result] if isinstance(result, Tensor) else list(result)
         if self.sample is not None and workload.case.mode != "forward":
             results = results[: len(workload.sources)]
         return [tensor.detach() for tensor in results if tensor is not None]
@@ -227,9 +227,9 @@ def of(workload: Any) -> Witness | None:
     """The one witness of a workload; none of what a study times that is no subject, with a result that may be wrong."""
     if not isinstance(workload, Workload) or workload.subject is None:
         return None
-    found: Witness = vars(workload).setdefault("_witness", None) or Witness(workload)
-    vars(workload)["_witness"] = found
-    return found
+    witness: Witness = vars(workload).setdefault("_witness", None) or Witness(workload)
+    vars(workload)["_witness"] = witness
+    return witness
 
 
 def examine(workload: Any) -> None:
@@ -250,7 +250,7 @@ def examine(workload: Any) -> None:
 
 
 def slower(new: Sequence[float], old: Sequence[float]) -> bool:
-    """Whether calls on new values are slower than those on old ones, and not by a disturbance: each of them, than all
+    """True where calls on new values are slower than on old ones, and not by a disturbance: each of them, than all
     but one of the others."""
     return min(new) > _MOST * sorted(old)[-2 if len(old) > 1 else -1] + _SLACK
 

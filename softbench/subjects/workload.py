@@ -32,7 +32,7 @@ class WrongResult(SoftbenchError):
 
 
 class Subject:
-    """What a case measures: everything about it that is not the same for attentions and for models.
+    """Answers for what a case measures: everything that is not the same for attentions and for models.
 
     Attributes:
         spec: how the command named it.
@@ -61,11 +61,11 @@ class Subject:
         raise NotImplementedError
 
     def note(self, case: Case) -> str:
-        """What a reader of the number must know; mostly nothing."""
+        """Tell a reader of the number what he must know; mostly nothing."""
         return ""
 
     def expected(self, case: Case) -> Cost:
-        """What one forward call should cost, before it is run."""
+        """Anticipate the cost of one forward call, before it is run."""
         raise NotImplementedError
 
     def closed_form(self, case: Case) -> float:
@@ -97,7 +97,7 @@ class Subject:
         return iter(())
 
     def mixes_samples(self, case: Case) -> bool:
-        """Whether the result of one sample may depend on others of its batch."""
+        """True where the result of one sample may depend on others of its batch."""
         return False
 
 
@@ -138,12 +138,12 @@ class Workload:
 
     @property
     def leaves(self) -> list[Tensor]:
-        """What gradients are taken by: inputs, then parameters."""
+        """Gradients are taken by these: inputs, then parameters."""
         return self.sources + [p for p in self.module.parameters() if p.requires_grad]
 
     @property
     def prepare(self) -> Callable[[], Any]:
-        """What comes before each `run` and is not measured: the graph, in `backward`; nothing otherwise."""
+        """Do what comes before each `run` and is not measured: the graph, in `backward`; nothing otherwise."""
         return self._with_graph if self.case.mode == "backward" else _nothing
 
     @property
@@ -163,16 +163,16 @@ class Workload:
         if sample is not None:
             part = slice(sample, sample + 1)
             case = replace(case, shape=replace(case.shape, batch=1))
-        made = replace(self, case=case, target=self.target[part])
+        fresh = replace(self, case=case, target=self.target[part])
         if subject.model:
-            made = replace(build(replace(case, impl=case.impl or "auto"), subject), target=made.target)
+            fresh = replace(build(replace(case, impl=case.impl or "auto"), subject), target=fresh.target)
         else:
             module = seeded_module(case, subject).to(device=self.device, dtype=self.inputs[0].dtype)
-            made = replace(made, module=module, call=subject.call(module, case), output=self.target[part].shape)
-        made.module.train(self.module.training)
+            fresh = replace(fresh, module=module, call=subject.call(module, case), output=self.target[part].shape)
+        fresh.module.train(self.module.training)
         copies = tuple(new[part].detach().clone().requires_grad_(old.requires_grad)
                        for new, old in zip(inputs, self.inputs, strict=True))
-        return replace(made, inputs=copies)
+        return replace(fresh, inputs=copies)
 
     def _forward(self, _: Any = None) -> Tensor:
         with torch.no_grad():
@@ -301,8 +301,8 @@ def _address(tensor: Tensor) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out, on the CPU or on a GPU."""
-    said = text(error).lower()
+    """True where an exception means that memory ran out, on the CPU or on a GPU."""
+    message = text(error).lower()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError)
-        and any(words in said for words in ("out of memory", "can't allocate memory", "bad_alloc")))
+        and any(words in message for words in ("out of memory", "can't allocate memory", "bad_alloc")))

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from softbench import inputs, models
-from softbench import options as opts
+from softbench import inputs, models, options
 from softbench.attention._nystrom import Nystrom
 from softbench.bench import study
 from softbench.case import Shape
@@ -158,9 +157,9 @@ def test_bad_places_are_told_in_one_line_by_both_studies(tmp_path: Path, monkeyp
         Path("torn.pt").write_bytes(Path("bare.pt").read_bytes()[:50_000])
     torch.save([1], "list.pt")
     torch.save({"arch": "timm:resnet18", "state_dict": {"x": torch.zeros(1)}}, "other.pt")
-    for run in (lambda: approx_error.tasks(opts.parse(approx_error.Settings, SMALL | {"inputs": f"checkpoint:{place}"},
-                                                      "x")),
-                lambda: pinv.tasks(opts.parse(pinv.Settings, {"matrices": f"checkpoint:{place}"}, "x"))):
+    sampled = SMALL | {"inputs": f"checkpoint:{place}"}
+    for run in (lambda: approx_error.tasks(options.parse(approx_error.Settings, sampled, "x")),
+                lambda: pinv.tasks(options.parse(pinv.Settings, {"matrices": f"checkpoint:{place}"}, "x"))):
         with pytest.raises(UsageError) as error:
             run()
         assert "\n" not in str(error.value)
@@ -172,7 +171,7 @@ def test_errors_on_tokens_of_a_backbone(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({"arch": "soft-tiny", "options": {}, "state_dict": fresh().state_dict()}, path)
     families = f"checkpoint:soft-tiny@stage1,checkpoint:{path}@stage1"
-    asked = opts.parse(approx_error.Settings, SMALL | {"inputs": families}, "x")
+    asked = options.parse(approx_error.Settings, SMALL | {"inputs": families}, "x")
     tasks = approx_error.tasks(asked)
     found = [r for _, group in study.Study("approx_error", approx_error, tasks, {}) for r in group]
     errors = [r for r in found if r.quantity == "error_matrix_fro"]
@@ -189,7 +188,7 @@ def test_errors_on_tokens_of_a_backbone(tmp_path: Path) -> None:
 def test_inverses_of_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {"matrices": "backbone:stage2,checkpoint:soft-tiny@stage2", "count": "2", "methods": "newton,cholesky",
              "parts": "inverse", "ridge": "0.01"}
-    tasks = pinv.tasks(opts.parse(pinv.Settings, asked, "x"))
+    tasks = pinv.tasks(options.parse(pinv.Settings, asked, "x"))
     found = [r for _, group in study.Study("pinv", pinv, tasks, {}) for r in group if r.quantity == "residual"]
     values = {(r.coords["family"], r.coords["method"]): r.value for r in found}
     assert values["backbone:stage2", "newton"] == values["checkpoint:soft-tiny@stage2", "newton"] > 0.1

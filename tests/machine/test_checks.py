@@ -17,7 +17,7 @@ def state(root: Path, what: str, files: dict[str, str], **keys: object) -> tuple
         (root / name).write_text(text)
     found = {one.what: one for one in checks.look(root, **keys)}[what]  # type: ignore[arg-type]
     assert (found.advice != "") == (found.state == checks.BAD)
-    return found.state, found.seen
+    return found.state, found.value
 
 
 @pytest.mark.parametrize(("what", "files", "expected"), [
@@ -64,7 +64,7 @@ def test_a_quota_says_how_many_threads_fit(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/cpu.max").write_text("350000 100000")
     (found,) = (one for one in checks.look(tmp_path) if one.what == "CPU quota")
-    assert found.seen == "3.5 cores of 8: calls are cut off in mid-run"
+    assert found.value == "3.5 cores of 8: calls are cut off in mid-run"
     assert found.advice.startswith("--threads 3,")
 
 

@@ -11,8 +11,7 @@ import helpers
 import pytest
 import torch
 
-from softbench import inputs, plugins
-from softbench import options as opts
+from softbench import inputs, options, plugins
 from softbench.bench import study
 from softbench.case import Shape
 from softbench.contracts import study as studies
@@ -28,7 +27,7 @@ SMALL = {"attn": "soft", "sizes": "9", "samplings": "none", "inputs": "structure
 
 
 def settings(**changes: object) -> approx_error.Settings:
-    return opts.parse(approx_error.Settings, SMALL | changes, "study")
+    return options.parse(approx_error.Settings, SMALL | changes, "study")
 
 
 def records(**changes: object) -> list[Record]:
@@ -114,7 +113,8 @@ def test_option_of_any_name_that_a_file_marks_is_m(tmp_path: Path) -> None:
 def test_keeps_the_contract_and_its_defaults_are_valid() -> None:
     assert studies.load("approx_error") is approx_error
     defaults = approx_error.Settings()
-    assert opts.parse(approx_error.Settings, {k: str(v) for k, v in opts.to_dict(defaults).items()}, "x") == defaults
+    texts = {key: str(value) for key, value in options.to_dict(defaults).items()}
+    assert options.parse(approx_error.Settings, texts, "x") == defaults
     assert dataclasses.replace(defaults, **approx_error.QUICK)
     found = approx_error.tasks(defaults)
     assert len({task.name for task in found}) == len(found) == 3 * (5 * 3 + 2 + 7)

@@ -173,7 +173,7 @@ def test_who_runs_out_of_memory_is_known(monkeypatch: pytest.MonkeyPatch, side: 
 def test_an_interval_of_one_process_is_told(processes: int, quantity: str, told: bool) -> None:
     fake = Fake(power(1e-6, 1), power(1e-9, 2), 0.02)
     found = Search(fake, Grids(64, 16384), Terms(processes=processes), lambda: 9.0).run()
-    answer = answers.observations(found, pair(), quantity, "softmax")[0]
+    answer = answers.findings(found, pair(), quantity, "softmax")[0]
     assert ("of one process" in answer.note) is told
 
 
@@ -181,6 +181,6 @@ def test_an_attention_that_no_shape_suits_is_unsupported_with_its_reason() -> No
     """What the whole study says of a length at which an attention cannot run."""
     both = pair()
     search = Search(meter("flops", both), Grids(16, 64, lambda grid: "too odd"), Terms(), lambda: 9.0).run()
-    (only,) = answers.observations(search, both, "flops", "softmax")
+    (only,) = answers.findings(search, both, "flops", "softmax")
     assert (only.status, only.value, only.detail["answer"]) == ("unsupported", None, "unsupported")
     assert "no grid from 16 to 64 tokens suits both" in only.note

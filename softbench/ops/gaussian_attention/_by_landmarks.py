@@ -162,8 +162,8 @@ def _backward(x: Tensor, keys: Centred, middle: Tensor, v: Tensor, gathered: Ten
               needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
     """The gradients by x, landmarks, middle and v, those that are needed."""
     acc = middle.dtype
-    dx, dl, dm, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) if wanted else None
-                      for t, wanted in zip((x, keys.k, middle, v), needed, strict=False))
+    dx, dl, dm, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) if by else None
+                      for t, by in zip((x, keys.k, middle, v), needed, strict=False))
     if dl is not None:
         dl.zero_()
     for block, scores in _blocks(x, keys, scale, 2):  # W takes as much room again

@@ -131,7 +131,7 @@ def half_square(x: Tensor) -> Tensor:
 
 
 def is_replayed(x: Tensor) -> bool:
-    """Whether operations are noted now, to run with other numbers later, in a program or a CUDA graph.
+    """True where operations are noted now, to run with other numbers later, in a program or a CUDA graph.
 
     These numbers decide nothing then: all products are in float64.
     """

@@ -1,4 +1,4 @@
-"""What the operators of Gaussian attention cost: all matrix products, 2 per multiply-add, groups = batch * heads.
+"""The operators of Gaussian attention cost this: all matrix products, 2 per multiply-add, groups = batch * heads.
 
 Scores count once for each call, though attention through landmarks makes them twice rather than keep them.
 """

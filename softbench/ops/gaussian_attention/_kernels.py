@@ -207,7 +207,7 @@ def _tile(tokens, start, last, stride_n, stride_d, WIDTH: tl.constexpr, ROWS: tl
 
 @triton.jit
 def _store(tokens, tile, start, last, stride_n, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """What `_tile` reads, written, where the numbers of a token lie side by side."""
+    """Write what `_tile` reads, where the numbers of a token lie side by side."""
     row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
     valid = row < last - start
     if WIDTH < COLUMNS:
@@ -269,7 +269,7 @@ def _scores(x, x_norm, k, k_norm, rate, half: tl.constexpr, PRECISION: tl.conste
 
 @triton.jit
 def _far(norm, start, last, reach):
-    """Whether one of the tokens start, start + 1, ... up to last has a norm above reach."""
+    """True where one of the tokens start, start + 1, ... up to last has a norm above reach."""
     valid = tl.arange(0, norm.shape[0]) < last - start
     return tl.max(tl.where(valid, norm, 0.0), 0) > reach
 

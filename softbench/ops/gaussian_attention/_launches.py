@@ -117,7 +117,7 @@ def differentiate(x: Tensor, k: Tensor, p: Tensor, q: Tensor, scale: float, dtyp
 
 
 def holds(points: Tensor, v: Tensor) -> bool:
-    """Whether one program can hold the landmarks with all that their gradients take."""
+    """True where one program can hold the landmarks with all that their gradients take."""
     return points.shape[2] <= RESIDENT and max(points.shape[3], v.shape[3]) <= 64
 
 
@@ -177,7 +177,7 @@ def _reach(dim: int, half: torch.dtype) -> float:
 
 
 def _parts(whole: Tensor, splits: int) -> Tensor:
-    """What a kernel writes, [splits, B, H, N, width]: the result itself, or float32 parts of it."""
+    """Room for what a kernel writes, [splits, B, H, N, width]: the result itself, or float32 parts of it."""
     return whole.unsqueeze(0) if splits == 1 else whole.new_empty(splits, *whole.shape, dtype=torch.float32)
 
 
@@ -193,7 +193,7 @@ def _arithmetic(half: torch.dtype) -> str:
 
 
 def _constants(head_dim: int, value_dim: int, half: torch.dtype, sizes: Launch) -> dict[str, Any]:
-    """What a kernel is compiled for."""
+    """The constants that a kernel is compiled for."""
     arithmetic = _arithmetic(half)
     return {"D": head_dim, "E": value_dim, "BLOCK_D": max(16, triton.next_power_of_2(head_dim)),
             "BLOCK_E": max(16, triton.next_power_of_2(value_dim)), "half": _TYPES[half],

@@ -15,7 +15,7 @@ TOLERANCE = 0.05
 
 @dataclass(eq=False)
 class Watch:
-    """What was seen: how many calls, and the worst residual of any matrix with the method that gave it."""
+    """Counts calls, and keeps the worst residual of any matrix with the method that gave it."""
 
     calls: int = 0
     worst: float = 0.0
@@ -40,12 +40,12 @@ def watch() -> Iterator[Watch]:
 
     Not for timing: each call costs two matrix products and a wait for the device more.
     """
-    seen = Watch()
-    _watches.append(seen)
+    noted = Watch()
+    _watches.append(noted)
     try:
-        yield seen
+        yield noted
     finally:
-        _watches.remove(seen)
+        _watches.remove(noted)
 
 
 def tell(a: Tensor, v: Tensor, ridge: float, method: str) -> None:
@@ -54,10 +54,10 @@ def tell(a: Tensor, v: Tensor, ridge: float, method: str) -> None:
         return
     with torch.no_grad():
         worst = residual(a, v, ridge).nan_to_num(torch.inf, torch.inf).amax().item()
-    for seen in _watches:
-        seen.calls += 1
-        if worst >= seen.worst:
-            seen.worst, seen.method = worst, method
+    for noted in _watches:
+        noted.calls += 1
+        if worst >= noted.worst:
+            noted.worst, noted.method = worst, method
 
 
 def residual(a: Tensor, v: Tensor, ridge: float = 0.0) -> Tensor:

@@ -10,7 +10,7 @@ from softbench.errors import UsageError
 
 @dataclass(frozen=True)
 class Budget:
-    """What one call may take; None is no bound. The texts are as they were given."""
+    """Bounds what one call may take; None is no bound. The texts are as they were given."""
 
     memory: int | None
     latency: float | None
@@ -19,9 +19,9 @@ class Budget:
 
     @property
     def coords(self) -> dict[str, str]:
-        """What tells records of different budgets apart."""
-        said = {"memory_budget": self.memory_text, "latency_budget": self.latency_text}
-        return {name: text for name, text in said.items() if text}
+        """The coordinates that tell records of different budgets apart."""
+        texts = {"memory_budget": self.memory_text, "latency_budget": self.latency_text}
+        return {name: text for name, text in texts.items() if text}
 
 
 def parse(memory: str, latency: str) -> Budget:

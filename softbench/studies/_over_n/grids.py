@@ -35,17 +35,17 @@ class Grids:
         """
         low, high = max(self.low, above + 1, tokens / 2), min(self.high, below - 1, tokens * 2)
         grain = max(1, 2 ** math.floor(math.log2(max(1.0, math.sqrt(tokens) / _STEPS))))
-        found = [(rows, cols) for rows in _multiples(grain, math.sqrt(low / _LONGEST), math.sqrt(high))
+        grids = [(rows, cols) for rows in _multiples(grain, math.sqrt(low / _LONGEST), math.sqrt(high))
                  for cols in _multiples(grain, max(rows, low / rows), min(_LONGEST * rows, high / rows))]
-        found.sort(key=lambda grid: (abs(math.log(grid[0] * grid[1] / tokens)), grid[1] - grid[0]))
-        return next((grid for grid in found if not self.misfit(grid)), None)
+        grids.sort(key=lambda grid: (abs(math.log(grid[0] * grid[1] / tokens)), grid[1] - grid[0]))
+        return next((grid for grid in grids if not self.misfit(grid)), None)
 
     def spread(self, count: int) -> list[Grid]:
         """About `count` grids evenly over the logarithm of their tokens, both ends among them, in ascending order."""
         span = math.log(self.high / self.low)
-        wished = [self.low * math.exp(span * i / (count - 1)) for i in range(count)]
-        found = {grid[0] * grid[1]: grid for tokens in wished if (grid := self.nearest(tokens))}
-        return [found[tokens] for tokens in sorted(found)]
+        lengths = [self.low * math.exp(span * i / (count - 1)) for i in range(count)]
+        grids = {grid[0] * grid[1]: grid for tokens in lengths if (grid := self.nearest(tokens))}
+        return [grids[tokens] for tokens in sorted(grids)]
 
 
 def _multiples(step: int, low: float, high: float) -> range:

@@ -1,4 +1,4 @@
-"""What studies of costs over N share: the attentions and points that their settings name, checked, as cases."""
+"""Studies of costs over N share this: the attentions and points that their settings name, checked, as cases."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Setting:
     settings: Settings
 
     def case(self, subject: OneAttention, point: tuple[str, str], shape: Shape) -> Case:
-        """What is run of an attention at a point."""
+        """Make the case that is run of an attention at a point."""
         assert isinstance(subject.spec, AttentionSpec)
         mode, dtype = point
         return Case(subject.spec, shape, dtype=dtype, device=self.device, mode=mode, inputs=INPUTS,
@@ -66,7 +66,7 @@ class Setting:
         return Finding(**place | nowhere | {"coords": place["coords"] | dict(coords or {})} | number)
 
     def name(self, point: tuple[str, str]) -> str:
-        """What decides the numbers of a point, besides attention and shape."""
+        """Name what decides the numbers of a point, besides attention and shape."""
         s = self.settings
         return (f"{point[0]} {point[1]} H={s.heads} D={s.head_dim} {self.device} impl={s.impl} seed={s.seed}")
 
@@ -87,12 +87,12 @@ def check(settings: Settings) -> Setting:
     return Setting(subjects, list(points), device.find(settings.device), settings)
 
 
-def observation(record: Record, detail: dict[str, object]) -> Finding:
+def finding(record: Record, detail: dict[str, object]) -> Finding:
     """A measure's record as a number of the study, with more in its detail."""
     return Finding(**{f.name: getattr(record, f.name) for part in (Reading, About, Point) for f in fields(part)}
                    | {"detail": record.detail | detail})
 
 
-def of(found: Sequence[Record], label: str, point: tuple[str, str]) -> list[Record]:
+def of(rows: Sequence[Record], label: str, point: tuple[str, str]) -> list[Record]:
     """The records of one attention, as the command named it, at one point."""
-    return [record for record in found if record.label == label and (record.mode, record.dtype) == point]
+    return [record for record in rows if record.label == label and (record.mode, record.dtype) == point]

@@ -76,10 +76,10 @@ def tasks(settings: Settings) -> list[Task]:
     sampled = compared.sampled(specs, sorted(sizes)[len(sizes) // 2], settings.samplings)
     searched = compared.searched(specs) if settings.target_error else []
     points = [Point(subject, *place, settings) for place in places for subject in [*exact, *swept, *sampled]]
-    wanted = [Point(subject, *place, settings) for place in places for subject in searched]
+    targets = [Point(subject, *place, settings) for place in places for subject in searched]
     costs = Costs([Job(p.case, OneAttention(p.subject.attention)) for p in points]) if settings.cost else None
     return ([Task(p.name, functools.partial(approximation.run, p, costs)) for p in points]
-            + [Task(p.name, functools.partial(approximation.search, p)) for p in wanted])
+            + [Task(p.name, functools.partial(approximation.search, p)) for p in targets])
 
 
 _WORDS = {

@@ -50,15 +50,15 @@ class Number:
 def run(point: Point, costs: Costs | None) -> list[Finding]:
     """Everything about one point. What goes wrong becomes a row that still names the point."""
     if point.subject.part == "exact":
-        found = [point.observation("error_matrix_fro", 0.0, note="exact by definition")]
+        findings = [point.finding("error_matrix_fro", 0.0, note="exact by definition")]
     else:
         try:
             with contained(), one_thread(point.shape.tokens <= estimate.DENSE):
-                found = _errors_of(point)
+                findings = _errors_of(point)
         except Exception as error:
             status, note = sweep.verdict(error)
-            found = [point.observation("error_matrix_fro", None, status=status, note=note)]
-    return found + (_cost(point, costs) if costs else [])
+            findings = [point.finding("error_matrix_fro", None, status=status, note=note)]
+    return findings + (_cost(point, costs) if costs else [])
 
 
 def search(point: Point) -> list[Finding]:
@@ -85,37 +85,37 @@ def search(point: Point) -> list[Finding]:
             failed, reached = (failed, middle) if reaches(middle) else (middle, reached)
     except Exception as error:
         status, note = sweep.verdict(error)
-        return [point.observation("size_needed", None, status=status, note=note)]
+        return [point.finding("size_needed", None, status=status, note=note)]
     detail = {"tried": sorted([m, _digits(e)] for m, e in tried.items()), "interval": [failed, reached]}
     if not enough:
         note = (f"no m up to {most:,} reaches {point.settings.target_error:g};"
                 f" the smallest error is {min(tried.values()):.3g}")
-        return [point.observation("size_needed", None, status="unsupported", note=note, detail=detail)]
+        return [point.finding("size_needed", None, status="unsupported", note=note, detail=detail)]
     best = replace(point, subject=replace(point.subject.at(reached), size=None))
     costs = Costs([Job(best.case, OneAttention(best.subject.attention))]) if point.settings.cost else None
-    return [best.observation("size_needed", float(reached), detail=detail),
-            best.observation("error_matrix_fro", tried[reached]), *(_cost(best, costs) if costs else [])]
+    return [best.finding("size_needed", float(reached), detail=detail),
+            best.finding("error_matrix_fro", tried[reached]), *(_cost(best, costs) if costs else [])]
 
 
 def _cost(point: Point, costs: Costs) -> list[Finding]:
-    return [point.observation(r.quantity, r.value, unit=r.unit, samples=r.samples, status=r.status, detail=r.detail,
-                              note="; ".join(filter(None, (r.note, disturbance(r.detail)))), dtype=r.dtype, impl=r.impl,
-                              mode=r.mode) for r in costs.of(point.case)]
+    return [point.finding(r.quantity, r.value, unit=r.unit, samples=r.samples, status=r.status, detail=r.detail,
+                          note="; ".join(filter(None, (r.note, disturbance(r.detail)))), dtype=r.dtype, impl=r.impl,
+                          mode=r.mode) for r in costs.of(point.case)]
 
 
 def _errors_of(point: Point) -> list[Finding]:
     modules = _modules(point)
     samples = [_sample(point, module, seed) for module, seed in zip(modules, point.seeds, strict=True)]
     missing = _missing(point)
-    found = []
+    findings = []
     for name in samples[0]:
         values = [sample[name].value for sample in samples]
         mean, interval = mean_interval(values)
         detail: dict[str, Any] = {"ci95": [_digits(x) for x in interval]} if interval else {}
         for key in samples[0][name].detail:
             detail[key] = [_digits(sample[name].detail[key]) for sample in samples]
-        found.append(_judged(point, name, mean, values, detail, projection.can_fit(modules[0])))
-    return found + [point.observation(name, None, status="unsupported", note=why) for name, why in missing.items()]
+        findings.append(_judged(point, name, mean, values, detail, projection.can_fit(modules[0])))
+    return findings + [point.finding(name, None, status="unsupported", note=why) for name, why in missing.items()]
 
 
 def _judged(point: Point, name: str, mean: float, values: list[float], detail: dict[str, Any],
@@ -124,9 +124,9 @@ def _judged(point: Point, name: str, mean: float, values: list[float], detail: d
     bad = sum(not math.isfinite(value) for value in values)
     if bad and name in _GRADIENTS and not any(map(math.isnan, values)):
         note = f"the exact gradient is 0 for {bad} of {len(values)} seeds, and the estimated one is not"
-        return point.observation(name, None, status="unsupported", samples=values, detail=detail, note=note)
+        return point.finding(name, None, status="unsupported", samples=values, detail=detail, note=note)
     note = f"not finite for {bad} of {len(values)} seeds" if bad else _note(point, name, mean, detail, fitted)
-    return point.observation(name, mean, samples=values, detail=detail, note=note)
+    return point.finding(name, mean, samples=values, detail=detail, note=note)
 
 
 def _missing(point: Point) -> dict[str, str]:
@@ -186,16 +186,16 @@ def _sample(point: Point, module: nn.Module, seed: int) -> dict[str, Number]:
             cotangent = torch.randn(len(loss), v.shape[1], dtype=v.dtype, generator=generator)
             gradients.append(errors.gradient_errors(truth, module, v, grid, loss, cotangent))
     error, standard_error = errors.matrix_error(heads)
-    found = {"error_matrix_fro": Number(error, {} if exact else {"standard_error": standard_error})}
+    numbers = {"error_matrix_fro": Number(error, {} if exact else {"standard_error": standard_error})}
     if spectra and point.rank is not None:
         smallest = floor.resolution(truth)
-        found["floor_fro"] = Number(floor.frobenius(spectra, point.rank, smallest), {"resolution": smallest})
-        found["floor_spectral"] = Number(floor.spectral(spectra, point.rank, smallest), {"resolution": smallest})
+        numbers["floor_fro"] = Number(floor.frobenius(spectra, point.rank, smallest), {"resolution": smallest})
+        numbers["floor_spectral"] = Number(floor.spectral(spectra, point.rank, smallest), {"resolution": smallest})
     if exact:
         ratio = _largest(distances) / _largest(sizes)
-        found["error_matrix_spectral"] = Number(ratio, {"residual": max(r for _, r in distances + sizes)})
+        numbers["error_matrix_spectral"] = Number(ratio, {"residual": max(r for _, r in distances + sizes)})
     rest = errors.row_quantities(heads) | (errors.gradient_quantities(gradients) if gradients else {})
-    return found | {name: Number(value) for name, value in rest.items()}
+    return numbers | {name: Number(value) for name, value in rest.items()}
 
 
 def _matrix_errors(point: Point) -> list[float]:

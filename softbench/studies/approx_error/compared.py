@@ -1,4 +1,4 @@
-"""What approx-error compares: attentions at every m, choices of landmarks, and the points at which they are judged."""
+"""approx-error compares attentions at every m, and choices of landmarks; here are the points where it does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from softbench import options as opts
+from softbench import options
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.contracts import attention as _contract
 from softbench.contracts.attention import Attention
@@ -59,11 +59,11 @@ class Point:
     def name(self) -> str:
         subject, settings, shape = self.subject, self.settings, self.shape
         size = f" m={subject.size}" if subject.size is not None else ""
-        wanted = f" target={settings.target_error:g}" if subject.part == "target" else ""
+        target = f" target={settings.target_error:g}" if subject.part == "target" else ""
         return (f"{subject.part} {subject.spec.label}{size} {_tokens.identity(self.family)}"
                 f" N={shape.rows}x{shape.cols} H={shape.heads} D={shape.head_dim}"
                 f" seeds={settings.seed}+{settings.seeds} top={settings.topk}"
-                f" against={settings.against}{wanted}{' cost' if settings.cost else ''}")
+                f" against={settings.against}{target}{' cost' if settings.cost else ''}")
 
     @property
     def seeds(self) -> range:
@@ -71,9 +71,9 @@ class Point:
 
     @property
     def case(self) -> Case:
-        """What latency and memory are taken of. The family changes neither, so that one case serves all."""
-        options = opts.to_dict(self.subject.attention.options)
-        return Case(AttentionSpec(self.subject.spec.name, options), self.shape, seed=self.settings.seed)
+        """Latency and memory are taken of this case. The family changes neither, so that one case serves all."""
+        plain = options.to_dict(self.subject.attention.options)
+        return Case(AttentionSpec(self.subject.spec.name, plain), self.shape, seed=self.settings.seed)
 
     @property
     def kind(self) -> str:
@@ -94,7 +94,7 @@ class Point:
             size = int(attention.module.rank(self.shape, attention.options))
         return None if size is None else min(size, self.shape.tokens)
 
-    def observation(self, quantity: str, value: float | None, **more: Any) -> Finding:
+    def finding(self, quantity: str, value: float | None, **more: Any) -> Finding:
         """One number of this point."""
         subject, shape = self.subject, self.shape
         coords: dict[str, Any] = {"part": subject.part, "inputs": self.family, "against": self.kind}
@@ -102,11 +102,11 @@ class Point:
             coords["size"] = subject.size
         if subject.sampling:
             coords["sampling"] = subject.sampling
-        told: dict[str, Any] = {"seed": self.settings.seed, "dtype": FLOAT64, "mode": "forward"}
+        usual: dict[str, Any] = {"seed": self.settings.seed, "dtype": FLOAT64, "mode": "forward"}
         return Finding(
             quantity=quantity, value=value, attention=subject.attention.name, label=subject.spec.label,
-            options=opts.to_dict(subject.attention.options), batch=shape.batch, heads=shape.heads, rows=shape.rows,
-            cols=shape.cols, head_dim=shape.head_dim, coords=coords, **told | more)
+            options=options.to_dict(subject.attention.options), batch=shape.batch, heads=shape.heads, rows=shape.rows,
+            cols=shape.cols, head_dim=shape.head_dim, coords=coords, **usual | more)
 
 
 def swept(specs: Sequence[AttentionSpec], sizes: Sequence[int]) -> list[Subject]:

@@ -68,23 +68,23 @@ class HeadErrors:
 def head_errors(truth: Truth, rows: Rows, v: Tensor, index: Tensor, top: int) -> HeadErrors:
     """The rows `index` of T beside those of S, their sums, their `top` largest entries, and what they make of v."""
     tokens, stride = len(v), -(-len(index) // OVERLAP_ROWS)
-    found = v.new_empty(5, len(index))  # allocated first: what small tensors are kept of a loop over tiles splits the
+    per_row = v.new_empty(5, len(index))  # allocated first: what small tensors are kept of a loop over tiles splits the
     overlap = v.new_empty(-(-len(index) // stride))  # memory that the tiles leave, which then never fits the next one
     done = 0
     for tile in tiles(index, tokens):
         exact, estimate = truth.rows(tile), rows(tile)  # [n, N]
         here = slice(done, done + len(tile))
         total = exact.sum(1)
-        found[4, here] = (estimate.sum(1) - total).abs() / total
+        per_row[4, here] = (estimate.sum(1) - total).abs() / total
         compared = slice(-done % stride, None, stride)
         part = _overlap(exact[compared], estimate[compared], min(top, tokens))
         overlap[-(-done // stride) :][: len(part)] = part
         estimate.sub_(exact)
-        found[0, here], found[1, here] = _square(estimate), _square(exact)
-        found[2, here], found[3, here] = _square(estimate @ v), _square(exact @ v)
+        per_row[0, here], per_row[1, here] = _square(estimate), _square(exact)
+        per_row[2, here], per_row[3, here] = _square(estimate @ v), _square(exact @ v)
         done += len(tile)
         del exact, estimate, total, part
-    return HeadErrors(Squares(found[0], found[1]), Squares(found[2], found[3]), found[4], overlap)
+    return HeadErrors(Squares(per_row[0], per_row[1]), Squares(per_row[2], per_row[3]), per_row[4], overlap)
 
 
 def gradient_errors(truth: Truth, module: nn.Module, v: Tensor, grid: tuple[int, int], index: Tensor,
@@ -192,7 +192,7 @@ def matrix_error(heads: Sequence[HeadErrors]) -> tuple[float, float]:
 
 
 def row_quantities(heads: Sequence[HeadErrors]) -> dict[str, float]:
-    """What else the rows say, over all heads."""
+    """Sum up what else the rows say, over all heads."""
     matrix = Squares.joined([h.matrix for h in heads])
     return {
         "error_output": Squares.joined([h.output for h in heads]).relative,
@@ -209,8 +209,8 @@ def gradient_quantities(heads: Sequence[dict[str, tuple[float, float]]]) -> dict
 
 
 def _gradients(output: Tensor, leaves: list[Tensor], cotangent: Tensor) -> list[Tensor]:
-    found = torch.autograd.grad(output, leaves, cotangent, allow_unused=True)
-    return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
+    gradients = torch.autograd.grad(output, leaves, cotangent, allow_unused=True)
+    return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, gradients, strict=True)]
 
 
 def _square(x: Tensor) -> Tensor:

@@ -87,8 +87,8 @@ def _factors(module: nn.Module, q: Tensor, k: Tensor, grid: tuple[int, int],
     del columns
     right = _transposed(module, q, k, grid, left).mT
     probe = torch.randn(len(q), 1, dtype=q.dtype, generator=generator)
-    seen = apply(module, q, k, probe, grid)
-    if (left @ (right @ probe) - seen).norm() <= _AGREEMENT * seen.norm():
+    product = apply(module, q, k, probe, grid)
+    if (left @ (right @ probe) - product).norm() <= _AGREEMENT * product.norm():
         return _LowRank(left, right)
     return None
 

@@ -28,7 +28,7 @@ Sums = tuple[Tensor, Tensor]  # P^T P [r, r] and P^T S [r, N] of one sample, ove
 
 
 def can_fit(module: nn.Module) -> bool:
-    """Whether these are Linformer's parameters and no others."""
+    """True where these are Linformer's parameters and no others."""
     return {name for name, _ in module.named_parameters()} == {"project_k", "project_v"}
 
 

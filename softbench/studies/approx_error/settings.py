@@ -1,4 +1,4 @@
-"""What `softbench approx-error` can be asked."""
+"""`softbench approx-error` can be asked this."""
 
 from __future__ import annotations
 

@@ -38,15 +38,15 @@ def shape(family: str, tokens: int, heads: int, head_dim: int) -> Shape:
 
 
 def identity(family: str) -> str:
-    """What decides the tokens besides shape and seed: the family, and what a checkpoint holds."""
+    """Name what decides the tokens besides shape and seed: the family, and what a checkpoint holds."""
     kind, _, rest = family.partition(":")
     return f"{kind}:{_backbone().identity(rest)}" if kind == CHECKPOINT else family
 
 
-def tokens(family: str, wanted: Shape, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def tokens(family: str, shape: Shape, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """q, k, v [B, H, N, D] in float32 on the CPU, the same for the same seed."""
     kind, _, rest = family.partition(":")
-    return _backbone().tokens(rest, wanted, seed) if kind == CHECKPOINT else inputs.tokens(family, wanted, seed)
+    return _backbone().tokens(rest, shape, seed) if kind == CHECKPOINT else inputs.tokens(family, shape, seed)
 
 
 def _backbone() -> ModuleType:

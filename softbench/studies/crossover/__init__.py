@@ -131,7 +131,7 @@ def tasks(settings: Settings) -> list[Task]:
     points = [(quantity, mode, dtype, dim, attention) for quantity in quantities for mode in modes for dtype in kinds
               for dim in dims for attention in chosen]
     budget = _Budget(settings.budget, [_WEIGHTS[point[0]] for point in points])
-    found = []
+    pieces = []
     for number, (quantity, mode, dtype, dim, attention) in enumerate(points):
         shape = Shape(settings.batch, settings.heads, 1, 1, dim)
         pair = Pair(attention, baseline, Case(attention.spec, shape, dtype, device, mode, seed=settings.seed), timing,
@@ -141,8 +141,8 @@ def tasks(settings: Settings) -> list[Task]:
                 f" rounds={settings.rounds}..{settings.max_rounds} processes={settings.processes}"
                 f" rep={settings.rep:g} margin={settings.margin:g}"
                 f" resolution={settings.resolution:g} seed={settings.seed}")
-        found.append(Task(name, functools.partial(_run, settings, quantity, pair, (low, high), budget, number)))
-    return found
+        pieces.append(Task(name, functools.partial(_run, settings, quantity, pair, (low, high), budget, number)))
+    return pieces
 
 
 def _run(settings: Settings, quantity: str, pair: Pair, lengths: tuple[int, int], budget: _Budget,
@@ -162,7 +162,7 @@ def _run(settings: Settings, quantity: str, pair: Pair, lengths: tuple[int, int]
     search = Search(meter(quantity, pair), Grids(*lengths, pair.misfit), terms, lambda: ends - time.perf_counter())
     with _collected():
         search.run()
-    return answers.observations(search, pair, quantity, baseline)
+    return answers.findings(search, pair, quantity, baseline)
 
 
 @contextmanager
@@ -207,11 +207,11 @@ def _sides(settings: Settings) -> tuple[OneAttention, list[OneAttention]]:
     if len(named) != 1:
         raise UsageError(f"--baseline must be one attention, not '{settings.baseline}'.")
     baseline = load(named[0])
-    seen = {_identity(baseline): baseline.spec.label}
+    labels = {_identity(baseline): baseline.spec.label}
     chosen = []
     for spec in parsing.attentions(settings.attn):
         subject = load(spec)
-        if (same := seen.setdefault(_identity(subject), spec.label)) != spec.label or subject.spec == baseline.spec:
+        if (same := labels.setdefault(_identity(subject), spec.label)) != spec.label or subject.spec == baseline.spec:
             role = "the baseline" if same == baseline.spec.label else f"the same attention as '{same}'"
             raise UsageError(f"--attn: '{spec.label}' is {role}. Leave it out.")
         chosen.append(subject)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-from softbench import options as opts
+from softbench import options
 from softbench.bench import isolate
 from softbench.bench.sweep import Job, verdict
 from softbench.bench.trial import leave_room, packed, unpacked
@@ -33,24 +33,24 @@ def measure(jobs: Sequence[tuple[Job, Job]], timing: latency.Settings, rounds: i
     Raises:
         Stopped: the child was not done in so many seconds, or gave nothing.
     """
-    asked = {"process": opts.to_dict(setup.current()), "timing": opts.to_dict(timing),
-             "rounds": rounds, "pairs": [[packed(job.case, job.subject) for job in pair] for pair in jobs]}
-    answer = isolate.ask("softbench.studies.crossover.again", asked, seconds, None)
+    request = {"process": options.to_dict(setup.current()), "timing": options.to_dict(timing),
+               "rounds": rounds, "pairs": [[packed(job.case, job.subject) for job in pair] for pair in jobs]}
+    answer = isolate.ask("softbench.studies.crossover.again", request, seconds, None)
     if not isinstance(answer, list):
         raise Stopped(ATTENTION, *answer)
-    found = [json.loads(line) for line in answer]
-    for line in found:
+    lines = [json.loads(line) for line in answer]
+    for line in lines:
         if "status" in line:
             raise Stopped(line["side"], line["status"], line["note"])
-    if len(found) < len(jobs):  # a plugin may end its process
-        raise Stopped(ATTENTION, "failed", f"the child process ended after {len(found)} of {len(jobs)} lengths")
-    return [(line["differences"], line["foreign"]) for line in found]
+    if len(lines) < len(jobs):  # a plugin may end its process
+        raise Stopped(ATTENTION, "failed", f"the child process ended after {len(lines)} of {len(jobs)} lengths")
+    return [(line["differences"], line["foreign"]) for line in lines]
 
 
-def _answers(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The child's part."""
-    timing = latency.Settings(**asked["timing"])
-    for pair in asked["pairs"]:
+    timing = latency.Settings(**request["timing"])
+    for pair in request["pairs"]:
         side = ATTENTION
         try:
             with contained():
@@ -59,7 +59,7 @@ def _answers(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 base = _built(pair[1])
                 side = ATTENTION
                 with closing(latency.paired(base, head, timing)) as endless:
-                    rounds = list(itertools.islice(endless, asked["rounds"]))
+                    rounds = list(itertools.islice(endless, request["rounds"]))
         except Exception as error:
             if isinstance(error, Unearned) and error.workload is base:
                 side = BASELINE
@@ -81,10 +81,10 @@ def _built(one: dict[str, Any]) -> Workload:
 
 def main() -> None:
     """Entry of the child process."""
-    asked, _ = isolate.asked()
+    request, _ = isolate.asked()
     with isolate.answering() as answer:
-        leave_room(asked["pairs"][0][0]["case"]["device"])
-        for line in _answers(asked):
+        leave_room(request["pairs"][0][0]["case"]["device"])
+        for line in _answers(request):
             answer(json.dumps(line))
 
 

@@ -1,4 +1,4 @@
-"""What a search found, in words and as numbers of the study: the answer, every probe, and the bracket as it closed."""
+"""Says what a search found, in words and numbers: the answer, every probe, and the bracket as it closed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ALONE = "of one process: others may differ by more than the interval"
 
 @dataclass(frozen=True)
 class Answer:
-    """What to say of one comparison.
+    """Says what came of one comparison.
 
     Attributes:
         kind: crossing, until, several, always, never, baseline_oom, at_most, at_least, or a status without a value.
@@ -81,7 +81,7 @@ def conclude(search: Search, baseline: str) -> Answer:
     return Answer("never", last_ran, f"never up to {last_ran:,}", note=note)
 
 
-def observations(search: Search, pair: Pair, quantity: str, baseline: str) -> list[Finding]:
+def findings(search: Search, pair: Pair, quantity: str, baseline: str) -> list[Finding]:
     """The answer first, then the probes in ascending order, then its bracket (the last one) as it closed."""
     answer = conclude(search, baseline)
     coords = {"compared": quantity, "baseline": baseline}
@@ -96,20 +96,21 @@ def observations(search: Search, pair: Pair, quantity: str, baseline: str) -> li
         detail[UNFINISHED] = True
     disturbed = disturbance({"foreign_cpu": max(pair.foreign.values(), default=0.0)}) if quantity == "latency" else ""
     alone = _ALONE if answer.crossings and quantity == "latency" and search.terms.processes == 1 else ""
-    found = [_seen(pair, ANSWER, answer.tokens, coords, detail=detail, status=answer.status,
-                   note="; ".join(filter(None, [answer.note, alone, disturbed])))]
-    found += [_probe(pair, probe, coords, [line[probe.tokens] for line in search.again if probe.tokens in line])
-              for probe in search.ordered]
+    findings = [_finding(pair, ANSWER, answer.tokens, coords, detail=detail, status=answer.status,
+                         note="; ".join(filter(None, [answer.note, alone, disturbed])))]
+    findings += [_probe(pair, probe, coords, [line[probe.tokens] for line in search.again if probe.tokens in line])
+                 for probe in search.ordered]
     course = search.brackets[-1].course if search.brackets else []
-    return found + [_seen(pair, BRACKET, math.sqrt(low * high), coords | {"step": step}, detail={"ci95": [low, high]})
-                    for step, (low, high) in enumerate(course)]
+    return findings + [
+        _finding(pair, BRACKET, math.sqrt(low * high), coords | {"step": step}, detail={"ci95": [low, high]})
+                       for step, (low, high) in enumerate(course)]
 
 
 def not_begun(pair: Pair, quantity: str, baseline: str, budget: float) -> list[Finding]:
-    """What stands for a comparison that the budget left nothing for."""
-    return [_seen(pair, ANSWER, None, {"compared": quantity, "baseline": baseline}, status="not_run",
-                  detail={"answer": "not_run", UNFINISHED: True},
-                  note=f"the budget of {budget:g} s was over; --resume with --out goes on")]
+    """Make the finding of a comparison that the budget left nothing for."""
+    return [_finding(pair, ANSWER, None, {"compared": quantity, "baseline": baseline}, status="not_run",
+                     detail={"answer": "not_run", UNFINISHED: True},
+                     note=f"the budget of {budget:g} s was over; --resume with --out goes on")]
 
 
 def _probe(pair: Pair, probe: Probe, coords: dict[str, Any], again: Sequence[Sequence[float]]) -> Finding:
@@ -117,20 +118,20 @@ def _probe(pair: Pair, probe: Probe, coords: dict[str, Any], again: Sequence[Seq
     if probe.estimate is None:
         assert probe.stopped is not None
         who = "" if probe.stopped.side == ATTENTION else f"{coords['baseline']}: "
-        return _seen(pair, RATIO, None, coords, probe.grid, status=probe.stopped.status,
-                     note=who + probe.stopped.note, detail=detail)
+        return _finding(pair, RATIO, None, coords, probe.grid, status=probe.stopped.status,
+                        note=who + probe.stopped.note, detail=detail)
     if len(probe.differences) > 1:
         detail["ci95"] = [math.exp(min(bound, 700.0)) for bound in probe.interval]
     if again:
         detail["again"] = [[math.exp(d) for d in differences] for differences in again]
     if (share := pair.foreign.get(probe.tokens)) is not None:
         detail["foreign_cpu"] = share
-    return _seen(pair, RATIO, math.exp(probe.estimate.mean), coords, probe.grid, detail=detail,
-                 samples=[math.exp(d) for d in probe.differences])
+    return _finding(pair, RATIO, math.exp(probe.estimate.mean), coords, probe.grid, detail=detail,
+                    samples=[math.exp(d) for d in probe.differences])
 
 
-def _seen(pair: Pair, quantity: str, value: float | None, coords: dict[str, Any], grid: Grid | None = None,
-          **more: Any) -> Finding:
+def _finding(pair: Pair, quantity: str, value: float | None, coords: dict[str, Any], grid: Grid | None = None,
+             **more: Any) -> Finding:
     nowhere: dict[str, Any] = {} if grid else {"rows": None, "cols": None}
     place = sweep.place(pair.job(ATTENTION, grid or (1, 1)))
     return Finding(**place | nowhere | {"coords": coords, "quantity": quantity, "value": value} | more)
@@ -155,7 +156,7 @@ def _undecided(ran: Sequence[Probe], ends: str) -> Answer:
 
 
 def _ends(search: Search, probes: Sequence[Probe], baseline: str) -> str:
-    """What the reader must know of where the search stopped."""
+    """Tell the reader where and why the search stopped."""
     notes = []
     if search.missed:
         notes.append(f"in {1 + len(search.again)} of {search.terms.processes} processes: {search.missed}")
@@ -173,9 +174,9 @@ def _ends(search: Search, probes: Sequence[Probe], baseline: str) -> str:
     return "; ".join(notes)
 
 
-def _against(bracket: Bracket, ran: Sequence[Probe], found: Crossing) -> str:
+def _against(bracket: Bracket, ran: Sequence[Probe], crossing: Crossing) -> str:
     """The lengths at which a probe outside the bracket says the opposite of a single crossing."""
-    below, above = (AHEAD, BEHIND) if found.rising else (BEHIND, AHEAD)
+    below, above = (AHEAD, BEHIND) if crossing.rising else (BEHIND, AHEAD)
     others = [p for p in ran if (p.tokens < (bracket.low or 0) and p.sign == -below)
               or (p.tokens > (bracket.high or math.inf) and p.sign == -above)]
     return "; ".join(f"costs {'less' if sign == AHEAD else 'more'} at"
@@ -188,5 +189,5 @@ def _failure(probe: Probe) -> str:
     return "out of memory" if probe.stopped.status == "oom" else probe.stopped.status
 
 
-def _written(found: Crossing) -> str:
-    return f"{found.tokens:,.0f} [{found.low:,.0f}, {found.high:,.0f}]"
+def _written(crossing: Crossing) -> str:
+    return f"{crossing.tokens:,.0f} [{crossing.low:,.0f}, {crossing.high:,.0f}]"

@@ -72,14 +72,14 @@ def locate(bracket: Bracket, used: Sequence[Probe], grids: Grids, *, exact: bool
         return Crossing(math.exp(_between(ends)), bracket.low, bracket.high, bracket.rising, 0)
     xs = [math.log(p.tokens) for p in used]
     if again:
-        found = over_processes(xs, [[fmean(line[p.tokens]) for p in used]
-                                    for line in ({p.tokens: p.differences for p in used}, *again)])
+        zero = over_processes(xs, [[fmean(line[p.tokens]) for p in used]
+                                   for line in ({p.tokens: p.differences for p in used}, *again)])
     else:
-        found = fieller(xs, [p.differences for p in used])
-    if found is None:
+        zero = fieller(xs, [p.differences for p in used])
+    if zero is None:
         return Crossing(math.exp(_between(ends)), used[0].tokens, used[-1].tokens, bracket.rising, 0, processes)
     first, last = math.log(grids.low), math.log(grids.high)
-    estimate, low, high = (math.exp(min(max(x, first), last)) for x in found)
+    estimate, low, high = (math.exp(min(max(x, first), last)) for x in zero)
     below = grids.nearest(estimate, below=math.floor(estimate) + 1)
     above = grids.nearest(estimate, above=math.ceil(estimate) - 1)
     low = min([low, *([below[0] * below[1]] if below else [])])
@@ -109,8 +109,8 @@ def over_processes(xs: Sequence[float], means: Sequence[Sequence[float]]) -> Zer
 
 def fieller(xs: Sequence[float], rounds: Sequence[Sequence[float]]) -> Zero | None:
     """The zero of the line through these probes and its interval; None where the slope may be 0."""
-    found = _line(xs, rounds)
-    return None if found is None else _extended(xs, rounds, found)
+    zero = _line(xs, rounds)
+    return None if zero is None else _extended(xs, rounds, zero)
 
 
 def _line(xs: Sequence[float], rounds: Sequence[Sequence[float]]) -> Zero | None:
@@ -142,9 +142,9 @@ def _ends(centre: float, square: float, middle: float, constant: float) -> tuple
     return centre + (-middle - root) / square, centre + (-middle + root) / square
 
 
-def _extended(xs: Sequence[float], rounds: Sequence[Sequence[float]], found: Zero) -> Zero:
+def _extended(xs: Sequence[float], rounds: Sequence[Sequence[float]], straight: Zero) -> Zero:
     """The interval with the one of the same width around the zero of a parabola."""
-    zero, low, high = found
+    zero, low, high = straight
     shift = _bent(xs, [len(r) for r in rounds], [fmean(r) for r in rounds], zero) - zero
     return zero, min(low, low + shift), max(high, high + shift)
 
@@ -155,8 +155,8 @@ def _bent(xs: Sequence[float], counts: Sequence[int], means: Sequence[float], ze
 
     if len(xs) < _FEWEST:
         return zero
-    found = np.polynomial.Polynomial.fit(xs, means, 2, w=np.sqrt(counts)).roots()
-    real = [float(root.real) for root in found if abs(root.imag) < 1e-9]
+    roots = np.polynomial.Polynomial.fit(xs, means, 2, w=np.sqrt(counts)).roots()
+    real = [float(root.real) for root in roots if abs(root.imag) < 1e-9]
     return min((root for root in real if min(xs) <= root <= max(xs)), key=lambda root: abs(root - zero), default=zero)
 
 

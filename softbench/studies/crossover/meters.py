@@ -1,4 +1,4 @@
-"""What the search compares two attentions by: latency in paired rounds, peak memory, and FLOPs in closed form.
+"""The search compares two attentions by latency in paired rounds, peak memory, or FLOPs in closed form.
 
     latency   rounds of both workloads in one process (`latency.paired`), d = ln of the ratio of their median times
     memory    ln of the ratio of the peaks of one call each, `softbench memory`'s own
@@ -109,10 +109,10 @@ class _Latency(_Sides):
         if device.is_gpu(self.pair.case.device):
             device.release()  # what the scan has held would be missing in the child
         jobs = [(self.pair.job(ATTENTION, grid), self.pair.job(BASELINE, grid)) for grid in grids]
-        found = _crossing_again.measure(jobs, self.pair.timing, rounds, seconds)
-        for grid, (_, foreign) in zip(grids, found, strict=True):
+        results = _crossing_again.measure(jobs, self.pair.timing, rounds, seconds)
+        for grid, (_, foreign) in zip(grids, results, strict=True):
             self._disturbed(grid, foreign)
-        return [differences for differences, _ in found]
+        return [differences for differences, _ in results]
 
     def _disturbed(self, grid: Grid, foreign: float) -> None:
         tokens = grid[0] * grid[1]

@@ -41,7 +41,7 @@ class Stopped(Exception):
 
 
 class Meter(Protocol):
-    """What compares the two.
+    """Compares the two.
 
     Attributes:
         exact: one round says everything, and a difference of 0 is a tie.
@@ -80,7 +80,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Probe:
-    """What is known at one length.
+    """Holds what is known at one length.
 
     Attributes:
         sign: AHEAD, BEHIND or UNDECIDED. Where the baseline alone does not run, the attention is ahead.
@@ -101,7 +101,7 @@ class Probe:
 
     @property
     def gone(self) -> bool:
-        """Whether the baseline does not run here, though the attention may."""
+        """True where the baseline does not run here, though the attention may."""
         return self.stopped is not None and self.stopped.side == BASELINE
 
 
@@ -195,15 +195,15 @@ class Search:
     def _changes(self) -> list[Bracket]:
         """The brackets between decided probes, or the open one where an end of the range is undecided."""
         decided = [p for p in self.ordered if p.sign]
-        found = [Bracket(a.tokens, b.tokens, b.sign == BEHIND) for a, b in pairwise(decided) if a.sign != b.sign]
+        brackets = [Bracket(a.tokens, b.tokens, b.sign == BEHIND) for a, b in pairwise(decided) if a.sign != b.sign]
         undecided = [p.tokens for p in self.ordered if not p.sign and p.estimate]
-        if decided and not found and undecided:
+        if decided and not brackets and undecided:
             first, last = decided[0], decided[-1]
             if first.sign == AHEAD and undecided[0] < first.tokens:
-                found = [Bracket(None, first.tokens)]
+                brackets = [Bracket(None, first.tokens)]
             elif last.sign == BEHIND and undecided[-1] > last.tokens:
-                found = [Bracket(last.tokens, None)]
-        return found
+                brackets = [Bracket(last.tokens, None)]
+        return brackets
 
     def _narrow(self, bracket: Bracket) -> None:
         """Bisect until the ends are near enough, no grid lies between, or the budget is over."""
@@ -223,8 +223,8 @@ class Search:
     def _surround(self, bracket: Bracket) -> None:
         """Measure around a closed bracket, in the widest gap each time, until there are enough probes for a line."""
         start, end = self._window(bracket)
-        while len(known := [p.tokens for p in self.ordered if p.estimate and start <= p.tokens <= end]) < AROUND:
-            gaps = sorted(pairwise(sorted({start, *known, end})), key=lambda gap: gap[0] / gap[1])
+        while len(measured := [p.tokens for p in self.ordered if p.estimate and start <= p.tokens <= end]) < AROUND:
+            gaps = sorted(pairwise(sorted({start, *measured, end})), key=lambda gap: gap[0] / gap[1])
             grids = (self.grids.nearest(math.sqrt(a * b), above=a, below=b) for a, b in gaps)
             grid = next(filter(None, grids), None)
             probe = self._probe(grid) if grid else None
@@ -238,13 +238,13 @@ class Search:
             try:
                 if (left := self.left()) <= 0:
                     raise Stopped(ATTENTION, "timeout", "")
-                found = self.meter.again(list(grids.values()), self.terms.first, left)
+                differences = self.meter.again(list(grids.values()), self.terms.first, left)
             except Stopped as stopped:
                 late = stopped.status == "timeout" and self.left() <= 0
                 self.ended |= late
                 self.missed = "the budget was over" if late else f"{stopped.status}, {stopped.note}"
                 return
-            self.again.append(dict(zip(grids, found, strict=True)))
+            self.again.append(dict(zip(grids, differences, strict=True)))
 
     def _next(self, bracket: Bracket) -> Grid | None:
         """The grid in the middle of the widest gap: of all, or beside what is undecided. None: narrow enough."""
@@ -282,18 +282,18 @@ class Search:
     def _measure(self, grid: Grid, left: float) -> Probe:
         terms, differences = self.terms, list[float]()
         looks = 1 if self.meter.exact else rule.looks(terms.first, terms.cap)
-        wanted = 1 if self.meter.exact else min(terms.first, terms.cap)
+        enough = 1 if self.meter.exact else min(terms.first, terms.cap)
         try:
             with closing(self.meter.rounds(grid, left)) as rounds:
                 while True:
                     for difference in rounds:
                         differences.append(difference)
-                        if len(differences) >= wanted or self.left() <= 0:
+                        if len(differences) >= enough or self.left() <= 0:
                             break
                     probe = self._judged(grid, differences, looks)
                     if not self._open(probe) or self.left() <= 0:
                         return probe
-                    wanted = min(2 * wanted, terms.cap)
+                    enough = min(2 * enough, terms.cap)
         except Stopped as stopped:
             return Probe(grid, AHEAD if stopped.side == BASELINE else UNDECIDED, stopped=stopped)
 
@@ -306,7 +306,7 @@ class Search:
         return Probe(grid, AHEAD if high < 0 else BEHIND if low > 0 else UNDECIDED, differences, estimate, (low, high))
 
     def _open(self, probe: Probe) -> bool:
-        """Whether more rounds may still decide the probe."""
+        """True where more rounds may still decide the probe."""
         low, high = probe.interval
         tied = -self.terms.margin < low and high < self.terms.margin
         return not (probe.sign or probe.stopped or tied or self.meter.exact) and (

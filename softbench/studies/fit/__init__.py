@@ -80,17 +80,17 @@ def tasks(settings: Settings) -> list[Task]:
     setting = _setting.check(settings)
     timing = latency.Settings(rep=settings.rep, warmup=settings.rep / 5, rounds=1)
     question = Question(budget, settings.vary, low, high, other, settings.precision, timing, settings.timeout)
-    asked = (f"{settings.vary} {low}..{high} beside {other} memory={settings.memory} latency={settings.latency}"
+    words = (f"{settings.vary} {low}..{high} beside {other} memory={settings.memory} latency={settings.latency}"
              f" precision={settings.precision:g} rep={settings.rep:g} timeout={settings.timeout:g}")
-    return [Task(f"{subject.spec.label} {setting.name(point)} {asked}",
+    return [Task(f"{subject.spec.label} {setting.name(point)} {words}",
                  partial(_run, setting, subject, point, question))
             for point in setting.points for subject in setting.subjects]
 
 
-def _run(*given: Any) -> list[Finding]:
+def _run(*arguments: Any) -> list[Finding]:
     from softbench.studies.fit.fitting import Fitting
 
-    return Fitting(*given).run()
+    return Fitting(*arguments).run()
 
 
 _WORDS = {

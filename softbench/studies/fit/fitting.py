@@ -1,4 +1,4 @@
-"""What fit does for one attention: it searches its largest size, with trials in child processes as probes."""
+"""Searches the largest size of one attention, with trials in child processes as probes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SLOW = 20.0  # times the budget of latency, that a trial may take at least
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: sizes from `low` to `high` of `vary`, beside `other` of the one that does not vary."""
+    """Asks for sizes from `low` to `high` of `vary`, beside `other` of the one that does not vary."""
 
     budget: Budget
     vary: str
@@ -66,7 +66,7 @@ class Fitting:
         probe.probe(small, subject)
         answer = largest(self._sizes(), self._exceeds, question.precision)
         assert answer is not None
-        return [*(seen for size in answer.tried for seen in self._probes(size)), *self._answers(answer)]
+        return [*(finding for size in answer.tried for finding in self._probes(size)), *self._answers(answer)]
 
     def _sizes(self) -> Sizes:
         low, high = self.question.low, self.question.high
@@ -92,7 +92,7 @@ class Fitting:
         return self.setting.case(self.subject, self.point, self._shape(size))
 
     def _exceeds(self, size: int) -> str:
-        """What the size exceeds; "" where it fits. Memory is tried first: what does not fit need not be timed."""
+        """Say what the size exceeds; "" where it fits. Memory is tried first: what does not fit need not be timed."""
         budget, question, case = self.question.budget, self.question, self._case(size)
         here = self.trials.setdefault(size, {})
         if budget.memory is not None:
@@ -111,16 +111,16 @@ class Fitting:
         return ""
 
     def _probes(self, size: int) -> list[Finding]:
-        shape, found = self._shape(size), []
+        shape, findings = self._shape(size), []
         for budgeted, trial in self.trials[size].items():
             quantity, unit = (f"{budgeted}_tried", "B" if budgeted == MEMORY else "s")
             value = trial.held if budgeted == MEMORY else median(trial.samples) if trial.samples else None
             slow = budgeted == LATENCY and trial.status == "timeout"
             note = f"stopped: {trial.note}" if slow else trial.note
-            found.append(self._observe(
+            findings.append(self._finding(
                 quantity, value, unit=unit, samples=trial.samples, status="not_run" if slow else trial.status,
                 note=note, shape=shape, coords={"part": "trial"}, detail={"fits": self._fits(budgeted, trial)}))
-        return found
+        return findings
 
     def _fits(self, budgeted: str, trial: Trial) -> bool:
         latest = self.question.budget.latency
@@ -141,20 +141,20 @@ class Fitting:
         if self.short is not None and answer.binds == _MACHINE:
             note = f"only {self.short >> 20:,} MiB are free here, less than the budget: the answer is for them"
         detail: dict[str, Any] = {"binds": binds, "above": answer.above, "tried": answer.tried}
-        found = [self._observe(f"largest_{question.vary}", float(answer.size), detail=detail, note=note)]
+        findings = [self._finding(f"largest_{question.vary}", float(answer.size), detail=detail, note=note)]
         for budgeted, trial in self.trials.get(answer.size, {}).items():
             value = trial.held if budgeted == MEMORY else median(trial.samples)
-            found.append(self._observe(f"{budgeted}_there", value, unit="B" if budgeted == MEMORY else "s",
-                                       samples=trial.samples, detail={"binds": binds}))
-        return found
+            findings.append(self._finding(f"{budgeted}_there", value, unit="B" if budgeted == MEMORY else "s",
+                                          samples=trial.samples, detail={"binds": binds}))
+        return findings
 
     def _nothing(self, answer: Answer) -> Finding:
         """No answer, where not even the smallest size could be tried: that is no budget exceeded."""
         trial = next(trial for trial in self.trials[answer.tried[-1]].values() if trial.status != "ok")
-        return self._observe(f"largest_{self.question.vary}", None, status=trial.status, note=trial.note,
+        return self._finding(f"largest_{self.question.vary}", None, status=trial.status, note=trial.note,
                              detail={"binds": answer.binds, "above": answer.above, "tried": answer.tried})
 
-    def _observe(self, quantity: str, value: float | None, *, shape: Shape | None = None, unit: str = "1",
+    def _finding(self, quantity: str, value: float | None, *, shape: Shape | None = None, unit: str = "1",
                  coords: dict[str, Any] | None = None, **more: Any) -> Finding:
         question = self.question
         fixed = {"tokens_each": question.other} if question.vary == BATCH else {}

@@ -33,7 +33,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the search found.
+    """Holds what the search found.
 
     Attributes:
         size: the largest size that fits; 0 where none does.
@@ -75,9 +75,9 @@ def largest(sizes: Sizes, exceeds: Callable[[int], str], precision: float) -> An
         size = sizes.between(math.sqrt(fitting * above), fitting, above)
         if size is None:
             break
-        said = attempt(size)
-        if said:
-            above, binds = size, said
+        exceeded = attempt(size)
+        if exceeded:
+            above, binds = size, exceeded
         else:
             fitting = size
     return Answer(fitting, binds, above, tried)

@@ -103,8 +103,8 @@ def run(truth: Truth, method: str, dtype: torch.dtype, steps: int) -> Course:
             iterates = [op.pseudo_inverse(a, method=method, ridge=ridge)]
         else:
             iterates = islice(op.iterates(a, method=method, ridge=ridge), steps + 1)
-        seen = [truth.distances(v) for v in iterates]
-    return Course({q: torch.stack([s[q] for s in seen]) for q in QUANTITIES}, direct=method in _FACTORISED)
+        distances = [truth.distances(v) for v in iterates]
+    return Course({q: torch.stack([s[q] for s in distances]) for q in QUANTITIES}, direct=method in _FACTORISED)
 
 
 def value(truth: Truth, method: str, dtype: torch.dtype, steps: int) -> Tensor:

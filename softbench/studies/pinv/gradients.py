@@ -27,12 +27,12 @@ def compare(truth: Truth, method: str, dtype: torch.dtype, steps: int, seed: int
     cotangent = torch.randn(truth.a.shape, generator=generator, dtype=torch.float64)
     exact = _implicit(truth.inverse, cotangent)
     ours = _implicit(value(truth, method, dtype, steps), cotangent.to(dtype)).double()
-    found = {"gradient_error": _error(ours, exact), "gradient_cosine": _cosine(ours, exact)}
+    compared = {"gradient_error": _error(ours, exact), "gradient_cosine": _cosine(ours, exact)}
     if op.METHODS[method].products:
         unrolled = _unrolled(truth, method, dtype, steps, cotangent)
-        found |= {"unrolled_error": _error(unrolled, exact), "unrolled_cosine": _cosine(unrolled, exact),
-                  "agreement_cosine": _cosine(ours, unrolled)}
-    return found
+        compared |= {"unrolled_error": _error(unrolled, exact), "unrolled_cosine": _cosine(unrolled, exact),
+                     "agreement_cosine": _cosine(ours, unrolled)}
+    return compared
 
 
 def saved_bytes(a: Tensor, method: str, steps: int, ridge: float, way: Way) -> int:

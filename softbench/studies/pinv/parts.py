@@ -1,4 +1,4 @@
-"""The tasks of the study pinv: what is computed for each of its parts, as observations."""
+"""The tasks of the study pinv: what is computed for each of its parts, as findings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _GONE = 1e4  # a course is not followed above: it has diverged, and would flatte
 
 
 @dataclass
-class _Seen:
+class _Subject:
     """Findings of one subject: what they share, and how values of single matrices become one number."""
 
     settings: Settings
@@ -52,14 +52,14 @@ class _Seen:
         detail = self.detail
         if trace is not None:
             detail = detail | {"trace": [_rounded(median(row)) for row in _worst(trace).tolist()]}
-        return self.observation(quantity, median(samples), samples=[_digits(s) for s in samples], status=status,
-                                detail=detail)
+        return self.finding(quantity, median(samples), samples=[_digits(s) for s in samples], status=status,
+                            detail=detail)
 
     def share(self, quantity: str, which: Tensor) -> Finding:
         """The part of the matrices for which it is so."""
-        return self.observation(quantity, float(which.double().mean()))
+        return self.finding(quantity, float(which.double().mean()))
 
-    def observation(self, quantity: str, value: float | None, **fields: Any) -> Finding:
+    def finding(self, quantity: str, value: float | None, **fields: Any) -> Finding:
         rows, cols = most_square(self.settings.size)
         return Finding(quantity=quantity, value=value, batch=self.count or self.settings.count, rows=rows,
                            cols=cols, head_dim=self.settings.head_dim, dtype=self.dtype, seed=self.settings.seed,
@@ -69,47 +69,47 @@ class _Seen:
 @one_thread()
 def inverse(settings: Settings, family: str, ridge: float, dtype: str, method: str) -> list[Finding]:
     """How near one method comes to the inverse, and how right its gradient is there."""
-    seen = _Seen(settings, dtype, {"family": family, "ridge": ridge, "method": method},
-                 {"part": "inverse", "ridged": ridge > 0})
+    subject = _Subject(settings, dtype, {"family": family, "ridge": ridge, "method": method},
+                       {"part": "inverse", "ridged": ridge > 0})
     truth = _truth(settings, family, ridge, settings.count)
     kind = dtypes.of(dtype)
     try:
         course = course_of(truth, method, kind, settings.max_iterations)
     except (Unsupported, UsageError) as error:  # the latter: a ridge that the method cannot take
-        return [seen.observation("residual", None, status="unsupported", note=str(error))]
-    seen.detail["iterative"] = not course.direct
+        return [subject.finding("residual", None, status="unsupported", note=str(error))]
+    subject.detail["iterative"] = not course.direct
     invertible = truth.inverse.isfinite().all(-1).all(-1)  # [G]
     reached, last = course.after(settings.iterations), course.after(settings.max_iterations)
     final = last["residual"].nan_to_num(math.inf)
     failing = ~(reached["residual"] <= settings.tolerance) & (invertible | ~truth.a.isfinite().all(-1).all(-1))
-    found = []
+    findings = []
     for name, values in reached.items():
         if name == "error_inverse" and not invertible.any():
             continue
         doubtful = name == "residual" and bool(failing.double().mean() >= 0.5)
-        found.append(seen.summary(name, values, trace=None if course.direct else course.distances[name],
-                                  status="diverged" if doubtful else "ok"))
-    found += [seen.share("share_unconverged", failing), seen.share("share_diverged", ~(final <= 1)),
-              seen.share("share_not_finite", ~final.isfinite())]
+        findings.append(subject.summary(name, values, trace=None if course.direct else course.distances[name],
+                                        status="diverged" if doubtful else "ok"))
+    findings += [subject.share("share_unconverged", failing), subject.share("share_diverged", ~(final <= 1)),
+                 subject.share("share_not_finite", ~final.isfinite())]
     if not course.direct:
-        found += _needed(seen, course, settings)
+        findings += _needed(subject, course, settings)
     if ridge:
         compared = gradients.compare(truth, method, kind, settings.iterations, settings.seed + 1)
-        found += [seen.summary(name, values) for name, values in compared.items()]
-    return found
+        findings += [subject.summary(name, values) for name, values in compared.items()]
+    return findings
 
 
 @one_thread()
 def conditions(settings: Settings, numbers: Sequence[float], ridge: float, dtype: str,
                method: str) -> list[Finding]:
     """The steps that one method needs at each condition number."""
-    found = []
+    findings = []
     for condition in numbers:
         truth = _truth(settings, f"condition:{condition!r}", ridge, min(settings.count, _FEW))
-        seen = _Seen(settings, dtype, {"condition": condition, "ridge": ridge, "method": method},
-                     {"part": "condition"}, len(truth.a))
-        found += _needed(seen, course_of(truth, method, dtypes.of(dtype), settings.max_iterations), settings)
-    return found
+        subject = _Subject(settings, dtype, {"condition": condition, "ridge": ridge, "method": method},
+                           {"part": "condition"}, len(truth.a))
+        findings += _needed(subject, course_of(truth, method, dtypes.of(dtype), settings.max_iterations), settings)
+    return findings
 
 
 def speed(settings: Settings, family: str, ridge: float, dtype: str, methods: Sequence[str],
@@ -121,15 +121,15 @@ def speed(settings: Settings, family: str, ridge: float, dtype: str, methods: Se
     with one_thread():
         truth, timed = _to_time(settings, family, ridge, dtype, methods, points)
     readings = times.measure(truth.a.to(dtypes.of(dtype)), ridge, [call for call, *_ in timed], settings.rep)
-    found = []
+    findings = []
     for (call, residual, last), reading in zip(timed, readings, strict=True):
         coords = {"family": family, "ridge": ridge, "method": call.method}
-        point = _Seen(settings, dtype, coords | {"steps": call.steps}, {"part": "speed"})
-        found += [_timed(point, "time", reading), point.summary("residual", residual)]
+        point = _Subject(settings, dtype, coords | {"steps": call.steps}, {"part": "speed"})
+        findings += [_timed(point, "time", reading), point.summary("residual", residual)]
         if last:
-            whole = _Seen(settings, dtype, coords, {"part": "inverse", "ridged": ridge > 0})
-            found.append(_timed(whole, "time_to_tolerance", reading))
-    return found
+            whole = _Subject(settings, dtype, coords, {"part": "inverse", "ridged": ridge > 0})
+            findings.append(_timed(whole, "time_to_tolerance", reading))
+    return findings
 
 
 def _to_time(settings: Settings, family: str, ridge: float, dtype: str, methods: Sequence[str],
@@ -172,23 +172,23 @@ def cost(settings: Settings, family: str, ridge: float, dtype: str, methods: Seq
             calls[f"implicit {method}"] = times.Call(method, steps, "forward_backward")
         if entry.products:
             calls[f"unrolled {method}"] = times.Call(method, steps, "forward_backward", way="unrolled")
-    found = []
+    findings = []
     for (name, call), reading in zip(calls.items(), times.measure(a, ridge, list(calls.values()), settings.rep),
                                      strict=True):
         way = name.partition(" ")[0]
-        seen = _Seen(settings, dtype, {"family": family, "ridge": ridge, "method": call.method, "steps": call.steps},
-                     {"part": "cost"})
-        found.append(_timed(seen, f"time_{way}", reading))
+        coords = {"family": family, "ridge": ridge, "method": call.method, "steps": call.steps}
+        subject = _Subject(settings, dtype, coords, {"part": "cost"})
+        findings.append(_timed(subject, f"time_{way}", reading))
         if way != "forward":
             kept = gradients.saved_bytes(a, call.method, call.steps, ridge, call.way)
-            found.append(seen.observation(f"saved_{way}", float(kept), unit="B"))
-    return found
+            findings.append(subject.finding(f"saved_{way}", float(kept), unit="B"))
+    return findings
 
 
 @one_thread()
 def leak(settings: Settings, families: Sequence[str], dtype: str) -> list[Finding]:
     """The largest relative change of a matrix's inverse when others join its batch, per method and kind of others."""
-    kind, found = dtypes.of(dtype), []
+    kind, findings = dtypes.of(dtype), []
     stacks = []
     for family in families:
         with contextlib.suppress(Unsupported):  # the photographs are missing, as the part `inverse` says
@@ -197,10 +197,10 @@ def leak(settings: Settings, families: Sequence[str], dtype: str) -> list[Findin
         for mates in ("constant", "normal:1"):
             others = _truth(settings, mates, 0.0, min(settings.count, _FEW)).a.to(kind)
             changes = torch.stack([_change(a, others, method) for stack in stacks for a in stack])
-            seen = _Seen(settings, dtype, {"method": method, "mates": mates}, {"part": "leak"}, 1)
-            found.append(seen.observation("change", float(changes.max()),
-                                          samples=[_digits(change) for change in changes.tolist()]))
-    return found
+            subject = _Subject(settings, dtype, {"method": method, "mates": mates}, {"part": "leak"}, 1)
+            findings.append(subject.finding("change", float(changes.max()),
+                                            samples=[_digits(change) for change in changes.tolist()]))
+    return findings
 
 
 def _change(a: Tensor, others: Tensor, method: str) -> Tensor:
@@ -211,17 +211,17 @@ def _change(a: Tensor, others: Tensor, method: str) -> Tensor:
     return _worst((joined - alone).norm() / larger.clamp_min(torch.finfo(larger.dtype).tiny))
 
 
-def _needed(seen: _Seen, course: Course, settings: Settings) -> list[Finding]:
+def _needed(subject: _Subject, course: Course, settings: Settings) -> list[Finding]:
     """The steps needed by the larger residual, and by I - P V alone."""
-    found = []
+    findings = []
     for name, judged, words in (("needed_steps", "residual", "the larger of I-PV and I-VP"),
                                 ("needed_steps_ipv", "residual_ipv", "I-PV")):
-        needed = seen.summary(name, course.needed(settings.tolerance, judged))
+        needed = subject.summary(name, course.needed(settings.tolerance, judged))
         if needed.value is not None and not math.isfinite(needed.value):
             needed = replace(needed, value=None, status="diverged", note=(
                 f"{words} does not come within {settings.tolerance:g} to stay in {settings.max_iterations} steps"))
-        found.append(needed)
-    return found
+        findings.append(needed)
+    return findings
 
 
 def _steps(course: Course, settings: Settings, quantity: str) -> int:
@@ -230,10 +230,10 @@ def _steps(course: Course, settings: Settings, quantity: str) -> int:
     return math.ceil(needed) if math.isfinite(needed) else -1
 
 
-def _timed(seen: _Seen, quantity: str, reading: Reading) -> Finding:
-    return seen.observation(quantity, reading.summary, unit=reading.unit, samples=reading.samples,
-                            status=reading.status, detail=seen.detail | reading.detail,
-                            note=disturbance(reading.detail))
+def _timed(subject: _Subject, quantity: str, reading: Reading) -> Finding:
+    return subject.finding(quantity, reading.summary, unit=reading.unit, samples=reading.samples,
+                           status=reading.status, detail=subject.detail | reading.detail,
+                           note=disturbance(reading.detail))
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""What `softbench pinv` can be asked."""
+"""`softbench pinv` can be asked this."""
 
 from __future__ import annotations
 

@@ -119,11 +119,11 @@ def tasks(settings: Settings) -> list[Task]:
         rows = paper.TABLES[table]
         pieces.append(Task(f"{table} published", partial(run.published, table, rows)))
         pieces.append(Task(f"{table} counted", partial(run.counted, table, rows)))
-        wanted = {number.quantity for row in rows for number in row.numbers}
-        if "memory" in wanted:
+        quantities = {number.quantity for row in rows for number in row.numbers}
+        if "memory" in quantities:
             pieces += [Task(f"{table} memory of {row.name} {point.label}", partial(run.memory, table, row, point))
                        for row in rows]
-        if "throughput_inference" in wanted:
+        if "throughput_inference" in quantities:
             pieces += [Task(f"{table} {call} {point.label} rep={settings.rep:g}",
                             partial(run.throughput, table, rows, point, call)) for call in run.CALLS]
         pieces.append(Task(f"{table} top-1 of {run.named(trained)}", partial(run.accuracy, table, rows, trained)))

@@ -1,4 +1,4 @@
-"""What the study `reproduce` does for one table: quote the paper, count, measure, and look trainings up."""
+"""The study `reproduce` does this for one table: quote the paper, count, measure, and look trainings up."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from softbench import models, records, subjects
-from softbench import options as opts
+from softbench import models, options, records, subjects
 from softbench.bench.costs import disturbance
 from softbench.bench.sweep import Job, Sweep
 from softbench.case import Case, ModelSpec, Shape
@@ -44,44 +43,44 @@ class Point:
 
     @property
     def label(self) -> str:
-        """What tells two points apart in the names of tasks."""
+        """Tell two points apart in the names of tasks."""
         return f"image={self.image} batch={self.batch} {torch.device(self.device).type}"
 
     def remark(self) -> str:
-        """What a reader must know of numbers taken on other images than the paper's."""
+        """Warn a reader of numbers taken on other images than the paper's."""
         return "" if self.image == paper.IMAGE else f"memory and throughput: measured at {self.image} px"
 
 
 def published(table: str, rows: Iterable[Row]) -> list[Finding]:
     """The numbers as printed; those that were not read in their source say so."""
-    found = []
+    findings = []
     for row in rows:
         for number in row.numbers:
             remarks = "; ".join(filter(None, [number.note, _KNOWN[number.known]]))
             kind = "throughput" if number.quantity.startswith("throughput") else number.quantity.replace("_", " ")
             note = f"{kind}: {remarks}" if remarks else ""
-            found.append(_quoted(table, row, number.quantity, number.value, number.unit, number.printed, number.source,
-                                 note))
+            findings.append(_quoted(table, row, number.quantity, number.value, number.unit, number.printed,
+                                    number.source, note))
         speeds = {number.quantity: number for number in row.numbers if number.quantity.startswith("throughput")}
         for call in CALLS:
             if (mine := speeds.get(f"throughput_{call}")) and (base := _published_base(table, mine.quantity)):
-                found.append(_quoted(table, row, "over_softmax", mine.value / base, "1", f"{mine.value / base:.2f}",
-                                     mine.source, _KNOWN[mine.known], call=call))
-    return found
+                findings.append(_quoted(table, row, "over_softmax", mine.value / base, "1", f"{mine.value / base:.2f}",
+                                        mine.source, _KNOWN[mine.known], call=call))
+    return findings
 
 
 def counted(table: str, rows: Iterable[Row]) -> list[Finding]:
     """Parameters, and multiply-adds in the paper's way and in full, of one image of the paper's size."""
-    found = []
+    findings = []
     for row in rows:
         model = _model(row)
         total = cost(model)
         parts = {"gmac_by_part": {name: flops / 2e9 for name, flops in total.by_name().items()}}
         for quantity, value, unit in (("parameters", sum(p.numel() for p in model.parameters()), "1"),
                                       ("flops", total.published, "flop"), ("flops_all", total.flops, "flop")):
-            found.append(_here(table, row, quantity=quantity, value=float(value), unit=unit, note=row.note,
-                               rows=paper.IMAGE, cols=paper.IMAGE, detail=parts if unit == "flop" else {}))
-    return found
+            findings.append(_here(table, row, quantity=quantity, value=float(value), unit=unit, note=row.note,
+                                  rows=paper.IMAGE, cols=paper.IMAGE, detail=parts if unit == "flop" else {}))
+    return findings
 
 
 def memory(table: str, row: Row, point: Point) -> list[Finding]:
@@ -99,16 +98,16 @@ def throughput(table: str, rows: Sequence[Row], point: Point, call: str) -> list
     """Images a second of all rows, their calls interleaved, and over that of exact softmax attention."""
     measured = _measured(rows, point, "latency", call, [point.batch] * len(rows))
     base = next(record.value for row, record in zip(rows, measured, strict=True) if row.arch == BASE)
-    found = []
+    findings = []
     for row, record in zip(rows, measured, strict=True):
         seconds = record.value
-        found.append(_from(table, row, point, record, quantity=f"throughput_{call}", unit="image/s",
-                           value=None if seconds is None else point.batch / seconds,
-                           samples=[point.batch / sample for sample in record.samples]))
+        findings.append(_from(table, row, point, record, quantity=f"throughput_{call}", unit="image/s",
+                              value=None if seconds is None else point.batch / seconds,
+                              samples=[point.batch / sample for sample in record.samples]))
         if seconds is not None and base is not None:
-            found.append(_from(table, row, point, record, quantity="over_softmax", unit="1", value=base / seconds,
-                               samples=[], call=call))
-    return found
+            findings.append(_from(table, row, point, record, quantity="over_softmax", unit="1", value=base / seconds,
+                                  samples=[], call=call))
+    return findings
 
 
 def check(point: Point) -> None:
@@ -123,42 +122,42 @@ def trained(patterns: str) -> list[Record]:
     Raises:
         ResultsError: a file that is named does not exist, or holds no record.
     """
-    found: list[Record] = []
+    accuracies: list[Record] = []
     for pattern in filter(None, (text.strip() for text in patterns.split(","))):
         for path in glob.glob(pattern) if "*" in pattern else records.expand([pattern]):
             try:
-                found += [record for record in records.read(path)[0] if _is_accuracy(record)]
+                accuracies += [record for record in records.read(path)[0] if _is_accuracy(record)]
             except ResultsError:
                 if "*" not in pattern:
                     raise
-    return records.latest(found)
+    return records.latest(accuracies)
 
 
-def named(found: Sequence[Record]) -> str:
+def named(accuracies: Sequence[Record]) -> str:
     """These records in a few words that change with them, so that a resumed study looks again."""
-    digest = hashlib.sha256("".join(f"{record.identity()}{record.value}" for record in found).encode()).hexdigest()
-    return f"{len(found)} records {digest[:8]}" if found else "no training"
+    digest = hashlib.sha256("".join(f"{record.identity()}{record.value}" for record in accuracies).encode()).hexdigest()
+    return f"{len(accuracies)} records {digest[:8]}" if accuracies else "no training"
 
 
-def accuracy(table: str, rows: Iterable[Row], found: Sequence[Record]) -> list[Finding]:
+def accuracy(table: str, rows: Iterable[Row], accuracies: Sequence[Record]) -> list[Finding]:
     """The best top-1 of the trainings of each row's model, or that there was none."""
-    seen = []
+    findings = []
     for row in rows:
-        mine = [record for record in found if record.model == row.arch]
+        mine = [record for record in accuracies if record.model == row.arch]
         if mine:
-            wanted = _architecture(_inside(_model(row)))
-            mine = [record for record in mine if _architecture(record.options) == wanted]
+            architecture = _architecture(_inside(_model(row)))
+            mine = [record for record in mine if _architecture(record.options) == architecture]
         best = max(mine, key=lambda record: record.value or 0.0, default=None)
         if best is None:
-            seen.append(_here(table, row, quantity="top1", value=None, status="not_run"))
+            findings.append(_here(table, row, quantity="top1", value=None, status="not_run"))
         else:
-            seen.append(_here(table, row, quantity="top1", value=best.value, samples=best.samples, rows=best.rows,
-                              cols=best.cols, detail={"trained": best.started, "label": best.label}))
-    return seen
+            findings.append(_here(table, row, quantity="top1", value=best.value, samples=best.samples, rows=best.rows,
+                                  cols=best.cols, detail={"trained": best.started, "label": best.label}))
+    return findings
 
 
 def _is_accuracy(record: Record) -> bool:
-    """Whether this is a top-1 as the paper's: of all 50,000 images at its size, after the last epoch of a training."""
+    """True for a top-1 as the paper's: of all 50,000 images at its size, after the last epoch of a training."""
     at = record.coords
     whole = (at.get("classes"), at.get("images"), record.rows) == (*paper.IMAGENET, paper.IMAGE)
     done = record.measure == "eval" or (record.measure == "train" and at.get("epoch") == at.get("epochs"))
@@ -166,7 +165,7 @@ def _is_accuracy(record: Record) -> bool:
 
 
 def _architecture(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an attention's options is a matter of the model, and not of how it is computed."""
+    """Pick of an attention's options those that are a matter of the model, and not of how it is computed."""
     kept = {key: value for key, value in options.items() if key not in ("inverse", "iterations", "ridge", "seed")}
     same = {"conv_ratio": "conv"}  # at the paper's image size
     return kept | ({"sampling": same.get(kept["sampling"], kept["sampling"])} if "sampling" in kept else {})
@@ -183,7 +182,7 @@ def _model(row: Row) -> Pyramid:
 def _inside(model: Pyramid) -> dict[str, Any]:
     """The options of the attention in the first stage, as records of trainings have them."""
     inside = next(module for module in model.modules() if isinstance(module, ProjectedAttention))
-    return opts.to_dict(inside.attention.options)
+    return options.to_dict(inside.attention.options)
 
 
 def _measured(rows: Iterable[Row], point: Point, measure: str, call: str, batches: Sequence[int]) -> list[Record]:

@@ -73,7 +73,7 @@ def tasks(settings: Settings) -> list[Task]:
     """
     from softbench.measures import latency
     from softbench.studies._over_n import setting as _setting
-    from softbench.studies.scaling.conclusion import Conclusion, Wanted
+    from softbench.studies.scaling.conclusion import Conclusion, Question
     from softbench.studies.scaling.growth import FEWEST
     from softbench.studies.scaling.lengths import Ladder, grid
 
@@ -97,15 +97,15 @@ def tasks(settings: Settings) -> list[Task]:
     setting = _setting.check(settings)
     ladder = Ladder(setting, settings.batch, costs, latency.Settings(
         rep=settings.rep, warmup=settings.rep / 5, rounds=settings.rounds), settings.timeout)
-    wanted = Wanted(costs, beyond, limit, settings.verify, settings.batch, settings.timeout)
+    question = Question(costs, beyond, limit, settings.verify, settings.batch, settings.timeout)
     labels = ",".join(subject.spec.label for subject in setting.subjects)
     how = f"rep={settings.rep:g}x{settings.rounds} timeout={settings.timeout:g} of {','.join(costs)}"
-    asked = (f"{lengths[0]}..{lengths[-1]}/{settings.per_doubling} B={settings.batch} limit={settings.memory_limit}"
+    words = (f"{lengths[0]}..{lengths[-1]}/{settings.per_doubling} B={settings.batch} limit={settings.memory_limit}"
              f" beyond={settings.extrapolate}{' verify' if settings.verify else ''}")
     measured = [Task(f"N={n} B={settings.batch} {setting.name(point)} {labels} {how}",
                      partial(ladder.measure, point, n)) for point in setting.points for n in lengths]
-    concluded = [Task(f"growth of {subject.spec.label} {setting.name(point)} {asked} {how}",
-                      Conclusion(setting, subject, point, wanted).run, concludes=True)
+    concluded = [Task(f"growth of {subject.spec.label} {setting.name(point)} {words} {how}",
+                      Conclusion(setting, subject, point, question).run, concludes=True)
                  for point in setting.points for subject in setting.subjects]
     return measured + concluded
 

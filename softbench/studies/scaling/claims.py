@@ -1,4 +1,4 @@
-"""What a measured growth says of the O(.) that an attention's file claims, in words that can be quoted."""
+"""Says of a measured growth, in words that can be quoted, if the O(.) that an attention's file claims holds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def claimed(claim: str, tokens: float) -> float | None:
 
 
 def verdict(claim: str, growth: Growth, cost: str) -> str:
-    """Whether the last exponent agrees with the claim; "" without a claim.
+    """Say in words if the last exponent agrees with the claim; "" without a claim.
 
     A claim speaks of work. Memory may grow more slowly, so that of it is only said whether it grows faster.
     """
@@ -66,8 +66,8 @@ def course(growth: Growth) -> str:
 
 def sentence(claim: str, growth: Growth, cost: str) -> str:
     """`claims O(N), measured N^1.04 [1.01, 1.07] above 4,096: nearly holds`."""
-    said = verdict(claim, growth, cost)
-    return f"claims O({claim}), measured {measured(growth)}: {said}" if said else f"measured {measured(growth)}"
+    word = verdict(claim, growth, cost)
+    return f"claims O({claim}), measured {measured(growth)}: {word}" if word else f"measured {measured(growth)}"
 
 
 def _regime(exponent: float, interval: tuple[float, float], tokens: float) -> str:

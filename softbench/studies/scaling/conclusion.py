@@ -1,4 +1,4 @@
-"""What scaling concludes from the measured lengths of one attention: exponents, the memory's end, and costs beyond.
+"""Concludes from the measured lengths of one attention: exponents, the memory's end, and costs beyond.
 
 The length at which memory runs out is where inputs + parameters + peak, fitted by `_held`, reach the limit. `verify`
 runs one call a little below it and one a little above, each in a child process that has the limit (`_trial`).
@@ -34,8 +34,8 @@ _FAR = 8.0  # times the longest length, beyond which a prediction says how far i
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is asked for besides exponents.
+class Question:
+    """Asks for more than exponents.
 
     Attributes:
         limit: bytes; None takes what is free on the device when it is needed.
@@ -57,68 +57,68 @@ class Conclusion:
     setting: Setting
     subject: OneAttention
     point: tuple[str, str]
-    wanted: Wanted
+    question: Question
 
-    def run(self, found: Sequence[Record]) -> list[Finding]:
+    def run(self, rows: Sequence[Record]) -> list[Finding]:
         """Exponents and what follows from them, from the records of the lengths."""
-        mine = _setting.of(found, self.subject.spec.label, self.point)
-        observations = []
-        for cost in self.wanted.costs:
+        mine = _setting.of(rows, self.subject.spec.label, self.point)
+        findings = []
+        for cost in self.question.costs:
             quantity, _ = _QUANTITIES[cost]
             records = [record for record in mine if record.quantity == quantity]
             growth = _fitted([(float(r.tokens), r.value) for r in records if _usable(r)])
-            observations += [self._exponent(cost, growth, records), *self._beyond(cost, growth)]
+            findings += [self._exponent(cost, growth, records), *self._beyond(cost, growth)]
             if cost == "memory":
-                observations += self._end(records)
-        return observations
+                findings += self._end(records)
+        return findings
 
     def _exponent(self, cost: str, growth: Growth | None, records: Sequence[Record]) -> Finding:
         name = self.subject.spec.name if hasattr(self.subject.spec, "name") else self.subject.attention
         claim = str(plugins.facts("attention", name).get("COMPLEXITY", ""))
-        said = {"claims": f"O({claim})" if claim else "-"}
+        claimed = {"claims": f"O({claim})" if claim else "-"}
         coords = {"cost": cost}
         if growth is None:
             status, why = _without(records)
-            return self._observe(EXPONENT, None, status=status, note=why, coords=coords, detail=said)
+            return self._finding(EXPONENT, None, status=status, note=why, coords=coords, detail=claimed)
         curve = [[tokens, growth.cost(tokens)] for tokens in _spaced(*growth.lengths, growth.breaks)]
         disturbed = sum("disturbed" in record.detail for record in records)
         notes = [claims.course(growth)]
         if disturbed:
             notes.append(f"other processes disturbed {disturbed} of {len(records)} lengths")
-        detail: dict[str, Any] = said | {
+        detail: dict[str, Any] = claimed | {
             "printed": claims.measured(growth), "verdict": claims.verdict(claim, growth, cost) or "-",
             "course": claims.course(growth), "sentence": claims.sentence(claim, growth, cost),
             "ci95": list(growth.interval), "claimed": claims.claimed(claim, claims.middle(growth)),
             "kind": growth.kind, "breaks": list(growth.breaks), "exponents": list(growth.exponents),
             "intervals": [list(interval) for interval in growth.intervals], "scatter": growth.scatter,
             "lengths": growth.count, "curve": curve}
-        return self._observe(EXPONENT, growth.exponent, note="; ".join(notes), coords=coords, detail=detail)
+        return self._finding(EXPONENT, growth.exponent, note="; ".join(notes), coords=coords, detail=detail)
 
     def _beyond(self, cost: str, growth: Growth | None) -> list[Finding]:
         unit = _QUANTITIES[cost][1]
         if growth is None:
             return []
         note = f"extrapolated from N = {growth.lengths[1]:,.0f} by {claims.measured(growth)}"
-        return [self._observe(BEYOND[cost], growth.cost(tokens), unit=unit, note=note, grid=most_square(tokens),
-                              detail={"ci95": list(growth.cost_interval(tokens))}) for tokens in self.wanted.beyond]
+        return [self._finding(BEYOND[cost], growth.cost(tokens), unit=unit, note=note, grid=most_square(tokens),
+                              detail={"ci95": list(growth.cost_interval(tokens))}) for tokens in self.question.beyond]
 
     def _end(self, records: Sequence[Record]) -> list[Finding]:
         """Where memory should run out, and what a child process says of it."""
-        limit = self.wanted.limit or _trial.free(self.setting.device)
+        limit = self.question.limit or _trial.free(self.setting.device)
         usable = sorted((float(r.tokens), _bytes(r)) for r in records if _usable(r))
         if len(usable) < _growth.FEWEST or limit is None:
             return []
         predicted = _held.end([n for n, _ in usable], [held for _, held in usable], limit)
-        detail: dict[str, Any] = {"limit": limit, "limited_by": "given" if self.wanted.limit else "free now",
+        detail: dict[str, Any] = {"limit": limit, "limited_by": "given" if self.question.limit else "free now",
                                   "verified": "not asked for"}
-        known = self._observe(LIMIT, float(limit), unit="B", detail=detail)
+        known = self._finding(LIMIT, float(limit), unit="B", detail=detail)
         if not 1 <= predicted <= MAX_TOKENS:
             note = f"beyond {MAX_TOKENS:,} tokens" if predicted > 1 else "parameters and the like alone take more"
-            return [known, self._observe(OUT_OF_MEMORY, None, status="not_run", note=note, detail=detail)]
+            return [known, self._finding(OUT_OF_MEMORY, None, status="not_run", note=note, detail=detail)]
         far = predicted / usable[-1][0]
         note = f"{far:,.0f} times the longest length measured" if far > _FAR else ""
-        trials = self._verify(predicted, limit, detail) if self.wanted.verify else []
-        return [known, self._observe(OUT_OF_MEMORY, math.floor(predicted), note=note, detail=detail), *trials]
+        trials = self._verify(predicted, limit, detail) if self.question.verify else []
+        return [known, self._finding(OUT_OF_MEMORY, math.floor(predicted), note=note, detail=detail), *trials]
 
     def _verify(self, predicted: float, limit: int, detail: dict[str, Any]) -> list[Finding]:
         """A call on either side of the prediction; puts the outcome into `detail["verified"]`."""
@@ -130,21 +130,21 @@ class Conclusion:
                 continue
             shape = self._shape(grid)
             case = self.setting.case(self.subject, self.point, shape)
-            trial = _trial.memory(case, self.subject, limit, self.wanted.timeout)
+            trial = _trial.memory(case, self.subject, limit, self.question.timeout)
             outcome = {"ok": "fits", "oom": "does not fit"}.get(trial.status, trial.status)
             words.append(f"{shape.tokens:,} {outcome}")
             right.append(trial.status == hoped)
-            trials.append(self._observe(TRIAL, trial.held, unit="B", status=trial.status, note=trial.note,
+            trials.append(self._finding(TRIAL, trial.held, unit="B", status=trial.status, note=trial.note,
                                         grid=shape.grid, detail={"limit": limit}))
         clear = len(trials) == len(right) == 2 and all(trial.status in ("ok", "oom") for trial in trials)
-        said = "confirmed" if right == [True, True] else "refuted" if clear else "undecided"
-        detail["verified"] = f"{said}: {', '.join(words)}"
+        judged = "confirmed" if right == [True, True] else "refuted" if clear else "undecided"
+        detail["verified"] = f"{judged}: {', '.join(words)}"
         return trials
 
     def _shape(self, grid: tuple[int, int]) -> Shape:
-        return Shape(self.wanted.batch, self.setting.settings.heads, *grid, self.setting.settings.head_dim)
+        return Shape(self.question.batch, self.setting.settings.heads, *grid, self.setting.settings.head_dim)
 
-    def _observe(self, quantity: str, value: float | None, *, grid: tuple[int, int] | None = None,
+    def _finding(self, quantity: str, value: float | None, *, grid: tuple[int, int] | None = None,
                  **more: Any) -> Finding:
         return self.setting.finding(self.subject, self.point, self._shape(grid or (1, 1)), there=grid is not None,
                                     quantity=quantity, value=value, **more)
@@ -156,8 +156,8 @@ def _usable(record: Record) -> bool:
 
 def _bytes(record: Record) -> float:
     """Bytes that the call and what it is given hold; in training modes, a gradient of the output's size among them."""
-    detail, given = record.detail, 0 if record.mode == "forward" else 1
-    return float(record.value or 0) + detail["inputs"] + detail["parameters"] + given * detail["output"]
+    detail, gradients = record.detail, 0 if record.mode == "forward" else 1
+    return float(record.value or 0) + detail["inputs"] + detail["parameters"] + gradients * detail["output"]
 
 
 def _fitted(points: Sequence[tuple[float, float | None]]) -> Growth | None:

@@ -93,9 +93,9 @@ def fit(tokens: Sequence[float], costs: Sequence[float]) -> Growth:
     if len(tokens) < FEWEST or min(costs) <= 0:
         raise ValueError(f"a slope needs {FEWEST} lengths of positive cost")
     x, z = np.log(np.asarray(tokens, float)), np.log(np.asarray(costs, float))
-    found = [_pieces(x, z, breaks) for breaks in range(3) if len(x) >= _PER_PIECE * (breaks + 1) or not breaks]
-    found += [_floor(x, z)] if len(x) > _PER_PIECE else []
-    _, kind, parameters = min((one for one in found if one is not None), key=lambda one: one[0])
+    fits = [_pieces(x, z, breaks) for breaks in range(3) if len(x) >= _PER_PIECE * (breaks + 1) or not breaks]
+    fits += [_floor(x, z)] if len(x) > _PER_PIECE else []
+    _, kind, parameters = min((one for one in fits if one is not None), key=lambda one: one[0])
     return _growth(kind, parameters, x, z)
 
 
@@ -186,10 +186,10 @@ def _solve(x: Array, z: Array, places: Array) -> tuple[Array, Array]:
     bends = np.maximum(0.0, x[None, :, None] - places[:, None, :])  # [tried, n, breaks]
     same = np.broadcast_to(np.stack([np.ones_like(x), x - middle], 1), (len(places), len(x), 2))
     design = np.concatenate([same, bends], 2)
-    found = np.linalg.solve(design.mT @ design, (design.mT @ z)[..., None])[..., 0]
-    residuals = z - np.einsum("tnp,tp->tn", design, found)
-    found[:, 0] -= found[:, 1] * middle
-    return found, (residuals**2).sum(1)
+    coefficients = np.linalg.solve(design.mT @ design, (design.mT @ z)[..., None])[..., 0]
+    residuals = z - np.einsum("tnp,tp->tn", design, coefficients)
+    coefficients[:, 0] -= coefficients[:, 1] * middle
+    return coefficients, (residuals**2).sum(1)
 
 
 def _floor(x: Array, z: Array) -> _Candidate | None:

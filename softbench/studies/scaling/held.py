@@ -31,8 +31,8 @@ def end(tokens: Sequence[float], held: Sequence[float], limit: float) -> float:
     """
     first = min(len(tokens) - _FEWEST, sum(n < _SHARE * tokens[-1] for n in tokens))
     n, y = np.asarray(tokens[first:], float), np.asarray(held[first:], float)
-    found = [_terms(n / n.max(), y, kept) for kept in _CANDIDATES if sum(kept) < len(n)]
-    constant, linear, square = min(found, key=lambda one: one[0])[1]
+    fits = [_terms(n / n.max(), y, kept) for kept in _CANDIDATES if sum(kept) < len(n)]
+    constant, linear, square = min(fits, key=lambda one: one[0])[1]
     rest = limit - constant
     if rest <= 0:
         return 0.0
@@ -47,9 +47,9 @@ def _terms(x: Array, y: Array, kept: Sequence[int]) -> tuple[float, Array]:
     from scipy.optimize import nnls
 
     design = np.stack([np.ones_like(x), x, x**2], 1) * np.array(kept)
-    found = nnls(design, y)[0]
-    relative = (design @ found - y) / y
+    coefficients = nnls(design, y)[0]
+    relative = (design @ coefficients - y) / y
     mean = float(relative @ relative) / len(x)
-    if sum(kept) == 3 and mean > _RESOLUTION and found[2] < _SUBSTANTIAL * y[-1]:
-        return math.inf, found
-    return len(x) * math.log(mean + _RESOLUTION) + sum(kept) * math.log(len(x)), found
+    if sum(kept) == 3 and mean > _RESOLUTION and coefficients[2] < _SUBSTANTIAL * y[-1]:
+        return math.inf, coefficients
+    return len(x) * math.log(mean + _RESOLUTION) + sum(kept) * math.log(len(x)), coefficients

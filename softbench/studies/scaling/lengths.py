@@ -1,4 +1,4 @@
-"""What attentions cost at one length after the other: softbench's own latency, interleaved over them, and memory.
+"""Measures attentions at one length after the other: softbench's own latency, interleaved over them, and memory.
 
 An attention that ran out of memory or time at a length is not run at a longer one.
 """
@@ -13,7 +13,7 @@ from softbench.bench.sweep import Job, Sweep
 from softbench.case import Shape, most_square
 from softbench.contracts.study import Finding
 from softbench.measures import latency, memory
-from softbench.studies._over_n.setting import Setting, observation
+from softbench.studies._over_n.setting import Setting, finding
 from softbench.subjects import OneAttention
 
 _GONE = ("oom", "timeout")
@@ -22,11 +22,11 @@ _PARTS = {1: (1.0,), 2: (1.0, 1.5), 4: (1.0, 1.25, 1.5, 1.75)}
 
 def grid(low: int, high: int, per_doubling: int) -> list[int]:
     """Lengths from `low` to `high`: powers of two times `low`, and equal steps between them; N is near to a square."""
-    found = []
+    lengths = []
     while low <= high:
-        found += [int(low * part) for part in _PARTS[per_doubling] if low * part <= high]
+        lengths += [int(low * part) for part in _PARTS[per_doubling] if low * part <= high]
         low *= 2
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(lengths))
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Ladder:
         """The numbers of all attentions at a length; a row that says why for each that has none."""
         settings = self.setting.settings
         shape = Shape(self.batch, settings.heads, *most_square(tokens), settings.head_dim)
-        found = []
+        findings = []
         for cost in self.costs:
             left = [one for one in self.setting.subjects if (cost, one.spec.label, point) not in self._gone]
-            found += [self._out(cost, one, point, shape) for one in self.setting.subjects if one not in left]
-            found += self._run(cost, left, point, shape)
-        return found
+            findings += [self._out(cost, one, point, shape) for one in self.setting.subjects if one not in left]
+            findings += self._run(cost, left, point, shape)
+        return findings
 
     def _run(self, cost: str, chosen: list[OneAttention], point: tuple[str, str], shape: Shape) -> list[Finding]:
         module, settings = (latency, self.latency) if cost == "latency" else (memory, memory.Settings(passes=1))
@@ -65,7 +65,7 @@ class Ladder:
             if record.status in _GONE:
                 self._gone[cost, str(record.label), point] = (shape.tokens, record.status)
         notes = [disturbance(record.detail) for record in records]
-        return [observation(record, {"disturbed": note} if note else {})
+        return [finding(record, {"disturbed": note} if note else {})
                 for record, note in zip(records, notes, strict=True)]
 
     def _out(self, cost: str, one: OneAttention, point: tuple[str, str], shape: Shape) -> Finding:
