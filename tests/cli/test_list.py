@@ -7,8 +7,7 @@ from pathlib import Path
 import helpers
 import pytest
 
-from softbench import config, plugins
-from softbench.contracts import attention as _contract
+from softbench import config, options, plugins
 
 
 def names(out: str) -> list[str]:
@@ -59,8 +58,8 @@ def test_info_prints_docstring_facts_and_options(run, name):
     assert out.startswith((attention.module.__doc__ or "").partition("\n")[0])
     assert "Source: " in out
     assert f"softbench/attention/{name}.py" in out
-    options = out.partition("\nOptions\n")[2]
-    assert all(f"\n{field} " in options for field in _contract.opts.to_dict(attention.options))
+    table = out.partition("\nOptions\n")[2]
+    assert all(f"\n{field} " in table for field in options.to_dict(attention.options))
 
 
 def test_info_of_a_file(run, tmp_path: Path):
