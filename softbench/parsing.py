@@ -99,6 +99,14 @@ def counts(text: str, what: str) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
+def token_range(low: str, high: str) -> tuple[int, int]:
+    """The lengths from `--min-tokens` to `--max-tokens`."""
+    shortest, longest = count(low, "--min-tokens"), count(high, "--max-tokens")
+    if shortest > longest:
+        raise UsageError(f"--min-tokens {shortest:,} is above --max-tokens {longest:,}. Swap them.")
+    return shortest, longest
+
+
 def grids(text: str) -> list[tuple[int, int]]:
     """`56x56,7x9` -> rows and columns of tokens."""
     sizes = []

@@ -12,8 +12,7 @@ import helpers
 import pytest
 
 from softbench import records
-from softbench.studies import crossover
-from softbench.studies.crossover import meters
+from softbench.studies.crossover import planning
 from softbench.studies.crossover.meters import Pair
 from softbench.studies.crossover.search import Stopped
 
@@ -40,7 +39,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Pair, int], flo
             def rounds(self, grid: tuple[int, int], seconds: float) -> Generator[float, None, None]:
                 yield difference(self.pair, grid[0] * grid[1])
 
-        monkeypatch.setattr(meters, "meter", lambda quantity, pair: Meter(pair))
+        monkeypatch.setattr(planning, "meter", lambda quantity, pair: Meter(pair))
         return asked
 
     return install
@@ -135,7 +134,7 @@ def test_what_the_budget_cut_short_is_reported_and_runs_again(run: Run, fake: Ca
     command = ("crossover", "--quantities", "flops", "--mode", "forward", "--out", "x.jsonl", "--attn",
                "soft,performer")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crossover.time, "perf_counter", lambda: next(clock))
+        patch.setattr(planning.time, "perf_counter", lambda: next(clock))
         code, out, _ = run(*command, "--budget", "8")
     assert code == 0
     assert "the budget ended the search" in out
@@ -149,8 +148,8 @@ def test_what_the_budget_cut_short_is_reported_and_runs_again(run: Run, fake: Ca
 
 def test_the_budget_is_shared_fairly(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(crossover.time, "perf_counter", lambda: now[0])
-    budget = crossover._Budget(60.0, [1.0, 1.0, 1.0])
+    monkeypatch.setattr(planning.time, "perf_counter", lambda: now[0])
+    budget = planning._Budget(60.0, [1.0, 1.0, 1.0])
     assert budget.begin(0) == pytest.approx(120)
     now[0] = 102.0  # what the first left over is shared by the others
     assert budget.begin(1) == pytest.approx(102 + 58 / 2)
@@ -162,7 +161,7 @@ def test_the_budget_is_shared_fairly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tasks_that_the_budget_left_nothing_for_are_not_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count(0.0, 100.0)
-    monkeypatch.setattr(crossover.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(planning.time, "perf_counter", lambda: next(clock))
     code, out, _ = run("crossover", "--quantities", "flops", "--mode", "forward", "--attn", "soft", "--budget", "1",
                        "--out", "x.jsonl")
     assert code != 0

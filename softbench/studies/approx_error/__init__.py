@@ -1,12 +1,12 @@
 """approx-error: how far each attention is from the exact one it estimates, beside the best possible and its cost.
 
 Each attention gets q, k, v of one head at a time in float64 and is compared with what its file says it APPROXIMATES, on
-the same numbers (`_truth`). A sample is one seed, which also draws random features and random landmarks; the value is
+the same numbers (`truth.py`). A sample is one seed, which also draws random features and random landmarks; the value is
 the mean over seeds, with the 95 % interval of that mean.
 
     error_matrix_fro        ||T - S||_F / ||S||_F, S exact, T the estimate; all heads as one block-diagonal matrix
     error_matrix_spectral   ||T - S||_2 / ||S||_2, within a relative residual that the record gives
-    floor_fro, _spectral    what no matrix of rank m can go below (`_floor`); up to 2,048 tokens
+    floor_fro, _spectral    what no matrix of rank m can go below (`floor.py`); up to 2,048 tokens
     error_output            ||T v - S v||_F / ||S v||_F
     worst_row               the largest ||T_i - S_i|| / ||S_i||
     row_sum_error           mean |sum_j T_ij - sum_j S_ij| / sum_j S_ij
@@ -21,7 +21,7 @@ ever held above 2,048 tokens.
 
 An attention that defines its own kernel, is not linear in v, or has weights to be trained has no error that means
 anything, and is `unsupported`; `against` compares the first kind with what you name. Linformer's projections are
-fitted first (`_projection`).
+fitted first (`projection.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from softbench import parsing
 from softbench.contracts.quantities import Quantity, Section
 from softbench.contracts.study import Task
 from softbench.records.views import Dots, Lines, Rows, Scatter, View
@@ -47,39 +46,6 @@ QUICK: Mapping[str, Any] = {
     "attn": "soft,performer,nystromformer", "sizes": "16,49", "samplings": "avg,random,rpcholesky",
     "inputs": "structured", "tokens": "256", "seeds": 2,
 }
-
-
-def tasks(settings: Settings) -> list[Task]:
-    """One task for each attention, m, family and N; then the ways to choose landmarks, and the search for a target.
-
-    Raises:
-        UsageError: an unknown name or a bad value in the settings.
-    """
-    import functools
-
-    from softbench.bench.costs import Costs
-    from softbench.bench.sweep import Job
-    from softbench.studies.approx_error import approximation, compared
-    from softbench.studies.approx_error import tokens as _tokens
-    from softbench.studies.approx_error.compared import Point
-    from softbench.subjects import OneAttention
-
-    families = list(dict.fromkeys(name.strip() for name in settings.inputs.split(",")))
-    for family in families:
-        _tokens.check(family)
-    specs = parsing.attentions(settings.attn)
-    sizes = parsing.counts(settings.sizes, "sizes")
-    places = [(family, _tokens.shape(family, tokens, settings.heads, settings.head_dim))
-              for tokens in parsing.counts(settings.tokens, "tokens") for family in families]
-    swept = compared.swept(specs, sizes)
-    exact = compared.exact(swept) if settings.cost else []
-    sampled = compared.sampled(specs, sorted(sizes)[len(sizes) // 2], settings.samplings)
-    searched = compared.searched(specs) if settings.target_error else []
-    points = [Point(subject, *place, settings) for place in places for subject in [*exact, *swept, *sampled]]
-    targets = [Point(subject, *place, settings) for place in places for subject in searched]
-    costs = Costs([Job(p.case, OneAttention(p.subject.attention)) for p in points]) if settings.cost else None
-    return ([Task(p.name, functools.partial(approximation.run, p, costs)) for p in points]
-            + [Task(p.name, functools.partial(approximation.search, p)) for p in targets])
 
 
 _WORDS = {
@@ -128,3 +94,9 @@ VIEWS: tuple[View, ...] = (
          quantity="error_matrix_fro", y="sampling", series="inputs", log_x=True, where={"part": "landmarks"},
          words=_WORDS),
 )
+
+
+def tasks(settings: Settings) -> list[Task]:
+    from softbench.studies.approx_error import planning
+
+    return planning.tasks(settings)

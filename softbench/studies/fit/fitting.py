@@ -7,23 +7,45 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from softbench import parsing
 from softbench.bench import trial as _trial
 from softbench.bench.trial import Trial
 from softbench.case import MAX_TOKENS, Case, Shape, most_square
-from softbench.contracts.study import Finding
+from softbench.contracts.study import Finding, Task
 from softbench.errors import Unsupported
 from softbench.measures import latency
 from softbench.stats import median
-from softbench.studies._over_n.budget import Budget
+from softbench.studies._over_n.budget import Budget, parse
 from softbench.studies._over_n.grids import Grids
-from softbench.studies._over_n.setting import Setting
+from softbench.studies._over_n.setting import Setting, check
 from softbench.studies.fit.inversion import Answer, Sizes, largest
+from softbench.studies.fit.settings import Settings
 from softbench.subjects import OneAttention, probe
 
 TOKENS, BATCH = "tokens", "batch"
 MEMORY, LATENCY = "memory", "latency"
 _MACHINE = "this machine's memory"
 _SLOW = 20.0  # times the budget of latency, that a trial may take at least
+
+
+def tasks(settings: Settings) -> list[Task]:
+    """One task for each attention, mode and dtype.
+
+    Raises:
+        UsageError: no budget, an unknown name or a bad value, or sizes that end before they begin.
+    """
+    budget = parse(settings.memory, settings.latency)
+    tokens = parsing.count(settings.tokens, "--tokens")
+    lengths = parsing.token_range(settings.min_tokens, settings.max_tokens)
+    (low, high), other = (lengths, settings.batch) if settings.vary == TOKENS else ((1, settings.max_batch), tokens)
+    setting = check(settings)
+    timing = latency.Settings(rep=settings.rep, warmup=settings.rep / 5, rounds=1)
+    question = Question(budget, settings.vary, low, high, other, settings.precision, timing, settings.timeout)
+    words = (f"{settings.vary} {low}..{high} beside {other} memory={settings.memory} latency={settings.latency}"
+             f" precision={settings.precision:g} rep={settings.rep:g} timeout={settings.timeout:g}")
+    return [Task(f"{subject.spec.label} {setting.name(point)} {words}",
+                 Fitting(setting, subject, point, question).run)
+            for point in setting.points for subject in setting.subjects]
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """pinv: whether the m x m inverse inside SOFT and Nystromformer converges, how fast, and with what gradient.
 
-Each method of softbench/ops/pseudo_inverse inverts P = A + ridge I for families of matrices (`_matrices.py`). Values
+Each method of softbench/ops/pseudo_inverse inverts P = A + ridge I for families of matrices (`matrices.py`). Values
 are medians over `count` matrices; all of them are the samples. Matrices are stored, and the arithmetic is done, in the
-dtype named; the residuals are taken in float64 (`_courses.py`) after `iterations` steps, and their course over
+dtype named; the residuals are taken in float64 (`courses.py`) after `iterations` steps, and their course over
 `max_iterations` steps is the trace.
 
 - `part=inverse`: residuals and errors, the steps needed until the larger of ||I - P V|| and ||I - V P||, over sqrt(m),
   is within `tolerance` and stays there (by I - P V alone it is `needed_steps_ipv`), the shares of matrices that are not
   within it after `iterations` steps, that are worse than V = 0 in the end, and that have NaN or infinity in the end;
-  with a ridge also the gradient (`_inverse_gradients.py`).
+  with a ridge also the gradient (`gradients.py`).
 - `part=condition`: the steps needed over the condition number of P and the dtype, on synthetic matrices.
 - `part=speed`: times of one call on the stack against the residual reached, and the time to tolerance.
 - `part=cost`: times and saved bytes of forward and backward, by the implicit formula and through the steps.
@@ -17,16 +17,10 @@ dtype named; the residuals are taken in float64 (`_courses.py`) after `iteration
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from functools import partial
-
-from softbench import parsing
 from softbench.contracts.quantities import Quantity, Section
-from softbench.contracts.study import Finding, Task
-from softbench.errors import UsageError
+from softbench.contracts.study import Task
 from softbench.records.views import Heatmap, Lines, Rows, Scatter, View
-from softbench.studies.pinv.settings import PARTS, Settings
+from softbench.studies.pinv.settings import Settings
 
 _RESIDUALS = ("residual", "residual_ava", "residual_iav", "residual_ipv", "residual_ivp", "error_inverse", "error_pinv",
               "gradient_error", "unrolled_error", "change", "needed_steps", "needed_steps_ipv", "share_diverged",
@@ -40,7 +34,6 @@ QUANTITIES = (
 )
 SECTION = Section("The inverse of the landmarks' kernel", place=8)
 
-_MOST_RIDGE = 1e6  # of methods that converge with any
 QUICK = {"matrices": "normal:1,smooth:0.5,constant,image", "count": 4, "conditions": "10,1000,5000", "rep": 5.0,
          "max_iterations": 40}
 
@@ -107,64 +100,6 @@ VIEWS: tuple[View, ...] = (
 
 
 def tasks(settings: Settings) -> list[Task]:
-    """The pieces of the study.
+    from softbench.studies.pinv import planning
 
-    Raises:
-        UsageError: something the settings name does not exist, or is no number.
-    """
-    from softbench.ops import pseudo_inverse as op
-    from softbench.studies.pinv import matrices as _matrices
-    from softbench.studies.pinv import parts as run
-
-    methods = parsing.choices(settings.methods.split(","), list(op.METHODS), "method")
-    families = list(dict.fromkeys(f.strip() for f in settings.matrices.split(",")))
-    for family in families:
-        _matrices.check(family)
-    most = max(op.METHODS[method].max_ridge for method in methods)
-    ridges = _numbers(settings.ridge, "ridge", low=0, high=min(most, _MOST_RIDGE))
-    dtypes = parsing.dtypes(settings.dtype)
-    wide = parsing.dtypes(settings.condition_dtypes)
-    conditions = _numbers(settings.conditions, "conditions", low=1, high=1e15)
-    points = parsing.counts(settings.steps, "pinv: steps")
-    parts = parsing.choices(settings.parts.split(","), PARTS, "part")
-    if settings.iterations > settings.max_iterations:
-        raise UsageError(f"pinv: iterations ({settings.iterations}) must be at most max_iterations"
-                         f" ({settings.max_iterations}).")
-    names = {family: _matrices.identity(family) for family in families}
-    main = ridges[0]
-    able = [m for m in methods if main <= op.METHODS[m].max_ridge]
-    timing = f"ridge={main:g} {dtypes[0]} {','.join(able)} rep={settings.rep:g}"
-    pieces: list[tuple[str, Callable[[], list[Finding]]]] = []
-    if "inverse" in parts:
-        pieces += [(f"inverse {names[family]} ridge={ridge:g} {dtype} {method}",
-                    partial(run.inverse, settings, family, ridge, dtype, method))
-                   for family in families for ridge in ridges for dtype in dtypes for method in methods]
-    if "speed" in parts:
-        pieces += [(f"speed {names[family]} {timing} at {settings.steps}",
-                    partial(run.speed, settings, family, main, dtypes[0], able, points)) for family in families]
-    if "condition" in parts:
-        pieces += [(f"condition {settings.conditions} ridge={main:g} {dtype} {method}",
-                    partial(run.conditions, settings, conditions, main, dtype, method))
-                   for dtype in wide for method in able if op.METHODS[method].products]
-    if "cost" in parts:
-        pieces.append((f"cost {names[families[0]]} {timing}",
-                       partial(run.cost, settings, families[0], main, dtypes[0], able)))
-    if "leak" in parts:
-        pieces.append((f"leak {','.join(names.values())} {dtypes[0]}",
-                       partial(run.leak, settings, families, dtypes[0])))
-    same = (f"m={settings.size} d={settings.head_dim} count={settings.count} steps={settings.iterations}"
-            f" of {settings.max_iterations} tolerance={settings.tolerance:g} seed={settings.seed}")
-    return [Task(f"{name} {same}", piece) for name, piece in pieces]
-
-
-def _numbers(text: str, what: str, *, low: float, high: float) -> list[float]:
-    numbers = []
-    for item in text.split(","):
-        try:
-            number = float(item)
-        except ValueError:
-            number = math.nan
-        if not low <= number <= high:
-            raise UsageError(f"pinv: {what}: '{item.strip()}' must be a number from {low:g} to {high:g}.")
-        numbers.append(number)
-    return list(dict.fromkeys(numbers))
+    return planning.tasks(settings)

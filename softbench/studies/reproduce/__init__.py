@@ -20,15 +20,12 @@ SOFT runs with the paper's inverse, 20 Newton steps; everything else is as the p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from softbench import parsing
 from softbench.contracts.quantities import Quantity
 from softbench.contracts.study import Task
-from softbench.options import option
 from softbench.records.views import Dots, Lines, Rows, View
+from softbench.studies.reproduce.settings import Settings
 
 QUANTITIES = (
     Quantity("parameters", "1", "seeded"),
@@ -39,19 +36,7 @@ QUANTITIES = (
 )
 GATED = False  # it takes many minutes
 
-TABLES = ("variants", "attentions", "landmarks", "sampling")
 QUICK = {"image": "96", "rep": 60.0}
-
-
-@dataclass(frozen=True)
-class Settings:
-    tables: str = option(",".join(TABLES), "which of the paper's tables")
-    image: str = option("224", "side of the images that memory and throughput are measured on, in pixels")
-    batch: str = option("2", "images at once for memory (and twice as many) and for throughput")
-    device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")
-    rep: float = option(500.0, "ms of timed work for each model and mode", unit="ms", low=1, high=3_600_000)
-    trained: str = option("results/*.jsonl,results/train/*/records.jsonl",
-                          "files with records of trained models, globs, comma-separated")
 
 
 _WORDS = {
@@ -98,33 +83,6 @@ VIEWS: tuple[View, ...] = (
 
 
 def tasks(settings: Settings) -> list[Task]:
-    """The pieces of the study.
+    from softbench.studies.reproduce import reproduction
 
-    Raises:
-        UsageError: no such table or device, or a size that is no number. ResultsError: a file of `trained` cannot be
-            read.
-    """
-    from softbench.machine.device import find
-    from softbench.models import paper
-    from softbench.studies.reproduce import reproduction as run
-
-    tables = parsing.choices(settings.tables.split(","), TABLES, "table")
-    batch, image = parsing.count(settings.batch, "batch"), parsing.count(settings.image, "image")
-    device = find(settings.device)
-    trained = run.trained(settings.trained)
-    point = run.Point(image, batch, device, settings.rep)
-    run.check(point)
-    pieces: list[Task] = []
-    for table in tables:
-        rows = paper.TABLES[table]
-        pieces.append(Task(f"{table} published", partial(run.published, table, rows)))
-        pieces.append(Task(f"{table} counted", partial(run.counted, table, rows)))
-        quantities = {number.quantity for row in rows for number in row.numbers}
-        if "memory" in quantities:
-            pieces += [Task(f"{table} memory of {row.name} {point.label}", partial(run.memory, table, row, point))
-                       for row in rows]
-        if "throughput_inference" in quantities:
-            pieces += [Task(f"{table} {call} {point.label} rep={settings.rep:g}",
-                            partial(run.throughput, table, rows, point, call)) for call in run.CALLS]
-        pieces.append(Task(f"{table} top-1 of {run.named(trained)}", partial(run.accuracy, table, rows, trained)))
-    return pieces
+    return reproduction.tasks(settings)

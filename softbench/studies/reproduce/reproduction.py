@@ -6,17 +6,19 @@ import glob
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from softbench import models, options, records, subjects
+from softbench import models, options, parsing, records, subjects
 from softbench.bench.costs import disturbance
 from softbench.bench.sweep import Job, Sweep
 from softbench.case import Case, ModelSpec, Shape
-from softbench.contracts.study import Finding
+from softbench.contracts.study import Finding, Task
 from softbench.dtypes import FLOAT32
 from softbench.errors import ResultsError
+from softbench.machine.device import find
 from softbench.measures import latency
 from softbench.measures import memory as peaks
 from softbench.models import paper
@@ -25,6 +27,7 @@ from softbench.models.cost import cost
 from softbench.models.paper import Row
 from softbench.models.pyramid import Pyramid
 from softbench.records import Record
+from softbench.studies.reproduce.settings import TABLES, Settings
 
 CALLS = {"training": "forward_backward", "inference": "forward"}
 BASE = "softmax-tiny"  # whose throughput others are compared with
@@ -49,6 +52,34 @@ class Point:
     def remark(self) -> str:
         """Warn a reader of numbers taken on other images than the paper's."""
         return "" if self.image == paper.IMAGE else f"memory and throughput: measured at {self.image} px"
+
+
+def tasks(settings: Settings) -> list[Task]:
+    """The pieces of the study.
+
+    Raises:
+        UsageError: no such table or device, or a size that is no number. ResultsError: a file of `trained` cannot be
+            read.
+    """
+    tables = parsing.choices(settings.tables.split(","), TABLES, "table")
+    batch, image = parsing.count(settings.batch, "batch"), parsing.count(settings.image, "image")
+    accuracies = trained(settings.trained)
+    point = Point(image, batch, find(settings.device), settings.rep)
+    check(point)
+    pieces: list[Task] = []
+    for table in tables:
+        rows = paper.TABLES[table]
+        pieces.append(Task(f"{table} published", partial(published, table, rows)))
+        pieces.append(Task(f"{table} counted", partial(counted, table, rows)))
+        quantities = {number.quantity for row in rows for number in row.numbers}
+        if "memory" in quantities:
+            pieces += [Task(f"{table} memory of {row.name} {point.label}", partial(memory, table, row, point))
+                       for row in rows]
+        if "throughput_inference" in quantities:
+            pieces += [Task(f"{table} {call} {point.label} rep={settings.rep:g}",
+                            partial(throughput, table, rows, point, call)) for call in CALLS]
+        pieces.append(Task(f"{table} top-1 of {named(accuracies)}", partial(accuracy, table, rows, accuracies)))
+    return pieces
 
 
 def published(table: str, rows: Iterable[Row]) -> list[Finding]:
