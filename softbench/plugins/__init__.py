@@ -1,9 +1,9 @@
 """Plugins: a plugin is a module, and its file name is its name.
 
-Three kinds exist: `attention`, `measures`, `studies`. Each has three sources: what lies in `softbench/<kind>/` as
-`name.py` or as a folder `name/`, the entry points of the group `softbench.<kind>` that installed packages declare, and,
-for attentions, a path ending in `.py` on the command line. `names` and `facts` read files without importing them, so
-that listing costs no torch.
+Four kinds exist: `attention`, `measures`, `studies`, `tasks`. Each has three sources: what lies in `softbench/<kind>/`
+as `name.py` or as a folder `name/`, the entry points of the group `softbench.<kind>` that installed packages declare,
+and, for attentions and tasks, a path ending in `.py` on the command line. `names` and `facts` read files without
+importing them, so that listing costs no torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from softbench.plugins.contained import Raised, contained
 
 _ROOT = Path(__file__).parents[1]
 _codes: dict[str, str] = {}
-_SINGULAR = {"attention": "attention", "measures": "measure", "studies": "study"}
+_SINGULAR = {"attention": "attention", "measures": "measure", "studies": "study", "tasks": "task"}
+_FROM_FILES = ("attention", "tasks")
 
 
 def names(kind: str) -> list[str]:
@@ -43,7 +44,7 @@ def ships(kind: str, name: str) -> bool:
 
 
 def is_path(name: str) -> bool:
-    """True where the name of an attention means a file rather than a registered plugin."""
+    """True where the name of an attention or a task means a file rather than a registered plugin."""
     return name.endswith(".py")
 
 
@@ -167,7 +168,7 @@ def _package(path: Path) -> set[Path]:
 def _import(kind: str, name: str) -> ModuleType:
     if name in _builtin(kind):
         return importlib.import_module(f"softbench.{kind}.{name}")
-    if is_path(name) and kind == "attention":
+    if is_path(name) and kind in _FROM_FILES:
         return _import_file(where(kind, name))
     if name in _entry_points(kind):
         module = _entry_points(kind)[name].load()
@@ -204,14 +205,14 @@ def where(kind: str, name: str) -> Path:
     """The file of a plugin."""
     if name in _builtin(kind):
         return _builtin(kind)[name]
-    if is_path(name) and kind == "attention":
+    if is_path(name) and kind in _FROM_FILES:
         if not os.path.isfile(name):  # unlike Path.is_file, False where a name is too long or a folder locked
-            raise PluginError(f"No attention file '{name}'. Give the path of a Python file, or a name from"
+            raise PluginError(f"No {_SINGULAR[kind]} file '{name}'. Give the path of a Python file, or a name from"
                               " `softbench list`.")
         stem = display_name(name)
         if stem in names(kind) and not os.path.samefile(name, where(kind, stem)):
-            raise PluginError(f"'{name}' has the name of another attention, '{stem}', and records would not tell them"
-                              " apart. Rename the file.")
+            raise PluginError(f"'{name}' has the name of another {_SINGULAR[kind]}, '{stem}', and records would not"
+                              " tell them apart. Rename the file.")
         return Path(name)
     if name in _entry_points(kind):
         return _entry_point_source(_entry_points(kind)[name])
