@@ -214,3 +214,77 @@ STUDY_DEFECTS = {
 }
 # Without noise as it is, so that calling it seeded can be seen.
 NOISY = ('700.0 if way == "warm" else 900.0', '700.0 + __import__("time").perf_counter_ns() % 1_000_003')
+
+
+SOUND_TASK = '''"""Sound: which token stands in the middle? A sound task, to be broken.
+
+Rule: tokens are drawn with equal probability, and the label is the sum of the first two, modulo their number.
+Chance: 1 / 8.
+Source: softbench.
+"""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from softbench.contracts.task import Samples, Sizes
+from softbench.options import option
+from softbench.tasks import _splits
+
+TITLE = "Sound"
+SOURCE = "softbench"
+INPUT = "tokens"
+READOUT = "mean"
+SCORES = ("accuracy",)
+QUICK = {"train": 300, "val": 100, "test": 200}
+
+
+@dataclass(frozen=True)
+class Settings(Sizes):
+    vocab: int = option(8, "different tokens")
+
+
+def open(settings, split):
+    tokens, labels = _splits.drawn(settings, split, lambda rng, count: draw(settings, rng, count))
+    return Samples(tokens, labels, settings.vocab, vocab=settings.vocab)
+
+
+def draw(settings, rng, count):
+    tokens = rng.integers(0, settings.vocab, (count, 12))
+    return tokens, (tokens[:, 0] + tokens[:, 1]) % settings.vocab
+
+
+def chance(settings):
+    return 0.125
+'''
+
+# What is wrong -> (the check that must see it, what to replace in SOUND_TASK, by what).
+TASK_DEFECTS = {
+    "does not say its rule": ("described", "Rule: tokens", "Tokens"),
+    "leaves a setting unexplained": ("described", '"different tokens"', '""'),
+    "has a title that is no literal": ("described", '"Sound"', '"Sound".upper()'),
+    "gives fewer samples": ("sizes", "return Samples(tokens, labels,", "return Samples(tokens[1:], labels[1:],"),
+    "draws from numpy's generator": ("seeded", "rng.integers(0, settings", "np.random.randint(0, settings"),
+    "draws from torch's generator": ("seeded", "tokens = rng", "torch.rand(1)\n    tokens = rng"),
+    "draws from Python's generator": ("seeded", "tokens = rng", "rng.random(random.randrange(9))\n    tokens = rng"),
+    "seeds a global generator": ("seeded", "tokens = rng", "np.random.seed(0)\n    tokens = rng"),
+    "ignores its seed": ("seeded", "drawn(settings, split", "drawn(Settings(settings.train, settings.val,"
+                                   " settings.test), split"),
+    "follows the hour": ("seeded", "tokens = rng", "rng.random(__import__('time').time_ns() % 999)\n    tokens = rng"),
+    "tests on what is learned from": ("apart", "drawn(settings, split", "drawn(settings, 'test' if split == 'val' else"
+                                               " split"),
+    "scores other samples where it learns from more": ("steady", "tokens = rng", "rng.random(settings.train)\n    "
+                                                                  "tokens = rng"),
+    "has labels out of range": ("sound", "% settings.vocab", "% (settings.vocab + 1)"),
+    "has labels that never occur": ("sound", "% settings.vocab", "% 3"),
+    "prints": ("silent", "tokens, labels =", "print('drawing')\n    tokens, labels ="),
+    "leaves a file": ("silent", "tokens, labels =", "__import__('pathlib').Path('left').touch()\n    tokens, labels ="),
+    "hands out one array to all": ("silent", "def open", "@__import__('functools').cache\ndef open"),
+    "has the label at the end": ("not_trivial", "tokens[:, 0] + tokens[:, 1]", "tokens[:, -1]"),
+    "has one label mostly": ("not_trivial", "(tokens[:, 0] + tokens[:, 1])", "(tokens[:, 0] // 5 * tokens[:, 1] // 5)"),
+    "has labels that a count of tokens gives": ("not_trivial", "(tokens[:, 0] + tokens[:, 1]) % settings.vocab",
+                                                "2 * ((tokens == 0).sum(1) > (tokens == 1).sum(1))"),
+    "promises less than it gives away": ("not_trivial", "return 0.125", "return 1.0"),
+}

@@ -1,4 +1,4 @@
-"""`softbench list`: the attentions, measures, studies and inputs that there are."""
+"""`softbench list`: the attentions, measures, studies, tasks and inputs that there are."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _INPUTS = [
 @click.option("--defaults", is_flag=True, help="Print every setting with its default instead, as a bench.toml.")
 @click.option("--format", "form", type=click.Choice(["table", "md"]), default="table", show_default=True)
 def list_command(family: str | None, linear: bool | None, linear_in_v: bool | None, defaults: bool, form: str) -> None:
-    """List attentions, measures, studies and inputs; with a filter, the attentions it leaves."""
+    """List attentions, measures, studies, tasks and inputs; with a filter, the attentions it leaves."""
     filtered = (family, linear, linear_in_v) != (None, None, None)
     if defaults:
         if filtered or form != "table":
@@ -54,9 +54,11 @@ def list_command(family: str | None, linear: bool | None, linear_in_v: bool | No
         return
     measures = [(n, plugins.summary("measures", n)) for n in plugins.names("measures")]
     studies = [(n.replace("_", "-"), plugins.summary("studies", n)) for n in plugins.names("studies")]
+    tasks = [_attentions.task_row(name) for name in plugins.names("tasks")]
     _printing.print_tables([
         attentions,
         _printing.listing("Measures", ("name", "summary"), measures),
         *([_printing.listing("Studies", ("name", "summary"), studies)] if studies else []),
+        _printing.listing("Tasks", _attentions.TASK_HEADER, tasks),
         _printing.listing("Inputs", ("name", "summary"), _INPUTS),
     ], form)

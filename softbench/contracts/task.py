@@ -31,8 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softbench import options as opts
-from softbench import plugins
+from softbench import options, plugins
 from softbench.errors import PluginError, SoftbenchError, UsageError, text
 from softbench.options import option
 from softbench.plugins.contained import contained
@@ -50,7 +49,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the settings of every task begin with."""
+    """The settings that every task begins with."""
 
     train: int = option(20_000, "samples to learn from, at most", low=1)
     val: int = option(1_000, "samples by which settings are chosen", low=1)
@@ -82,16 +81,16 @@ class Samples:
 
     def digest(self) -> str:
         """Twelve digits that say whether two machines have the same samples."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for array in (self.inputs, self.labels, *(() if self.queries is None else (self.queries,))):
             little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<")))
-            found.update(f"{little.dtype.str}{little.shape}".encode() + little.tobytes())
-        return found.hexdigest()[:12]
+            digest.update(f"{little.dtype.str}{little.shape}".encode() + little.tobytes())
+        return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a model must know of a task to be built for it.
+    """The facts of a task that a model is built for.
 
     Attributes:
         grid: rows and cols of the tokens, 1 x N for a sequence.
@@ -109,17 +108,17 @@ class Form:
 
 @dataclass(frozen=True)
 class Task:
-    """A loaded task together with its settings; `given` are those that are not its defaults."""
+    """A loaded task together with its settings; `changed` are those that are not its defaults."""
 
     name: str
     module: ModuleType
     settings: Any
-    given: dict[str, Any]
+    changed: dict[str, Any]
 
     @property
     def label(self) -> str:
         """How tables call it: `mqar`, `mqar:pairs=16`."""
-        return ":".join([self.name, *(f"{key}={value}" for key, value in self.given.items())])
+        return ":".join([self.name, *(f"{key}={value}" for key, value in self.changed.items())])
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -138,8 +137,8 @@ class Task:
         except (UsageError, MemoryError):
             raise
         except Exception as error:
-            said = text(error) if isinstance(error, SoftbenchError) else f"{type(error).__name__}: {text(error)}"
-            raise PluginError(f"Task '{self.name}': open() raised {said}") from error
+            reason = text(error) if isinstance(error, SoftbenchError) else f"{type(error).__name__}: {text(error)}"
+            raise PluginError(f"Task '{self.name}': open() raised {reason}") from error
         if fault := _fault(self.module, samples):
             raise PluginError(f"Task '{self.name}', {split}: {fault}.")
         return samples
@@ -153,7 +152,7 @@ class Task:
             raise PluginError(f"Task '{self.name}': chance() raised {type(error).__name__}: {text(error)}.") from error
 
     def form(self, samples: Samples) -> Form:
-        """What a model for these samples must know."""
+        """The facts that a model for these samples is built for."""
         kind, shape = str(self.module.INPUT), samples.inputs.shape
         form = Form(kind, str(self.module.READOUT), (1, shape[1]), samples.classes)
         if kind in ("tokens", "bytes"):
@@ -180,10 +179,10 @@ def load(name: str, values: Mapping[str, Any] | None = None) -> Task:
     if not isinstance(module.Settings, type) or not issubclass(module.Settings, Sizes):
         raise PluginError(f"Task '{called}': Settings must be a frozen dataclass that extends"
                           " softbench.contracts.task.Sizes.")
-    settings = opts.parse(module.Settings, values or {}, f"task '{called}'")
-    given = {key: value for key, value in opts.to_dict(settings).items()
-             if value != getattr(module.Settings(), key)}
-    return Task(called, module, settings, given)
+    settings = options.parse(module.Settings, values or {}, f"task '{called}'")
+    changed = {key: value for key, value in options.to_dict(settings).items()
+               if value != getattr(module.Settings(), key)}
+    return Task(called, module, settings, changed)
 
 
 def _fault(module: ModuleType, samples: Any) -> str:
@@ -193,11 +192,12 @@ def _fault(module: ModuleType, samples: Any) -> str:
     inputs, labels, queries = samples.inputs, samples.labels, samples.queries
     if not all(isinstance(array, np.ndarray) for array in (inputs, labels)):
         return "inputs and labels must be numpy arrays"
-    asked = module.READOUT == "queries"
-    if inputs.ndim != _DIMS[module.INPUT] or labels.ndim != 1 + asked or len(inputs) != len(labels) or not labels.size:
+    at_queries = module.READOUT == "queries"
+    dims = _DIMS[module.INPUT], 1 + at_queries
+    if (inputs.ndim, labels.ndim) != dims or len(inputs) != len(labels) or not labels.size:
         return (f"inputs {inputs.shape} and labels {labels.shape} are not those of {module.INPUT} read by"
                 f" {module.READOUT}")
-    if asked != isinstance(queries, np.ndarray) or (queries is not None and queries.shape != labels.shape):
+    if at_queries != isinstance(queries, np.ndarray) or (queries is not None and queries.shape != labels.shape):
         return "each label of a query needs its position, and no other has one"
     for what, array, end in (("labels", labels, samples.classes), ("tokens", inputs, samples.vocab),
                              ("query positions", queries, inputs.shape[1])):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softbench import options as opts
+from softbench import options
 from softbench.case import AttentionSpec
 from softbench.contracts import attention as attentions
 from softbench.contracts.attention import Attention
@@ -125,7 +125,7 @@ class EncoderBlock(nn.Module):
         return x if self.mlp is None else x + self.mlp(self.norm2(x))
 
 
-def create(form: Form, attention: str, options: Mapping[str, Any] | None = None, impl: str = "auto",
+def create(form: Form, attention: str, attn_options: Mapping[str, Any] | None = None, impl: str = "auto",
            **size: Any) -> Encoder:
     """An encoder for a task of that form, with an attention of the list or a file.
 
@@ -133,5 +133,5 @@ def create(form: Form, attention: str, options: Mapping[str, Any] | None = None,
         UsageError: a name, an option or a size that does not exist or does not fit. Unsupported: the attention cannot
             run on that grid.
     """
-    chosen = attentions.load(AttentionSpec(attention, dict(options or {})))
-    return Encoder(form, chosen, opts.parse(Size, size, "the encoder"), impl)
+    chosen = attentions.load(AttentionSpec(attention, dict(attn_options or {})))
+    return Encoder(form, chosen, options.parse(Size, size, "the encoder"), impl)

@@ -20,8 +20,8 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 @functools.cache
 def digits() -> tuple[Array, Array]:
     """scikit-learn's digits, of 8 x 8 pixels."""
-    found = imported("sklearn.datasets", "scikit-learn", "images").load_digits()
-    return np.round(found.images[:, None] * (255 / 16)).astype(np.uint8), found.target.astype(np.int64)
+    held = imported("sklearn.datasets", "scikit-learn", "images").load_digits()
+    return np.round(held.images[:, None] * (255 / 16)).astype(np.uint8), held.target.astype(np.int64)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""What the tasks of recall share: different keys and values, and keys that are asked for after them."""
+"""Recall, as its tasks share it: different keys and values, and keys that are asked for after them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def pairs(rng: Generator, count: int, size: int, vocab: int) -> tuple[Array, Arr
     return (_splits.chosen(rng, count, vocab // 2 - 1, size) + 1, _splits.chosen(rng, count, vocab // 2, size))
 
 
-def asked(rng: Generator, context: Array, keys: Array, values: Array, tokens: int, vocab: int, power: float,
-          filler: str) -> tuple[Array, Array, Array]:
+def sequences(rng: Generator, context: Array, keys: Array, values: Array, tokens: int, vocab: int, power: float,
+              filler: str) -> tuple[Array, Array, Array]:
     """Sequences of context and queries [count, tokens], the values asked for and where [count, pairs].
 
     Keys stand at slots of two tokens after the context, by a power law.

@@ -45,8 +45,8 @@ def divided(sizes: Sizes, split: str, labels: Array, inputs: Array) -> Array:
     Raises:
         UsageError: there are not so many.
     """
-    _, once = np.unique(inputs.reshape(len(inputs), -1), axis=0, return_index=True)
-    order = generator(sizes, len(ORDER)).permutation(np.sort(once))
+    once = {row.tobytes(): i for i, row in reversed(list(enumerate(inputs)))}
+    order = generator(sizes, len(ORDER)).permutation(np.sort(list(once.values())))
     order = order[_in_turn(labels[order])]
     start = 0
     for name in ORDER:

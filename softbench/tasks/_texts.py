@@ -36,11 +36,11 @@ def files(sizes: Sizes, tokens: int, package: str, split: str) -> list[bytes]:
 
 def cut(texts: Sequence[bytes], starts: Sequence[int], tokens: int) -> Array:
     """So many bytes of each text from its start on, padded with 0."""
-    found = np.zeros((len(texts), tokens), np.uint8)
+    rows = np.zeros((len(texts), tokens), np.uint8)
     for row, (held, start) in enumerate(zip(texts, starts, strict=True)):
         piece = np.frombuffer(held[start:start + tokens], np.uint8)
-        found[row, :len(piece)] = piece
-    return found
+        rows[row, :len(piece)] = piece
+    return rows
 
 
 def place(rng: Generator, held: Sequence[bytes], tokens: int) -> tuple[int, int]:
@@ -52,8 +52,8 @@ def place(rng: Generator, held: Sequence[bytes], tokens: int) -> tuple[int, int]
 
 @functools.cache
 def _contents(folder: Path, least: int) -> list[bytes]:
-    """What its Python files of that size hold, without those of its tests."""
-    found = [file for file in sorted(folder.rglob("*.py"))
+    """The contents of its Python files of that size, without those of its tests."""
+    own = [file for file in sorted(folder.rglob("*.py"))
              if not {"test", "tests", "idle_test"} & set(file.relative_to(folder).parts)]
-    held = [file.read_bytes().replace(b"\0", b" ") for file in found]
+    held = [file.read_bytes().replace(b"\0", b" ") for file in own]
     return [text for text in dict.fromkeys(held) if len(text) >= least]

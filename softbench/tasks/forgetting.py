@@ -64,5 +64,5 @@ def _draw(settings: Settings, rng: Generator, count: int) -> tuple[Array, Array,
     context = np.stack([keys, values + settings.vocab // 2], 2).reshape(count, -1)
     last = values[:, :first].copy()
     np.put_along_axis(last, changed, values[:, first:], 1)
-    return _recall.asked(rng, context, keys[:, :first], last, settings.tokens, settings.vocab, settings.power,
-                         settings.filler)
+    return _recall.sequences(rng, context, keys[:, :first], last, settings.tokens, settings.vocab, settings.power,
+                             settings.filler)

@@ -66,7 +66,7 @@ def chance(settings: Settings) -> float:
 
 
 def value(operator: str, values: list[int]) -> int:
-    """What an operator makes of the values below it."""
+    """The value of an operator on the values below it."""
     if operator == "[MED":
         return int(np.median(values))
     return sum(values) % 10 if operator == "[SM" else min(values) if operator == "[MIN" else max(values)

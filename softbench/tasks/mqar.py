@@ -63,4 +63,5 @@ def chance(settings: Settings) -> float:
 def _draw(settings: Settings, rng: Generator, count: int) -> tuple[Array, Array, Array]:
     keys, values = _recall.pairs(rng, count, settings.pairs, settings.vocab)
     context = np.stack([keys, values + settings.vocab // 2], 2).reshape(count, -1)
-    return _recall.asked(rng, context, keys, values, settings.tokens, settings.vocab, settings.power, settings.filler)
+    return _recall.sequences(rng, context, keys, values, settings.tokens, settings.vocab, settings.power,
+                             settings.filler)

@@ -66,9 +66,9 @@ def _of_each_digit(settings: Settings, split: str) -> list[Array]:
     """The pictures of 0 to 9 that a split may show."""
     images, labels = _pictures.digits()
     order = _splits.generator(settings, 3).permutation(len(labels))
-    found = []
+    pictures = []
     for digit in range(10):
         mine = order[labels[order] == digit]
         low, high = (round(share * len(mine)) for share in _SHARES[split])
-        found.append(images[mine[low:high], 0])
-    return found
+        pictures.append(images[mine[low:high], 0])
+    return pictures

@@ -1,9 +1,9 @@
-"""Selective copying: a few tokens among blanks, to be repeated in their order.
+"""Selective-copy: a few tokens among blanks, to be repeated in their order.
 
 Rule: `size` tokens of the vocabulary, drawn with replacement, stand in order at places drawn from the first `tokens` -
 `size`, among blanks; at each of the last `size` positions, which hold a mark, the next of them is asked for. Where they
 stand differs from sample to sample, so that no fixed shift copies them.
-Chance: 1 / vocab.
+Chance: one of the tokens that are to be copied, 1 / size + (1 - 1 / size) / vocab, as some of them are the same.
 Source: Gu and Dao, Mamba, 2023 (arXiv 2312.00752), after Jing et al., Gated Orthogonal Recurrent Units, 2019; published
 with 4,096 tokens, 16 of them to copy, from a vocabulary of 16.
 """
@@ -49,8 +49,8 @@ def open(settings: Settings, split: str) -> Samples:
 
 
 def chance(settings: Settings) -> float:
-    """One of the vocabulary."""
-    return 1 / settings.vocab
+    """One of the tokens that are to be copied."""
+    return 1 / settings.size + (1 - 1 / settings.size) / settings.vocab
 
 
 def _draw(settings: Settings, rng: Generator, count: int) -> tuple[Array, Array]:

@@ -73,7 +73,7 @@ def test_info_of_a_file(run, tmp_path: Path):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (("soff",), "No attention named 'soff'. Did you mean 'soft'?"),
+    (("soff",), "No attention or task named 'soff'. Did you mean 'soft'?"),
     (("./nowhere.py",), "No attention file './nowhere.py'."),
     ((), "Missing argument 'NAME'."),
 ])
