@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import random
+import signal
 import tempfile
 
 import numpy as np
@@ -17,6 +18,10 @@ os.environ["XDG_CACHE_HOME"] = _cache.name  # what `softbench roofline` knows of
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # triton reads it when it sees a kernel
+
+for _number in (signal.SIGINT, signal.SIGHUP):  # to which a job in the background, or under nohup, would be deaf
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 THREADS = torch.get_num_threads()
 SEED = int(os.environ.get("TEST_SEED", "0"))  # TEST_SEED=7 make test: no test may pass by the luck of one seed

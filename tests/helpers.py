@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -150,16 +148,6 @@ def write_plugin(folder: Path, source: str, name: str = "broken") -> str:
     path = folder / f"{name}.py"
     path.write_text(source)
     return str(path)
-
-
-@contextmanager
-def hearing_ctrl_c() -> Iterator[None]:
-    """Children started in here hear SIGINT, to which a job in the background, such as this one, may be deaf."""
-    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, heard)
 
 
 def quiet_import(name: str) -> ModuleType:

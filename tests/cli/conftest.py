@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import helpers
 import pytest
 
 from softbench.__main__ import main
@@ -43,8 +42,7 @@ def process() -> Callable[..., subprocess.Popen[str]]:
     def process(*arguments: str, paths: tuple[Path, ...] = (), **keys: Any) -> subprocess.Popen[str]:
         found = os.pathsep.join(map(str, (ROOT, *paths)))
         environment = {**os.environ, "PYTHONPATH": found, "OMP_NUM_THREADS": "1"}
-        with helpers.hearing_ctrl_c():
-            return subprocess.Popen([sys.executable, "-m", "softbench", *arguments], env=environment, text=True,
-                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keys)
+        return subprocess.Popen([sys.executable, "-m", "softbench", *arguments], env=environment, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keys)
 
     return process

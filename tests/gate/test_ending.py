@@ -10,7 +10,6 @@ import threading
 import time
 from pathlib import Path
 
-import helpers
 import pytest
 from gate import stub
 from reports import fake_records as fake
@@ -59,9 +58,8 @@ def test_nothing_stays_behind(tmp_path: Path, half: str, number: signal.Signals,
     laid_out = tmp_path / "laid-out"
     laid_out.mkdir()
     environment = os.environ | {"PYTHONPATH": str(source.HERE), "TMPDIR": str(laid_out), "OMP_NUM_THREADS": "1"}
-    with helpers.hearing_ctrl_c():
-        parent = subprocess.Popen([sys.executable, "-c", _PARENT, str(version.root), str(laid_out), "--only", half],
-                                  env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, "-c", _PARENT, str(version.root), str(laid_out), "--only", half],
+                              env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     pids = version.root / "pids"
     deadline = time.monotonic() + 60
     expected = 1 if half == "exact" else 2
@@ -93,10 +91,9 @@ def test_what_is_known_by_then_is_printed_and_kept(tmp_path: Path, number: signa
     (version.root / "softbench" / "measures" / "flops.py").write_text("")
     environment = os.environ | {"PYTHONPATH": str(source.HERE), "OMP_NUM_THREADS": "1"}
     kept, pids = tmp_path / "kept.jsonl", version.root / "pids"
-    with helpers.hearing_ctrl_c():
-        parent = subprocess.Popen([sys.executable, "-c", _PARENT, str(version.root), str(tmp_path), "--out", str(kept)],
-                                  env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                  text=True)
+    parent = subprocess.Popen([sys.executable, "-c", _PARENT, str(version.root), str(tmp_path), "--out", str(kept)],
+                              env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True)
     deadline = time.monotonic() + 60
     while not (pids.exists() and pids.read_text().count("\n") == 2):
         assert time.monotonic() < deadline
