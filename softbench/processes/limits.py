@@ -50,7 +50,7 @@ class _Limit:
         self.over = threading.Event()
         self._seconds, self._stuck = seconds, stuck
         self._thread = threading.get_ident()
-        self._lock = threading.Lock()
+        self._lock, self._raised = threading.Lock(), False
         self._main = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
         self._before = signal.getsignal(signal.SIGALRM)
         self._watcher = threading.Thread(target=self._watch, daemon=True)
@@ -76,9 +76,15 @@ class _Limit:
         try:
             with self._lock:
                 self.over.set()
-                _raise_in(self._thread, None)
+                if self._raised:
+                    self._raised = False
+                    # One may be on its way. Another takes its place and is met here: Python looks at each call for one
+                    # that was only taken back, and under a profiler for ever.
+                    _raise_in(self._thread)
+                    while True:
+                        pass
             return True
-        except TimeoutError:  # the last one, which was on its way
+        except TimeoutError:
             return False
 
     def _expire(self, number: int, frame: FrameType | None) -> None:
@@ -92,13 +98,14 @@ class _Limit:
         for _ in range(round(_GRACE_SECONDS / _AGAIN_SECONDS)):
             with self._lock:
                 if not self.over.is_set():
-                    _raise_in(self._thread, TimeoutError)
+                    self._raised = True
+                    _raise_in(self._thread)
             if self.over.wait(_AGAIN_SECONDS):
                 return
         if self._stuck is not None:
             self._stuck()
 
 
-def _raise_in(thread: int, kind: type[BaseException] | None) -> None:
-    """Let a thread raise an exception at its next instruction of Python; None takes one back that waits."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind) if kind else None)
+def _raise_in(thread: int) -> None:
+    """Let a thread raise TimeoutError at its next instruction of Python."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(TimeoutError))

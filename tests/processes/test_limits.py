@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +99,38 @@ def test_who_set_the_limit_is_told_where_there_is_no_end(monkeypatch: pytest.Mon
 
     with pytest.raises(TimeoutError), deadline(0.05, told.set):
         forever(until_told)
+
+
+_AFTER = """
+import contextlib, signal, sys, time
+from softbench.processes.limits import deadline
+
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM] if len(sys.argv) > 1 else [])
+with contextlib.suppress(TimeoutError), deadline(0.05):
+    end = time.monotonic() + float(sys.argv[1] if len(sys.argv) > 1 else 0)
+    while time.monotonic() < end:
+        pass
+sys.setprofile(lambda *_: None)
+(lambda: print("on"))()
+"""
+
+
+@pytest.mark.parametrize("arguments", [(), ("5",)], ids=["in_time", "raised_in_a_thread"])
+def test_functions_can_be_profiled_after_the_block(arguments: tuple[str, ...]) -> None:
+    """Python 3.11 enters no function under a profiler for as long as it looks for an exception that was taken back."""
+    done = subprocess.run([sys.executable, "-c", _AFTER, *arguments], capture_output=True, text=True, timeout=60,
+                          check=False, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "on\n", "")
+
+
+def test_what_waits_to_be_raised_at_the_end_is_met_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is over just as the block ends: the exception of the thread comes before the block is left, or never."""
+    def raised_late(self: limits._Limit) -> None:
+        with self._lock:
+            self._raised = True
+        self.over.wait()
+
+    monkeypatch.setattr(limits._Limit, "_watch", raised_late)
+    with deadline(60.0):
+        time.sleep(0.01)
+    time.sleep(0.01)  # raises what was still on its way
