@@ -13,10 +13,11 @@ from softbench.case import TIMM
 from softbench.dtypes import BFLOAT16, FLOAT16
 from softbench.errors import UsageError, unknown
 from softbench.machine.device import is_gpu
-from softbench.training.recipe import Recipe
+from softbench.tasks.images.recipe import Recipe
 
 _AMP = ("auto", "none", BFLOAT16, FLOAT16)
 _PEER = f"{TIMM}:"
+OF_IMAGES = ("data", "class_map", "classes", "limit")
 
 
 def options(command: Callable[..., int]) -> Callable[..., int]:

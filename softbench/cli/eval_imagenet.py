@@ -52,6 +52,8 @@ def eval_imagenet_command(arch: str, checkpoint: Path, out: Path | None, device:
     """Score a checkpoint: top-1, top-5 and images a second over the validation split, prepared as for its training."""
     from softbench import records
     from softbench.machine.device import find
+    from softbench.tasks.images.lesson import ImageTask
+    from softbench.tasks.images.weights import Weights
     from softbench.training import scoring
 
     if out is not None:
@@ -60,14 +62,16 @@ def eval_imagenet_command(arch: str, checkpoint: Path, out: Path | None, device:
     if settings:
         raise UsageError(f"eval-imagenet trains nothing: --set {next(iter(settings))} has no effect here.")
     where = find(device)
-    found = scoring.score(scoring.Scoring(
-        checkpoint, arch=arch, options=attention, device=where, amp=_training.amp(amp, where),
-        workers=_training.workers(workers, where), splits=_training.splits(splits),
-        out=out.parent if out else Path(), command=_running.command(), **flags), _printing.say)
-    if found:
+    images = ImageTask(flags.pop("data"), _training.splits(splits), flags.pop("class_map"), limit=flags.pop("limit"))
+    running = {key: flags.pop(key) for key in ("batch", "threads", "max_bad")}
+    scores = scoring.score(scoring.Scoring(
+        Weights(checkpoint, images, arch=arch, options=attention, **flags), images, device=where,
+        amp=_training.amp(amp, where), workers=_training.workers(workers, where), out=out.parent if out else Path(),
+        command=_running.command(), **running), _printing.say)
+    if scores:
         try:
             if out is not None:
-                records.append(out, found)
+                records.append(out, scores)
         finally:  # a score that could not be kept is still told
-            _presenting.print_records(found, form, "", _presenting.choose(("eval",), None, plot=False))
+            _presenting.print_records(scores, form, "", _presenting.choose(("eval",), None, plot=False))
     return 0

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from softbench import options as opts
+from softbench import options
 from softbench.cli import _presenting, _printing, _running, _training
 from softbench.cli._progress import Watcher
 from softbench.errors import UsageError
-from softbench.training.recipe import Recipe, changed, row
+from softbench.tasks.images.recipe import Recipe, changed, row
 
 SECTION = "Train"
 
@@ -55,26 +55,29 @@ def train_imagenet_command(arch: str, out: Path | None, device: str, amp: str, w
     out = out or Path("results") / "train" / f"{_slug(arch)}-{_slug(Path(flags['data']).name or flags['data'])}"
 
     from softbench.machine.device import find
+    from softbench.tasks.images.lesson import ImageTask
     from softbench.training import distributed, job
     from softbench.training.learner import Arithmetic
     from softbench.training.plan import Job
 
     where = find(device)
+    data = flags["data"]
+    images = ImageTask(splits=_training.splits(splits), **{key: flags.pop(key) for key in _training.OF_IMAGES})
     arithmetic = Arithmetic(_training.amp(amp, where), flags.pop("compile"), flags.pop("sync_bn"), flags.pop("fsdp"))
     asked = Job(
-        arch=arch, out=out, recipe=recipe, options=attention, arithmetic=arithmetic, device=where,
-        given_batch="batch" in settings, workers=_training.workers(workers, where), splits=_training.splits(splits),
+        arch=arch, task=images, out=out, recipe=recipe, options=attention, arithmetic=arithmetic, device=where,
+        given_batch="batch" in settings, workers=_training.workers(workers, where),
         minutes=flags.pop("checkpoint_minutes"), command=_running.command(), **flags)
     if dry_run:
         job.look(asked, _printing.say)
-        rows = [(name, str(getattr(recipe, name)), text) for name, _, _, text in opts.describe(Recipe)]
-        title = f"The recipe of {arch} on {asked.data}, not run."
+        rows = [(name, str(getattr(recipe, name)), text) for name, _, _, text in options.describe(Recipe)]
+        title = f"The recipe of {arch} on {data}, not run."
         _printing.print_tables([_printing.listing(title, ("key", "value", "what"), rows)], form)
         return 0
     with Watcher(distributed.is_leader()) as watch:
-        found = job.train(asked, watch)
-    if found:
-        _presenting.print_records(found, form, "", _presenting.choose(("train",), None, plot=False))
+        epochs = job.train(asked, watch)
+    if epochs:
+        _presenting.print_records(epochs, form, "", _presenting.choose(("train",), None, plot=False))
         _printing.say(f"Run: {out}")
     return 0
 

@@ -1,1 +1,1 @@
-"""Tasks: a file is one task to learn, and its name is the name. The contract is `softbench.contracts.task`."""
+"""Tasks: a file or folder is one task to learn, its name is the name, and `softbench.contracts.task` the contract."""

@@ -1,1 +1,1 @@
-"""Training and evaluating the backbones on images: what binds timm and torch.distributed into one restartable job."""
+"""Training whatever a task gives batches of: what binds timm and torch.distributed into one restartable job."""

@@ -1,4 +1,4 @@
-"""The journal of a run: records as JSON Lines, `summary.csv` drawn from them, `args.toml`, TensorBoard on request."""
+"""The journal of a run: records as JSON Lines, `summary.csv` drawn from them, `args.toml`, the names of bad samples."""
 
 from __future__ import annotations
 
@@ -14,30 +14,38 @@ from typing import Any
 
 from torch import nn
 
-from softbench import files, records
-from softbench import options as opts
+from softbench import files, options, records
 from softbench.case import ModelSpec
+from softbench.dtypes import FLOAT32
 from softbench.errors import ResultsError, UsageError
 from softbench.models.blocks import ProjectedAttention
 from softbench.records import About, Point, Reading, Record
+from softbench.training.distributed import Group
+from softbench.training.task import Judged
 
 RECORDS, SUMMARY, ARGS = "records.jsonl", "summary.csv", "args.toml"
-UNITS = {"images_per_second": "image/s", "peak_memory": "B"}
 
 
-def made(measure: str, numbers: Mapping[str, float], *, spec: ModelSpec, model: nn.Module,
-         batch: int, image: tuple[int, int], dtype: str, device: str, seed: int, coords: Mapping[str, Any],
+def made(measure: str, numbers: Mapping[str, float], *, spec: ModelSpec, model: nn.Module, batch: int,
+         grid: tuple[int, int], amp: str, device: str, seed: int, coords: Mapping[str, Any],
          detail: Mapping[str, Any], environment: Mapping[str, Any]) -> list[Record]:
     """A record for each of these numbers, which share all the rest. Accuracies are shares, 1 is all."""
     inside = next((module for module in model.modules() if isinstance(module, ProjectedAttention)), None)
     about = About(attention=inside.attention.name if inside else None,
-                  options=opts.to_dict(inside.attention.options) if inside else {}, model=spec.display_name,
+                  options=options.to_dict(inside.attention.options) if inside else {}, model=spec.display_name,
                   impl=inside.impl if inside else None, mode="forward" if measure == "eval" else "forward_backward",
                   label=spec.label)
-    point = Point(batch=batch, rows=image[0], cols=image[1], dtype=dtype, device=device, seed=seed, coords=dict(coords))
+    point = Point(batch=batch, rows=grid[0], cols=grid[1], dtype=FLOAT32 if amp == "none" else amp, device=device,
+                  seed=seed, coords=dict(coords))
     here = records.origin(dict(environment))
-    return [records.make(measure, Reading(quantity, UNITS.get(quantity, "1"), [number], detail=dict(detail)), about,
+    return [records.make(measure, Reading(quantity, unit(quantity), [number], detail=dict(detail)), about,
                          point, here) for quantity, number in numbers.items()]
+
+
+def unit(quantity: str) -> str:
+    """The unit of what training and evaluation count: "image/s" of images_per_second."""
+    word, per_second, _ = quantity.partition("s_per_second")
+    return f"{word}/s" if per_second else "B" if quantity == "peak_memory" else "1"
 
 
 def own(folder: Path, run: str) -> list[Record]:
@@ -45,8 +53,8 @@ def own(folder: Path, run: str) -> list[Record]:
     path = folder / RECORDS
     if not path.exists():
         return []
-    found = records.latest(records.read(path, begun=True)[0])
-    return sorted((r for r in found if r.coords.get("run") == run), key=lambda record: int(record.coords["epoch"]))
+    every = records.latest(records.read(path, begun=True)[0])
+    return sorted((r for r in every if r.coords.get("run") == run), key=lambda record: int(record.coords["epoch"]))
 
 
 def restored(lines: Sequence[Any], where: Path) -> list[Record]:
@@ -86,11 +94,11 @@ def _is_later(line: str, run: str, epochs: int) -> bool:
         return False
 
 
-def summary(found: Sequence[Record]) -> str:
+def summary(epochs: Sequence[Record]) -> str:
     """CSV with a line for each epoch and a column for each quantity, in SI units."""
-    columns = list(dict.fromkeys(record.quantity for record in found))
+    columns = list(dict.fromkeys(record.quantity for record in epochs))
     lines: dict[int, dict[str, Any]] = {}
-    for record in found:
+    for record in epochs:
         lines.setdefault(int(record.coords["epoch"]), {})[record.quantity] = record.value
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -141,3 +149,52 @@ def tensorboard(folder: Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder / "tensorboard"))
+
+
+class Unreadable:
+    """The samples of a split that cannot be read, over all processes: named in a file, counted once each.
+
+    Args:
+        split: "train" or "val".
+        folder: where the leading process names them, in bad-WORDs.txt.
+        limit: how many are passed over.
+        known: indices of those that are named already.
+        say: told where they cannot be named.
+    """
+
+    def __init__(self, judged: Judged, split: str, word: str, folder: Path, limit: int, group: Group, known: list[int],
+                 say: Callable[[str], None]) -> None:
+        self.judged, self.split, self.word, self.limit, self.group = judged, split, word, limit, group
+        self.path, self.known, self.say = folder / f"bad-{word}s.txt", known, say
+
+    def note(self, indices: list[int]) -> None:
+        """Take note of samples that this process could not read; all processes call this together.
+
+        Raises:
+            ResultsError: more are bad than may be.
+        """
+        everywhere = {index for some in self.group.gathered(indices) for index in some}
+        fresh = sorted(everywhere - set(self.known))
+        self.known += fresh
+        with self.group.together():
+            if fresh and self.group.leads:
+                with aside(self.say):
+                    self._name(fresh)
+            if len(self.known) > self.limit:
+                raise ResultsError(
+                    f"{len(self.known)} {self.word}s of {self.split} cannot be read, more than --max-bad {self.limit};"
+                    f" {self.path} names them. Repair them, or allow more.")
+
+    def _name(self, indices: list[int]) -> None:
+        lines = [f"{self.split}/{self.judged.name(self.split, index)}\n" for index in indices]
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a+", encoding="utf-8", errors="surrogateescape") as file:
+                file.seek(0)
+                named = file.read()  # by this run before it was killed, or by another
+                if named and not named.endswith("\n"):
+                    file.write("\n")
+                before = set(named.splitlines(keepends=True))
+                file.writelines(line for line in lines if line not in before)
+        except OSError as error:
+            raise ResultsError(f"Cannot write {self.path}: {error.strerror}.") from error

@@ -6,31 +6,27 @@ tensors under the model's own names, so that a job may go on with another number
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.data import Mixup
-from timm.data.random_erasing import RandomErasing
 from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict as states
-from torch.nn import functional as F
 
-from softbench import dtypes, models
+from softbench import dtypes
+from softbench.contracts.recipe import Recipe
 from softbench.dtypes import FLOAT16
 from softbench.errors import ResultsError, UsageError
+from softbench.inputs import seeding
 from softbench.machine.device import is_gpu
-from softbench.training import seeding
-from softbench.training.data import Batch
 from softbench.training.distributed import Group
-from softbench.training.preparing import Prepared
-from softbench.training.recipe import Recipe
+from softbench.training.task import Network
 
 
 @dataclass(frozen=True)
@@ -48,12 +44,13 @@ class Learner:
 
     Attributes:
         model: the bare model; `network` is what is called, wrapped for several processes or compiled.
+        loss: of a network over a batch.
         ema: timm's averaged copy, or None.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, arithmetic: Arithmetic, *, classes: int, steps: int,
-                 group: Group) -> None:
-        self.recipe, self.arithmetic, self.group, self.classes = recipe, arithmetic, group, classes
+    def __init__(self, model: nn.Module, loss: Callable[[Network, Any], Tensor], recipe: Recipe, arithmetic: Arithmetic,
+                 *, steps: int, group: Group) -> None:
+        self.loss, self.recipe, self.arithmetic, self.group = loss, recipe, arithmetic, group
         self.accumulate = accumulation(recipe, group.world)
         if arithmetic.sync_bn:
             # torch's own would drop the activations that timm has inside of batch norm
@@ -72,47 +69,25 @@ class Learner:
         self.schedule = _schedule(self.optimizer, recipe, steps)
         self.steps = steps
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=arithmetic.amp == FLOAT16)
-        self.mixup = Mixup(  # type: ignore[no-untyped-call]
-            recipe.mixup, recipe.cutmix, prob=recipe.mixup_prob, switch_prob=recipe.mixup_switch,
-            label_smoothing=recipe.smoothing, num_classes=classes) if _mixes(recipe) else None
-        self.erase = RandomErasing(  # type: ignore[no-untyped-call]
-            recipe.erasing, mode="pixel", device=str(group.device)) if recipe.erasing else None
 
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def images(self, batch: Batch) -> Tensor:
-        """The images of a batch as normalised floats on the device, [B, 3, rows, cols]."""
-        return Prepared.by_recipe(self.recipe).normalised(batch.images, self.group.device)
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """What networks run under."""
-        return autocast(self.arithmetic.amp, self.group.device)
-
-    def loss_of(self, batch: Batch, epoch: int, number: int, *, last: bool) -> Tensor:
+    def loss_of(self, batch: Any, epoch: int, number: int, *, last: bool) -> Tensor:
         """The loss of micro-batch `number` of an epoch; adds its share to the gradients, which meet at the `last`."""
-        images, labels = self.images(batch), batch.labels.to(self.group.device, non_blocking=True)
         seeding.reseed(self.recipe.seed, seeding.MICRO_BATCH, epoch, number)
-        if self.erase:
-            images = self.erase(images)
-        smoothing, target = self.recipe.smoothing, labels
-        if self.mixup:
-            images, target = self.mixup(images, labels)
-            smoothing = 0.0  # it is in the mixed labels
         with self._meeting(last):
-            with self.autocast():
-                logits = self.network(images)
-            loss = F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+            loss = self.loss(called(self.network, self.arithmetic.amp, self.group.device), batch)
             self.scaler.scale(loss / self.accumulate).backward()
         return loss.detach()
 
     def norm(self) -> Tensor:
         """The norm of the gradients, which are clipped by it."""
         self.scaler.unscale_(self.optimizer)
-        found = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or float("inf"))
-        return found.full_tensor() if hasattr(found, "full_tensor") else found
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or float("inf"))
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def update(self, updates: int) -> None:
         """One step of the optimiser, the `updates`-th, and of the average."""
@@ -203,27 +178,14 @@ class Learner:
         return nullcontext()
 
 
-def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast to the dtype of that name, or nothing for "none"."""
-    return nullcontext() if amp == "none" else torch.autocast(device.type, dtypes.of(amp))
+def called(network: nn.Module, amp: str, device: torch.device) -> Network:
+    """A network as tasks call it: under autocast to the dtype `amp`, or none, and with its output in float32."""
+    def call(*inputs: Tensor) -> Tensor:
+        with nullcontext() if amp == "none" else torch.autocast(device.type, dtypes.of(amp)):
+            output: Tensor = network(*inputs)
+        return output.float()
 
-
-def build(arch: str, options: Mapping[str, Any], recipe: Recipe, classes: int) -> nn.Module:
-    """The model of an arch with the weights that the recipe's seed gives; a timm model without a parameter for the size
-    of images or for stochastic depth goes without."""
-    seeding.reseed(recipe.seed, seeding.WEIGHTS)
-    wanted: dict[str, Any] = {"img_size": recipe.img_size, "drop_path_rate": recipe.drop_path}
-    if not arch.startswith(models.PEER):
-        return models.create(arch, num_classes=classes, attn_options=dict(options), **wanted)
-    if options:
-        raise UsageError(f"{arch} has no attention of softbench, so it takes no {', '.join(options)}.")
-    for names in (("img_size", "drop_path_rate"), ("drop_path_rate",), ("img_size",)):
-        try:
-            return models.create(arch, num_classes=classes, **{name: wanted[name] for name in names})
-        except UsageError as error:
-            if "does not take" not in str(error):
-                raise
-    return models.create(arch, num_classes=classes)
+    return call
 
 
 def check(recipe: Recipe, arithmetic: Arithmetic, group: Group) -> None:
@@ -235,9 +197,6 @@ def check(recipe: Recipe, arithmetic: Arithmetic, group: Group) -> None:
         raise UsageError("--fsdp shards a model over several processes: start them with torchrun.")
     if arithmetic.amp == FLOAT16 and arithmetic.fsdp:
         raise UsageError("--amp float16 does not go with --fsdp: take bfloat16.")
-    if _mixes(recipe) and recipe.batch % 2:
-        raise UsageError(f"Mixup pairs images, and a device's batch of {recipe.batch} is odd: give an even --batch, or"
-                         " --set mixup=0 --set cutmix=0.")
 
 
 def accumulation(recipe: Recipe, world: int) -> int:
@@ -248,8 +207,8 @@ def accumulation(recipe: Recipe, world: int) -> int:
     """
     times, rest = divmod(recipe.total_batch, recipe.batch * world)
     if rest or not times:
-        raise UsageError(f"A total batch of {recipe.total_batch} is not a multiple of {recipe.batch} images on each of"
-                         f" {world} device{'s' * (world > 1)}: give another --batch or --total-batch.")
+        raise UsageError(f"A total batch of {recipe.total_batch} is not a multiple of {recipe.batch} on each of {world}"
+                         f" device{'s' * (world > 1)}: give another --batch or --total-batch.")
     return times
 
 
@@ -260,12 +219,8 @@ def fitting_batch(recipe: Recipe, world: int) -> int:
         raise UsageError(f"A total batch of {recipe.total_batch} cannot be shared by {world} devices: give a multiple"
                          f" of {world} as --total-batch.")
     fitting = [size for size in range(1, min(share, recipe.batch) + 1) if share % size == 0]
-    even = [size for size in fitting if size % 2 == 0]  # mixup pairs images
+    even = [size for size in fitting if size % 2 == 0]  # some tasks mix samples in pairs
     return max(even or fitting)
-
-
-def _mixes(recipe: Recipe) -> bool:
-    return recipe.mixup > 0 or recipe.cutmix > 0
 
 
 def _shard(model: nn.Module, group: Group) -> None:

@@ -18,12 +18,12 @@ class Position:
         updates: steps done in all.
         loss: sum of the losses of this epoch's steps; `counted` is how many these are.
         skipped: steps of all epochs that were left out as their numbers were not finite.
-        seconds, waited: time of this epoch's steps, and how much of it went by waiting for images.
+        seconds, waited: time of this epoch's steps, and how much of it went by waiting for batches.
         lr: the learning rate of the last step.
         first: seconds of the first step since the run was last started.
         peak: the most bytes that any of its processes had.
-        bad: indices of training images that could not be read, of all epochs.
-        best: the best top-1 so far and where it was.
+        bad: indices of training samples that could not be read, of all epochs.
+        best: the best of the task's first score so far, by its name, and where it was.
     """
 
     epoch: int = 0
@@ -48,7 +48,7 @@ class Position:
         if not (isinstance(table, dict) and set(table) <= names
                 and all(_alike(value, getattr(wanted, name)) for name, value in table.items())
                 and all(_alike(index, 0) for index in table.get("bad", ()))
-                and all(_alike(value, _BEST.get(key)) for key, value in table.get("best", {}).items())):
+                and all(_alike(value, _BEST.get(key, 0.0)) for key, value in table.get("best", {}).items())):
             raise ResultsError(f"{path} does not say how far its training had come: it is damaged, or not by"
                                " train-imagenet.")
         return cls(**table)
@@ -64,7 +64,7 @@ class Position:
         self.loss = self.seconds = self.waited = 0.0
 
 
-_BEST = {"top1": 0.0, "epoch": 0, "weights": ""}
+_BEST = {"epoch": 0, "weights": ""}
 
 
 def _alike(value: Any, example: Any) -> bool:

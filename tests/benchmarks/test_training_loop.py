@@ -9,13 +9,15 @@ from benchmarks.pairs import times_faster
 from torch import nn
 from torch.nn import functional as F
 
-from softbench.training import learner as learners
-from softbench.training import loop, seeding
-from softbench.training.data import Batch
+from softbench.inputs import seeding
+from softbench.tasks.images.data import Batch
+from softbench.tasks.images.lesson import ImageTask
+from softbench.tasks.images.preparing import Prepared
+from softbench.tasks.images.recipe import DIGITS
+from softbench.training import loop
 from softbench.training.distributed import Group
 from softbench.training.learner import Arithmetic, Learner
 from softbench.training.position import Position
-from softbench.training.recipe import DIGITS
 
 STEPS, BATCH = 12, 64
 MOST = 1.03
@@ -41,7 +43,7 @@ def ours(learner: Learner, batch: Batch) -> Callable[[], object]:
 
 def bare(learner: Learner, batch: Batch) -> Callable[[], object]:
     def step() -> float:
-        images = learner.images(batch)
+        images = Prepared.by_recipe(DIGITS).normalised(batch.images, learner.group.device)
         loss = F.cross_entropy(learner.model(images), batch.labels, label_smoothing=0.1)
         loss.backward()
         nn.utils.clip_grad_norm_(learner.model.parameters(), 1.0)
@@ -58,8 +60,9 @@ def test_overhead_of_the_loop(benchmark, tell):
     batch = Batch(torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8), torch.randint(0, 10, (BATCH,)),
                   list(range(BATCH)), [])
     seeding.reseed(0)
-    kinds = [make(Learner(learners.build("soft-tiny", {}, DIGITS, 10), DIGITS, Arithmetic(), classes=10, steps=100,
-                          group=group), batch) for make in (ours, bare)]
+    lesson = ImageTask("digits").open(DIGITS, rank=0, world=1, accumulate=1, workers=0, device=group.device)
+    kinds = [make(Learner(lesson.build("soft-tiny", {}), lesson.loss, DIGITS, Arithmetic(), steps=100, group=group),
+                  batch) for make in (ours, bare)]
     for _ in range(STEPS):  # untimed
         for step in kinds:
             step()

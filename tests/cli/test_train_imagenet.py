@@ -15,8 +15,8 @@ import torch
 from softbench import records
 from softbench.cli import _progress, _training, cli, train_imagenet
 from softbench.errors import ResultsError
+from softbench.tasks.images.recipe import Recipe
 from softbench.training.position import Position
-from softbench.training.recipe import Recipe
 
 SHARED = {"data", "splits", "class_map", "limit", "device", "amp", "workers", "threads", "max_bad", "assignments",
           "form", "arch", "out", "batch", "img_size"}

@@ -11,7 +11,7 @@ import torch
 
 from softbench import inputs
 from softbench.inputs import pictures
-from softbench.training.data import _decoded
+from softbench.tasks.images.data import _decoded
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -16,10 +16,13 @@ import torch
 
 from softbench.errors import SoftbenchError
 from softbench.records import Record
+from softbench.tasks.images.lesson import ImageTask
+from softbench.tasks.images.recipe import DIGITS, Recipe, changed
+from softbench.tasks.images.weights import Weights
 from softbench.training import job as jobs
 from softbench.training.job import Job
 from softbench.training.position import Position
-from softbench.training.recipe import DIGITS, Recipe, changed
+from softbench.training.scoring import Scoring
 
 # Batch norm and stochastic depth are in it, yet it is small: 0.1 M parameters.
 ARCH = "timm:test_efficientnet"
@@ -55,10 +58,22 @@ def recipe(**changes: Any) -> Recipe:
 
 
 def job(out: Path, **changes: Any) -> Job:
-    """A job of that recipe; keys of the recipe and of the job alike."""
-    own = {key: changes.pop(key) for key in list(changes) if key in Job.__dataclass_fields__}
-    given = {"arch": ARCH, "data": "digits", "limit": 100, "threads": 1} | own
-    return Job(out=out, recipe=recipe(**changes), **given)
+    """A job of that recipe; keys of the recipe, of the images and of the job alike."""
+    own = {"arch": ARCH, "threads": 1} | taken(changes, Job)
+    images = ImageTask(**{"data": "digits", "limit": 100} | taken(changes, ImageTask))
+    return Job(task=images, out=out, recipe=recipe(**changes), **own)
+
+
+def scoring(checkpoint: Path, **changes: Any) -> Scoring:
+    """A score over 100 digits; keys of the weights, of the images and of the scoring alike."""
+    images = ImageTask(**{"data": "digits", "limit": 100} | taken(changes, ImageTask))
+    weights = Weights(checkpoint, images, **taken(changes, Weights))
+    return Scoring(weights, images, **{"threads": 1} | changes)
+
+
+def taken(changes: dict[str, Any], of: type) -> dict[str, Any]:
+    """Those of the changes that are fields of a class, which are taken out of them."""
+    return {key: changes.pop(key) for key in list(changes) if key in of.__dataclass_fields__}
 
 
 def train(asked: Job, watch: Watch | None = None) -> list[Record]:

@@ -16,7 +16,7 @@ from training import jobs
 from softbench.errors import ResultsError, UsageError
 from softbench.training import distributed
 from softbench.training.distributed import Group
-from softbench.training.scoring import Scoring, score
+from softbench.training.scoring import score
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +50,7 @@ def assert_scores_are_those_of_the_checkpoint(out: Path, numbers: dict[str, floa
     """Batch norm's running statistics among them, which each process has its own of."""
     last = max((out / "checkpoints").glob("step-*"), key=lambda path: path.stat().st_mtime_ns)
     for weights, suffix in (("model", ""), ("ema", "_ema")):
-        found = score(Scoring(last, "digits", limit=80, threads=1, weights=weights))
+        found = score(jobs.scoring(last, limit=80, weights=weights))
         scores = {record.quantity: record.value for record in found}
         assert scores["loss"] == pytest.approx(numbers[f"loss{suffix}"], rel=1e-6)
         assert scores["top1"] == numbers[f"top1{suffix}"]
@@ -153,10 +153,9 @@ def test_what_does_not_fit_the_processes_is_said(tmp_path):
 
     group = Group(0, 1, torch.device("cpu"))
     for recipe, arithmetic, world, said in (
-            (jobs.recipe(), Arithmetic(), 3, "not a multiple of 16 images on each of 3 devices"),
+            (jobs.recipe(), Arithmetic(), 3, "not a multiple of 16 on each of 3 devices"),
             (jobs.recipe(), Arithmetic(fsdp=True), 1, "start them with torchrun"),
-            (jobs.recipe(), Arithmetic(sync_bn=True), 1, "on GPUs only"),
-            (jobs.recipe(total_batch=30, batch=15), Arithmetic(), 1, "batch of 15 is odd")):
+            (jobs.recipe(), Arithmetic(sync_bn=True), 1, "on GPUs only")):
         with pytest.raises(UsageError, match=said):
             learner.check(recipe, arithmetic, Group(0, world, group.device))
 

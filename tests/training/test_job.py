@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,13 +20,14 @@ from training import jobs
 
 from softbench import records
 from softbench.errors import ResultsError, UsageError
-from softbench.training import checkpoint, data, journal
-from softbench.training.badimages import BadImages
-from softbench.training.data import EVALUATION, Images
+from softbench.tasks.images import data
+from softbench.tasks.images.data import EVALUATION, Images
+from softbench.tasks.images.lesson import ImageTask
+from softbench.tasks.images.recipe import Recipe
+from softbench.tasks.images.sources import Split
+from softbench.training import checkpoint, journal
 from softbench.training.distributed import Group
-from softbench.training.job import data_name
-from softbench.training.recipe import Recipe
-from softbench.training.sources import Split
+from softbench.training.journal import Unreadable
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +158,8 @@ def test_a_bad_image_of_any_name_can_be_named(tmp_path):
         def filename(self, index):
             return b"caf\xe9.jpg".decode("utf-8", "surrogateescape")  # as Python reads names that are not UTF-8
 
-    BadImages(Split(Reader(), 1), "val", tmp_path / "new", 1, Group(0, 1, torch.device("cpu")), [], print).note([0])
+    lesson = SimpleNamespace(name=lambda split, index: Split(Reader(), 1).name(index))
+    Unreadable(lesson, "val", "image", tmp_path / "new", 1, Group(0, 1, torch.device("cpu")), [], print).note([0])
     assert (tmp_path / "new" / "bad-images.txt").read_bytes() == b"val/caf\xe9.jpg\n"
 
 
@@ -312,15 +315,15 @@ def test_tensorboard_is_an_option(tmp_path, monkeypatch):
 
 
 def test_a_slow_loader_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("softbench.training.job._SLOW_LOADER", 0.0)
+    monkeypatch.setattr("softbench.training.run._SLOW_LOADER", 0.0)
     watch = jobs.Watch()
     jobs.train(jobs.job(tmp_path, epochs=1), watch)
     assert any("went by waiting for images; raise --workers" in text for text in watch.said)
 
 
 def test_a_folder_goes_by_its_own_name(tmp_path):
-    assert data_name(str(tmp_path)) == tmp_path.name
-    assert data_name("digits") == "digits"
+    assert ImageTask(str(tmp_path)).title == tmp_path.name
+    assert ImageTask("digits").title == "digits"
 
 
 def test_it_learns(tmp_path):

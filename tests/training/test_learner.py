@@ -12,19 +12,30 @@ from training import jobs
 
 from softbench import models
 from softbench.errors import ResultsError, UsageError
-from softbench.training import learner as learners
+from softbench.inputs import seeding
+from softbench.tasks.images.data import Batch
+from softbench.tasks.images.lesson import ImageTask, Lesson, build
+from softbench.tasks.images.preparing import Prepared
+from softbench.tasks.images.recipe import Recipe, changed
+from softbench.tasks.images.sources import open_source
 from softbench.training import loop
-from softbench.training.data import Batch
 from softbench.training.distributed import Group
 from softbench.training.learner import Arithmetic, Learner
 from softbench.training.position import Position
-from softbench.training.recipe import Recipe, changed
 
 ALONE = Group(0, 1, torch.device("cpu"))
 
 
+DIGITS = open_source("digits")
+
+
+def lesson(recipe: Recipe) -> Lesson:
+    return Lesson(ImageTask("digits"), DIGITS, recipe, accumulate=1, rank=0, world=1, workers=0, device=ALONE.device)
+
+
 def learner(recipe: Recipe, arch: str = jobs.ARCH, steps: int = 3, amp: str = "none") -> Learner:
-    return Learner(learners.build(arch, {}, recipe, 10), recipe, Arithmetic(amp), classes=10, steps=steps, group=ALONE)
+    seeding.reseed(recipe.seed, seeding.WEIGHTS)
+    return Learner(build(arch, {}, recipe, 10), lesson(recipe).loss, recipe, Arithmetic(amp), steps=steps, group=ALONE)
 
 
 def batch(images: int = 16, seed: int = 0) -> Batch:
@@ -87,8 +98,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
 
 
 def test_images_are_normalised_as_timm_does():
-    found = learner(jobs.recipe()).images(
-        Batch(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8), torch.tensor([0]), [0], []))
+    white = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
+    found = Prepared.by_recipe(jobs.recipe()).normalised(white, ALONE.device)
     expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(found[0, :, 0, 0], expected)
 
@@ -165,9 +176,9 @@ def test_gradients_are_unscaled_before_they_are_clipped():
 
 def test_batch_norm_over_all_gpus_keeps_what_timm_has_inside_of_it():
     """An activation: torch's own conversion drops it. In evaluation it computes on a CPU, too."""
-    plain, images = learners.build(jobs.ARCH, {}, jobs.recipe(), 10).eval(), torch.randn(2, 3, 32, 32)
+    plain, images = build(jobs.ARCH, {}, jobs.recipe(), 10).eval(), torch.randn(2, 3, 32, 32)
     expected = plain(images)
-    found = Learner(plain, jobs.recipe(), Arithmetic(sync_bn=True), classes=10, steps=1, group=ALONE)
+    found = Learner(plain, lesson(jobs.recipe()).loss, jobs.recipe(), Arithmetic(sync_bn=True), steps=1, group=ALONE)
     assert any(isinstance(module, nn.SyncBatchNorm) for module in found.model.modules())
     torch.testing.assert_close(found.model.eval()(images), expected)
     assert found.optimizer.param_groups[1]["params"][0] in set(found.model.parameters())
@@ -220,7 +231,7 @@ def test_on_nan_skip_leaves_the_step_out_and_goes_on(tmp_path, monkeypatch):
 
 
 def test_skipping_without_end_stops(tmp_path, monkeypatch):
-    monkeypatch.setattr("softbench.training.job._MOST_SKIPPED", 2)
+    monkeypatch.setattr("softbench.training.run._MOST_SKIPPED", 2)
     poisoned(monkeypatch, *((epoch, number) for epoch in range(2) for number in range(6)))
     with pytest.raises(ResultsError, match="epoch 1, step 3"):
         jobs.train(jobs.job(tmp_path, on_nan="skip"))
@@ -234,6 +245,12 @@ def test_labels_that_no_output_belongs_to(labels, error, said):
         next(loop.steps(learner(jobs.recipe()), Loader([wrong, wrong]), Position(), lambda batches: []))
 
 
+def test_images_that_are_mixed_come_in_pairs():
+    with pytest.raises(UsageError, match="batch of 15 is odd"):
+        ImageTask("digits").open(jobs.recipe(total_batch=30, batch=15), rank=0, world=1, accumulate=2, workers=0,
+                              device=ALONE.device)
+
+
 def test_data_that_end_too_early_are_an_error():
     short = Loader([batch()])
     short.steps = 1
@@ -242,16 +259,16 @@ def test_data_that_end_too_early_are_an_error():
 
 
 def test_models_of_timm_are_built_with_what_they_take():
-    assert learners.build("timm:test_vit", {}, jobs.recipe(), 7).num_classes == 7
-    assert learners.build("timm:resnet18", {}, jobs.recipe(), 7).num_classes == 7  # takes no size of images
+    assert build("timm:test_vit", {}, jobs.recipe(), 7).num_classes == 7
+    assert build("timm:resnet18", {}, jobs.recipe(), 7).num_classes == 7  # takes no size of images
     with pytest.raises(UsageError, match="takes no landmarks"):
-        learners.build("timm:resnet18", {"landmarks": 4}, jobs.recipe(), 7)
+        build("timm:resnet18", {"landmarks": 4}, jobs.recipe(), 7)
     with pytest.raises(UsageError, match="timm has no model named"):
-        learners.build("timm:resent18", {}, jobs.recipe(), 7)
+        build("timm:resent18", {}, jobs.recipe(), 7)
 
 
 def test_the_seed_decides_the_weights():
-    one, two, other = (learners.build(jobs.ARCH, {}, jobs.recipe(seed=seed), 10).state_dict() for seed in (0, 0, 1))
+    one, two, other = (learner(jobs.recipe(seed=seed)).model.state_dict() for seed in (0, 0, 1))
     assert jobs.equal(dict(one), dict(two))
     assert not jobs.equal(dict(one), dict(other))
     assert models.PEER == "timm:"

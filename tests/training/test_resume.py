@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from tasks.images.test_sources import folder
 from training import jobs
-from training.test_sources import folder
 
 from softbench import records
 from softbench.errors import ResultsError, UsageError
 from softbench.processes.stopping import Terminated
 from softbench.records import Record
-from softbench.training import checkpoint, job, journal
-from softbench.training.data import EVALUATION, Images, Order
+from softbench.tasks.images.data import EVALUATION, Images, Order
+from softbench.tasks.images.lesson import Judged
+from softbench.training import checkpoint, journal, loop
 from softbench.training.learner import Learner
 
 STEPS = 6  # two epochs of three
@@ -116,7 +117,7 @@ def told(found: list[Record]) -> list[tuple[str, float | None, dict, dict]]:
 
 
 @pytest.mark.parametrize(("where", "name", "call", "after"), [
-    (Learner, "update", 3, True), (job, "evaluate", 1, False), (job, "evaluate", 2, True),
+    (Learner, "update", 3, True), (loop, "evaluate", 1, False), (loop, "evaluate", 2, True),
     (checkpoint, "save", 4, False), (checkpoint, "_link", 1, True), (checkpoint, "save", 4, True),
     (records, "append", 1, False), (records, "append", 1, True), (journal, "summary", 1, True),
     (Learner, "update", 4, False), (checkpoint, "save", 5, True), (records, "append", 2, False)])
@@ -232,15 +233,15 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(tmp_path, undisturbe
 
 def test_a_signal_during_evaluation_is_obeyed_there(tmp_path, undisturbed):
     watch = jobs.Watch()
-    real = Learner.images
+    real = Judged.judged
 
-    def images(learner, batch):
-        if len(watch.losses) == 3 and not watch.epochs and len(batch.labels) <= 16 and not learner.model.training:
+    def judged(lesson, network, batch):
+        if not watch.epochs:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(learner, batch)
+        return real(lesson, network, batch)
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(Learner, "images", images)
+    patch.setattr(Judged, "judged", judged)
     with pytest.raises(BaseException, match="Stopped in epoch 1 after step 3 of 3"):
         jobs.train(jobs.job(tmp_path), watch)
     patch.undo()

@@ -11,16 +11,16 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from tasks.images.test_sources import folder
 from timm.data import create_transform, resolve_data_config
 from training import jobs
-from training.test_sources import folder
 
 from softbench import models
 from softbench.errors import ResultsError, SoftbenchError, UsageError
 from softbench.inputs import captured
 from softbench.models import checkpoints
-from softbench.training.preparing import Prepared
-from softbench.training.scoring import Scoring, score
+from softbench.tasks.images.preparing import Prepared
+from softbench.training.scoring import score
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def run(tmp_path_factory):
 
 
 def scores(path, **changes):
-    found = score(Scoring(path, **({"data": "digits", "limit": 100, "threads": 1} | changes)))
+    found = score(jobs.scoring(path, **changes))
     return {record.quantity: record.value for record in found}, found
 
 
@@ -98,7 +98,7 @@ def test_weights_of_timm_are_scored_as_timm_scores_them(tmp_path, photographs, n
     """The models differ in mean, standard deviation, interpolation and crop."""
     model = peer(name, tmp_path / "x.pt")
     said: list[str] = []
-    found = score(Scoring(tmp_path / "x.pt", str(photographs), arch=f"timm:{name}", threads=1), said.append)
+    found = score(jobs.scoring(tmp_path / "x.pt", data=str(photographs), limit=None, arch=f"timm:{name}"), said.append)
     loss = next(record.value for record in found if record.quantity == "loss")
     assert loss == pytest.approx(by_timm(model, photographs), rel=1e-4)
     config = resolve_data_config({}, model=model)
@@ -181,7 +181,7 @@ def test_a_list_of_bad_images_that_cannot_be_written_costs_no_score(run, tmp_pat
     (tmp_path / "data" / "val" / "3" / "0.jpg").write_bytes(b"not a picture")
     (tmp_path / "file").write_text("")
     said: list[str] = []
-    found = score(Scoring(run[0], str(tmp_path / "data"), threads=1, out=tmp_path / "file"), said.append)
+    found = score(jobs.scoring(run[0], data=str(tmp_path / "data"), limit=None, out=tmp_path / "file"), said.append)
     assert (found[0].coords["images"], found[0].detail["bad_images"]) == (19, 1)
     assert [text.partition(":")[0] for text in said] == ["Evaluation", "Warning"]
     assert said[1].startswith("Warning: Cannot write")
@@ -239,7 +239,7 @@ def test_odd_things_in_a_checkpoint_are_one_line_each(run, tmp_path, monkeypatch
     for _ in range(80):
         torch.save(spoilt(whole, draw), "odd.pt")
         try:
-            found = score(Scoring(Path("odd.pt"), "digits", limit=4, threads=1))
+            found = score(jobs.scoring(Path("odd.pt"), limit=4))
             assert all(record.to_json() for record in found)
         except SoftbenchError as error:
             told.append(str(error))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from softbench.training.folders import File, Pictures, some
-from softbench.training.sources import Source, Split
+from softbench.contracts.recipe import digest
+from softbench.tasks.images.folders import File, Pictures, some
+from softbench.tasks.images.sources import Source, Split
 
 _LOOKED_AT = 1000  # pictures of each split, evenly over it
 _BYTES = 4096  # of each, from its beginning
@@ -19,11 +19,6 @@ def of(source: Source) -> dict[str, Any]:
     """Plain values: the names of the classes, and digests of the files of each split and of the bytes of some."""
     splits = {"train": source.train, "val": source.val}
     return {"classes": source.names, **{name: _of_split(split) for name, split in splits.items() if split is not None}}
-
-
-def digest(value: Any) -> str:
-    """Eight characters for plain values."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

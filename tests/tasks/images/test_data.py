@@ -11,10 +11,11 @@ from PIL import Image
 from training import jobs
 
 from softbench.errors import UsageError
-from softbench.training import data, seeding
-from softbench.training.data import PADDING, Images, Order, Shard, Stream, TrainingLoader
-from softbench.training.preparing import Prepared
-from softbench.training.sources import Split, open_source
+from softbench.inputs import seeding
+from softbench.tasks.images import data
+from softbench.tasks.images.data import PADDING, Images, Order, Shard, Stream, TrainingLoader
+from softbench.tasks.images.preparing import Prepared
+from softbench.tasks.images.sources import Split, open_source
 
 
 def loader(recipe, *, workers=0, rank=0, world=1, accumulate=2, subset=None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from softbench.errors import UsageError
-from softbench.training.recipe import DIGITS, Recipe, changed, differences, row
+from softbench.tasks.images.recipe import DIGITS, Recipe, changed, differences, row
 
 
 def test_tiny_trains_as_published():

@@ -6,12 +6,13 @@ import shutil
 
 import pytest
 import torch
+from tasks.images.test_folders import filled, packed
 from training import jobs
-from training.test_folders import filled, packed
 
+from softbench.contracts.recipe import digest
 from softbench.errors import UsageError
-from softbench.training import fingerprint, sources
-from softbench.training.sources import open_source
+from softbench.tasks.images import fingerprint, sources
+from softbench.tasks.images.sources import open_source
 
 FILES = [f"{split}/{name}/{i}.bmp" for split in ("train", "val") for name in ("cat", "dog") for i in range(16)]
 
@@ -28,7 +29,7 @@ def test_the_same_data_have_the_same_wherever_they_lie(tmp_path):
         packed(tmp_path / "one" / split, tmp_path / "tars" / f"{split}.tar")
     for same in (tmp_path / "other" / "name", tmp_path / "tars"):
         assert taken(same) == one
-        assert fingerprint.digest(taken(same)) == fingerprint.digest(one)
+        assert digest(taken(same)) == digest(one)
     assert fingerprint.changes(one, one) == []
     assert taken("digits") == taken("digits") != one
 

@@ -25,12 +25,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
 from softbench.errors import ResultsError, UsageError
-from softbench.inputs import pictures
+from softbench.inputs import pictures, seeding
 from softbench.processes.stopping import SIGNALS
-from softbench.training import seeding
-from softbench.training.preparing import Prepared
-from softbench.training.recipe import Recipe
-from softbench.training.sources import Split
+from softbench.tasks.images.preparing import Prepared
+from softbench.tasks.images.recipe import Recipe
+from softbench.tasks.images.sources import Split
 
 PADDING = -1  # index of a place that only fills up a batch
 _TRIES = 100  # images in a row that may be unreadable

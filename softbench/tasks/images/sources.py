@@ -26,8 +26,8 @@ from PIL import Image
 from timm.data import create_dataset
 
 from softbench.errors import UsageError, unknown
-from softbench.training import classmap
-from softbench.training.folders import Pictures, counted, some
+from softbench.tasks.images import classmap
+from softbench.tasks.images.folders import Pictures, counted, some
 
 SYNTHETIC_IMAGES = {"train": 1_281_167, "val": 50_000}  # as ImageNet-1k has
 SYNTHETIC_SIZE = (500, 375)  # a usual size of its photographs
@@ -82,7 +82,7 @@ def open_source(data: str, *, training: bool = True, classes: int | None = None,
     Args:
         training: also open the training split.
         classes: the number of classes, where the data cannot say it, or a checkpoint decides it.
-        class_map: a file that maps names of classes to labels, see `softbench.training.classmap`.
+        class_map: a file that maps names of classes to labels, see `softbench.tasks.images.classmap`.
         splits: names of the two splits in a data set that is not a folder.
         batch, seed: for streams, which shuffle and cut by themselves.
         names: those of the classes that a model was trained on, in the order of its outputs; a class map goes before.

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from softbench.errors import UsageError
-from softbench.training import sources
-from softbench.training.sources import open_source
+from softbench.tasks.images import sources
+from softbench.tasks.images.sources import open_source
 
 
 def folder(root: Path, train: dict[str, int], val: dict[str, int]) -> Path:

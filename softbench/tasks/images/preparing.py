@@ -9,7 +9,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform, resolve_data_config
 from torch import Tensor, nn
 
-from softbench.training.recipe import Recipe
+from softbench.tasks.images.recipe import Recipe
 
 
 @dataclass(frozen=True)

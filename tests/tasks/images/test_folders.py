@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from softbench.errors import UsageError
-from softbench.training.folders import Pictures, natural
+from softbench.tasks.images.folders import Pictures, natural
 
 
 def filled(place: Path, *paths: str) -> Path:
@@ -87,7 +87,7 @@ def test_natural_order_is_total():
 def test_every_process_gives_the_same_labels(tmp_path, names):
     """Whatever its hashes, and whatever order the file system lists names in."""
     filled(tmp_path / "train", *(f"{name}/{i}.jpg" for name in names for i in ("1", "01")))
-    code = ("import sys, os, random; from softbench.training import folders\n"
+    code = ("import sys, os, random; from softbench.tasks.images import folders\n"
             "walk = os.walk\n"
             "def shuffled(*a, **k):\n"
             "    for above, inside, files in walk(*a, **k):\n"

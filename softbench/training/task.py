@@ -1,0 +1,122 @@
+"""The seam between training and what is learned: a task is asked for, opened to a lesson, and gives batches.
+
+What is in a batch only its task knows. Whatever has these attributes is a task: `softbench.tasks` imports nothing from
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Network = Callable[..., Tensor]  # a model under autocast, whose output is float32
+
+
+class Batch(Protocol):
+    """What one device computes at once: `indices` of its samples in their split, `bad` those that cannot be read."""
+
+    indices: list[int]
+    bad: list[int]
+
+
+class Training(Protocol):
+    """The training batches of one process; `steps` total batches are an epoch."""
+
+    @property
+    def steps(self) -> int: ...
+
+    def epoch(self, number: int, step: int) -> Iterator[Any]:
+        """The micro-batches that are left of an epoch from a step on: a function of (seed, number, step) alone."""
+
+
+class Judged(Protocol):
+    """A validation split that is open.
+
+    Attributes:
+        shared: the processes have different batches, each sample once; otherwise each process has all of them.
+        grid: rows and columns of a sample.
+        coords: what records say of the data; `remarks`: what is to be said of them once.
+        fingerprint: plain values that tell these data from others of the same name.
+    """
+
+    shared: bool
+    remarks: list[str]
+    fingerprint: dict[str, Any]
+
+    @property
+    def grid(self) -> tuple[int, int]: ...
+
+    @property
+    def coords(self) -> Mapping[str, Any]: ...
+
+    def name(self, split: str, index: int) -> str:
+        """What a sample of "train" or "val" is called."""
+
+    def validation(self) -> Iterator[Any]:
+        """Its batches."""
+
+    def judged(self, network: Network, batch: Any) -> Tensor:
+        """The sums of each score over a batch, then how many answers these are of: [scores + 1], float64."""
+
+    def close(self) -> None:
+        """End whatever loads."""
+
+
+class Lesson(Judged, Protocol):
+    """Both splits, open.
+
+    Attributes:
+        kept: plain values for checkpoints, which `changes` may read later.
+        summary: what is to be learned, in a few words.
+    """
+
+    kept: dict[str, Any]
+    summary: str
+
+    @property
+    def training(self) -> Training: ...
+
+    def changes(self, kept: Mapping[str, Any]) -> list[str]:
+        """How the data differ from those that a checkpoint was made with. LookupError, TypeError: it is damaged."""
+
+    def build(self, arch: str, options: Mapping[str, Any]) -> nn.Module:
+        """The model; the generators are seeded."""
+
+    def loss(self, network: Network, batch: Any) -> Tensor:
+        """The mean loss over a batch; the generators are seeded."""
+
+
+class Task(Protocol):
+    """What is to be learned, as it is asked for.
+
+    Attributes:
+        word: a sample, as in "images per second".
+        scores: names of what is judged; the first decides which epoch was the best.
+        data: as they were asked for; `title` is what records call them.
+        identity: plain values that decide the result.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def word(self) -> str: ...
+
+    @property
+    def scores(self) -> tuple[str, ...]: ...
+
+    @property
+    def data(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def identity(self) -> dict[str, Any]: ...
+
+    def open(self, recipe: Any, *, rank: int, world: int, accumulate: int, workers: int, device: torch.device
+             ) -> Lesson:
+        """The data, open. Raises UsageError where they cannot be learned like this."""
