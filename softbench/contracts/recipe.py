@@ -64,7 +64,7 @@ def changed(recipe: R, values: Mapping[str, Any]) -> R:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two runs, one `name: before -> now` each."""
+    """The differences between two runs, one `name: before -> now` each."""
     return [f"{name}: {before.get(name)} -> {now.get(name)}"
             for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
 

@@ -87,13 +87,13 @@ def newest(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, Any], Pa
     Raises:
         ResultsError: there are checkpoints, and none of them is whole.
     """
-    found = _all(folder)
-    for path in reversed(found):
+    paths = _all(folder)
+    for path in reversed(paths):
         state = _whole(path)
         if state is not None:
             return state, path
         say(f"Warning: {path} is torn or damaged; taking the checkpoint before it.")
-    if found:
+    if paths:
         raise ResultsError(f"No checkpoint in {folder} is whole. Start anew with another --out.")
     return None
 

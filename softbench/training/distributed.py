@@ -40,7 +40,7 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one process that writes."""
+        """True of the one process that writes."""
         return self.rank == 0
 
     def summed(self, numbers: Sequence[float]) -> list[float]:
@@ -52,24 +52,24 @@ class Group:
         return [float(number) for number in total.tolist()]
 
     def gathered(self, item: Any) -> list[Any]:
-        """What each process has, in the order of ranks."""
+        """The items that processes have, in the order of ranks."""
         if self.world == 1:
             return [item]
-        found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, item, group=self.control)
-        return found
+        items: list[Any] = [None] * self.world
+        dist.all_gather_object(items, item, group=self.control)
+        return items
 
     def shared(self, item: Any) -> Any:
-        """What the leading process has."""
+        """The item of the leading process."""
         if self.world == 1:
             return item
-        found = [item]
-        dist.broadcast_object_list(found, src=0, group=self.control)
-        return found[0]
+        items = [item]
+        dist.broadcast_object_list(items, src=0, group=self.control)
+        return items[0]
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What fails on one process within this block fails on all of them; the first of them says why.
+        """Fail on all processes where one fails within this block; the first of them says why.
 
         Raises:
             SoftbenchError: what went wrong here. SystemExit: it went wrong elsewhere, or there first.
@@ -137,7 +137,7 @@ def rank() -> int:
 
 
 def is_leader() -> bool:
-    """Whether this process is the first, before the group exists."""
+    """True of the first process, before the group exists."""
     return rank() == 0
 
 

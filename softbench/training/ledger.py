@@ -24,7 +24,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class Ledger:
-    """What a run leaves.
+    """The folder of a run.
 
     Attributes:
         last: the records of the last epoch that is done, which checkpoints keep, too.
@@ -57,7 +57,7 @@ class Ledger:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for a checkpoint."""
+        """True where it is time for a checkpoint."""
         return time.monotonic() - self.saved > 60 * self.plan.job.minutes
 
     def close_epoch(self, numbers: dict[str, float], position: Position, waited: float, answers: int, bad: int) -> None:

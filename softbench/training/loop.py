@@ -21,7 +21,7 @@ from softbench.training.task import Batch, Judged, Training
 
 @dataclass(frozen=True)
 class Step:
-    """What all processes know after a step.
+    """A step that is done, as all processes know it.
 
     Attributes:
         loss: mean over the total batch; `finite` says whether it and the gradients were: if not, nothing has moved.
@@ -58,9 +58,9 @@ def steps(learner: Learner, training: Training, position: Position, tally: Calla
         losses: list[Tensor] = []
         try:
             for turn in range(learner.accumulate):
-                asked = time.perf_counter()
+                since = time.perf_counter()
                 batch = next(left, None)
-                waited += time.perf_counter() - asked
+                waited += time.perf_counter() - since
                 if batch is None:
                     raise ResultsError("The training data ended before the epoch did: the data set holds less than it"
                                        " says, or has too few shards for so many processes and workers.")
@@ -130,9 +130,9 @@ def evaluate(model: nn.Module, judged: Judged, names: Sequence[str], group: Grou
     batches = judged.validation()
     try:
         while True:
-            asked = time.perf_counter()
+            since = time.perf_counter()
             batch = next(batches, None)
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - since
             if any(group.summed([float(stopped())])):
                 return None
             if batch is None:

@@ -22,7 +22,7 @@ from softbench.training.task import Lesson, Task
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked for, all of it checked as far as that goes without reading data.
+    """A training as it is asked for, all of it checked as far as that goes without reading data.
 
     Attributes:
         recipe: of the kind that the task takes.
@@ -53,7 +53,7 @@ class Job:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the result: a run goes on only where this is the same."""
+        """Plain values that decide the result: a run goes on only where this is the same."""
         return {"arch": ModelSpec(self.arch).display_name, "options": self.options_text, **self.task.identity,
                 "amp": self.arithmetic.amp, "sync_bn": self.arithmetic.sync_bn, **options.to_dict(self.recipe)}
 
@@ -64,7 +64,7 @@ class Job:
 
 
 class Plan:
-    """What a job comes to: its data and model. Whatever can go wrong before the first step goes wrong here.
+    """A job with its data and model. Whatever can go wrong before the first step goes wrong here.
 
     Attributes:
         data: the fingerprint of those that the run began with; None where its checkpoint is too old to say.

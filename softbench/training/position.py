@@ -43,10 +43,10 @@ class Position:
     @classmethod
     def read(cls, table: Any, path: Path) -> Self:
         """The position that the checkpoint at `path` holds. Raises ResultsError where it is something else."""
-        wanted = cls()
+        fresh = cls()
         names = {field.name for field in fields(cls)}
         if not (isinstance(table, dict) and set(table) <= names
-                and all(_alike(value, getattr(wanted, name)) for name, value in table.items())
+                and all(_alike(value, getattr(fresh, name)) for name, value in table.items())
                 and all(_alike(index, 0) for index in table.get("bad", ()))
                 and all(_alike(value, _BEST.get(key, 0.0)) for key, value in table.get("best", {}).items())):
             raise ResultsError(f"{path} does not say how far its training had come: it is damaged, or not by"
@@ -68,7 +68,7 @@ _BEST = {"epoch": 0, "weights": ""}
 
 
 def _alike(value: Any, example: Any) -> bool:
-    """Whether a value is of the kind of another; numbers count something, and are finite and not negative."""
+    """True where a value is of the kind of another; numbers count something, and are finite and not negative."""
     if isinstance(example, float) and type(value) in (int, float):
         return math.isfinite(value) and value >= 0
     return type(value) is type(example) and (not isinstance(example, int) or value >= 0)

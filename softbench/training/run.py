@@ -92,7 +92,7 @@ class Run:
                 skipped += 1
                 self._broken(step, skipped)
             if any(signals):
-                self._stopped(next(number for number, asked in zip(SIGNALS, signals, strict=True) if asked))
+                self._stopped(next(number for number, count in zip(SIGNALS, signals, strict=True) if count))
             elif due:
                 self._save()
 

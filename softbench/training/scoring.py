@@ -67,7 +67,7 @@ class Weights(Protocol):
 
 @dataclass(frozen=True)
 class Scoring:
-    """What is asked for; `out` is the folder for the names of what cannot be read."""
+    """A score as it is scoring for; `out` is the folder for the names of what cannot be read."""
 
     weights: Weights
     task: Task
@@ -81,7 +81,7 @@ class Scoring:
     command: str = ""
 
 
-def score(asked: Scoring, say: Callable[[str], None] = lambda text: None) -> list[Record]:
+def score(scoring: Scoring, say: Callable[[str], None] = lambda text: None) -> list[Record]:
     """The records of an evaluation; on processes other than the first, none.
 
     Args:
@@ -89,46 +89,47 @@ def score(asked: Scoring, say: Callable[[str], None] = lambda text: None) -> lis
     Raises:
         ResultsError: the checkpoint cannot be read. UsageError: it does not fit the arch or the data.
     """
-    state = setup.apply(Process(threads=asked.threads or distributed.threads_each()))
+    state = setup.apply(Process(threads=scoring.threads or distributed.threads_each()))
     with ExitStack() as stack:
-        group = stack.enter_context(distributed.processes(asked.device))
+        group = stack.enter_context(distributed.processes(scoring.device))
         stop = stack.enter_context(Stop(at_once=group.world == 1))
         try:
-            return _scored(asked, group, stop, stack, state, say)
-        except Asked as signal:
-            raise Stop.error(signal.signal, _NO_SCORE) from None
+            return _scored(scoring, group, stop, stack, state, say)
+        except Asked as asked:
+            raise Stop.error(asked.signal, _NO_SCORE) from None
     raise AssertionError("unreachable")
 
 
-def _scored(asked: Scoring, group: Group, stop: Stop, stack: ExitStack, state: dict[str, Any],
+def _scored(scoring: Scoring, group: Group, stop: Stop, stack: ExitStack, state: dict[str, Any],
             say: Callable[[str], None]) -> list[Record]:
-    path, word = asked.weights.checkpoint, asked.task.word
+    path, word = scoring.weights.checkpoint, scoring.task.word
     with group.together():
         loaded = checkpoints.read(path)
         trained = checkpoints.trained(loaded, path)
         trained = trained if trained and trained.run else None
         position = Position.read(loaded.get("position"), path) if trained else None
-        opened = asked.weights.open(
-            loaded, trained, position.best.get("weights", "") if position else "", batch=asked.batch, rank=group.rank,
-            world=group.world, workers=asked.workers, device=group.device)
+        opened = scoring.weights.open(
+            loaded, trained, position.best.get("weights", "") if position else "", batch=scoring.batch, rank=group.rank,
+            world=group.world, workers=scoring.workers, device=group.device)
         stack.callback(opened.judged.close)
         for remark in opened.judged.remarks if group.leads else ():
             say(remark)
     model = opened.model.to(group.device)
-    scores = evaluate(model, opened.judged, asked.task.scores, group, amp=asked.amp, stopped=lambda: stop.signal != 0)
+    scores = evaluate(model, opened.judged, scoring.task.scores, group, amp=scoring.amp,
+                      stopped=lambda: stop.signal != 0)
     if scores is None:
         raise Stop.error(int(max(group.gathered(stop.signal))), _NO_SCORE)
     stop.hold()
-    bad = Unreadable(opened.judged, "val", word, asked.out, asked.max_bad, group, [], say)
+    bad = Unreadable(opened.judged, "val", word, scoring.out, scoring.max_bad, group, [], say)
     bad.note(scores.bad)
     if not group.leads:
         return []
     return journal.made(
         EVAL, {**scores.means, f"{word}s_per_second": scores.answers / scores.seconds}, spec=opened.spec, model=model,
-        batch=asked.batch, grid=opened.judged.grid, amp=asked.amp, device=group.device.type, seed=opened.seed,
-        coords={"data": asked.task.title, "weights": opened.weights, **opened.judged.coords, f"{word}s": scores.answers,
-                "checkpoint": path.name, "digest": digest(opened.judged.fingerprint)},
+        batch=scoring.batch, grid=opened.judged.grid, amp=scoring.amp, device=group.device.type, seed=opened.seed,
+        coords={"data": scoring.task.title, "weights": opened.weights, **opened.judged.coords,
+                f"{word}s": scores.answers, "checkpoint": path.name, "digest": digest(opened.judged.fingerprint)},
         detail={"waited_share": scores.waited / scores.seconds, f"bad_{word}s": len(bad.known), "devices": group.world,
                 **opened.detail, "trained": trained.run if trained else None,
                 "epochs_done": position.epoch if position else None},
-        environment=environment.take(state, str(group.device), asked.command))
+        environment=environment.take(state, str(group.device), scoring.command))

@@ -16,7 +16,7 @@ Network = Callable[..., Tensor]  # a model under autocast, whose output is float
 
 
 class Batch(Protocol):
-    """What one device computes at once: `indices` of its samples in their split, `bad` those that cannot be read."""
+    """The samples that a device computes at once: their `indices` in the split, and those that are `bad`, unreadable."""
 
     indices: list[int]
     bad: list[int]
@@ -53,7 +53,7 @@ class Judged(Protocol):
     def coords(self) -> Mapping[str, Any]: ...
 
     def name(self, split: str, index: int) -> str:
-        """What a sample of "train" or "val" is called."""
+        """The name of a sample of "train" or "val"."""
 
     def validation(self) -> Iterator[Any]:
         """Its batches."""
@@ -90,12 +90,12 @@ class Lesson(Judged, Protocol):
 
 
 class Task(Protocol):
-    """What is to be learned, as it is asked for.
+    """Something to learn, as it is asked for.
 
     Attributes:
         word: a sample, as in "images per second".
         scores: names of what is judged; the first decides which epoch was the best.
-        data: as they were asked for; `title` is what records call them.
+        data: as they were asked for; `title` is their name in records.
         identity: plain values that decide the result.
     """
 

@@ -77,9 +77,9 @@ class _Plain(pickle.Unpickler):
 
 def _pickled(path: Path) -> list[tuple[str, int]]:
     try:
-        found = list(_Plain(io.BytesIO(path.read_bytes())).load().items())
+        pairs = list(_Plain(io.BytesIO(path.read_bytes())).load().items())
     except Exception as error:  # a damaged file may raise anything
         raise UsageError(f"Cannot read the class map {path}: {error}.") from error
-    if not all(isinstance(name, str) and isinstance(label, int) and label >= 0 for name, label in found):
+    if not all(isinstance(name, str) and isinstance(label, int) and label >= 0 for name, label in pairs):
         raise UsageError(f"The class map {path} holds something else than names and labels from 0 on.")
-    return found
+    return pairs

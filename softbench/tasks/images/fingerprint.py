@@ -25,18 +25,18 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """How data differ from those of an earlier fingerprint, in words; a few pictures may have been repaired."""
     if before["classes"] != now["classes"]:
         return [f"classes: {some(before['classes'] or ['unknown'])} -> {some(now['classes'] or ['unknown'])}"]
-    found = []
+    words = []
     for split in ("train", "val"):
         ours, theirs = before[split], now[split]
         pairs = list(zip(ours["looked_at"], theirs["looked_at"], strict=False))
         changed = sum(one != other for one, other in pairs)
         if ours["images"] != theirs["images"]:
-            found.append(f"images in {split}: {ours['images']} -> {theirs['images']}")
+            words.append(f"images in {split}: {ours['images']} -> {theirs['images']}")
         elif ours["files"] != theirs["files"]:
-            found.append(f"names or labels of files in {split}")
+            words.append(f"names or labels of files in {split}")
         elif changed > 1 + _REPAIRED * len(pairs):
-            found.append(f"{changed} of {len(pairs)} pictures looked at in {split}")
-    return found
+            words.append(f"{changed} of {len(pairs)} pictures looked at in {split}")
+    return words
 
 
 def _of_split(split: Split) -> dict[str, Any]:

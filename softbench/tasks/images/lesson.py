@@ -47,12 +47,12 @@ class ImageTask:
 
     @property
     def title(self) -> str:
-        """What records call the data: a folder goes by its own name, without the way there."""
+        """The name of the data in records: a folder goes by its own name, without the way there."""
         return Path(self.data).resolve().name if Path(self.data).exists() else self.data
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the result."""
+        """Plain values that decide the result."""
         return {"data": self.title, "limit": self.limit, "classes": self.classes, "class_map": self.class_map}
 
     def open(self, recipe: Recipe, *, rank: int, world: int, accumulate: int, workers: int, device: torch.device
@@ -91,7 +91,7 @@ class Judged:
             subset=data.subset(source.val.size, images.limit, seed))
 
     def name(self, split: str, index: int) -> str:
-        """What an image of "train" or "val" is called."""
+        """The name of an image of "train" or "val"."""
         of = self.source.val if split == "val" else self.source.train
         assert of is not None
         return of.name(index)
@@ -173,14 +173,14 @@ class Lesson(Judged):
 def build(arch: str, options: Mapping[str, Any], recipe: Recipe, classes: int) -> nn.Module:
     """The model of an arch; one of timm without a parameter for the size of images or for stochastic depth goes
     without."""
-    wanted: dict[str, Any] = {"img_size": recipe.img_size, "drop_path_rate": recipe.drop_path}
+    keys: dict[str, Any] = {"img_size": recipe.img_size, "drop_path_rate": recipe.drop_path}
     if not arch.startswith(models.PEER):
-        return models.create(arch, num_classes=classes, attn_options=dict(options), **wanted)
+        return models.create(arch, num_classes=classes, attn_options=dict(options), **keys)
     if options:
         raise UsageError(f"{arch} has no attention of softbench, so it takes no {', '.join(options)}.")
     for names in (("img_size", "drop_path_rate"), ("drop_path_rate",), ("img_size",)):
         try:
-            return models.create(arch, num_classes=classes, **{name: wanted[name] for name in names})
+            return models.create(arch, num_classes=classes, **{name: keys[name] for name in names})
         except UsageError as error:
             if "does not take" not in str(error):
                 raise

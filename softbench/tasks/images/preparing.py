@@ -14,7 +14,7 @@ from softbench.tasks.images.recipe import Recipe
 
 @dataclass(frozen=True)
 class Prepared:
-    """What happens to a picture; the defaults are those of all training here, whatever the arch.
+    """The steps that a picture goes through; the defaults are those of all training here, whatever the arch.
 
     Attributes:
         size: rows and columns.
@@ -38,9 +38,9 @@ class Prepared:
     @classmethod
     def by_timm(cls, model: nn.Module) -> Self:
         """As timm evaluates the weights that it has for a model of this name and tag."""
-        found: dict[str, Any] = resolve_data_config(model=model)  # type: ignore[no-untyped-call]
-        return cls(tuple(found["input_size"][-2:]), found["crop_pct"], found["interpolation"], found["crop_mode"],
-                   tuple(found["mean"]), tuple(found["std"]))
+        config: dict[str, Any] = resolve_data_config(model=model)  # type: ignore[no-untyped-call]
+        return cls(tuple(config["input_size"][-2:]), config["crop_pct"], config["interpolation"], config["crop_mode"],
+                   tuple(config["mean"]), tuple(config["std"]))
 
     def __str__(self) -> str:
         mean, std = (" ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))

@@ -42,7 +42,7 @@ class Recipe(recipe.Recipe):
 
     @property
     def mixes(self) -> bool:
-        """Whether images of a batch are mixed in pairs."""
+        """True where images of a batch are mixed in pairs."""
         return self.mixup > 0 or self.cutmix > 0
 
 

@@ -48,7 +48,7 @@ class Split:
     stream: Any = None  # timm's IterableImageDataset, in place of a reader
 
     def name(self, index: int) -> str:
-        """What the image at this index is called: its path below the folder, or its number."""
+        """The name of the image at this index: its path below the folder, or its number."""
         if hasattr(self.reader, "filename"):
             return str(self.reader.filename(index))
         return f"image {index}"
@@ -93,14 +93,14 @@ def open_source(data: str, *, training: bool = True, classes: int | None = None,
     if data in ("digits", "synthetic") and class_map:
         raise UsageError(f"--data {data} has labels of its own: leave out --class-map.")
     if data in ("digits", "synthetic"):
-        found: _Opened = _digits() if data == "digits" else _synthetic(classes or 1000)
+        opened: _Opened = _digits() if data == "digits" else _synthetic(classes or 1000)
     elif colon and kind in _READERS:
-        found = _from_timm(kind, name, splits, class_map, batch, seed, training)
+        opened = _from_timm(kind, name, splits, class_map, batch, seed, training)
     elif colon and not Path(data).exists() and "/" not in kind:
         raise unknown("kind of data", kind, [*_READERS, "digits", "synthetic"])
     else:
-        found = _from_folder(Path(data), training)
-    train, val, own = found
+        opened = _from_folder(Path(data), training)
+    train, val, own = opened
     labels: dict[str, int] | None = None
     if class_map:
         labels = classmap.read(Path(class_map), own or ())
@@ -109,13 +109,13 @@ def open_source(data: str, *, training: bool = True, classes: int | None = None,
     count = classes or (0 if class_map else len(labels or ()))
     if not count:
         raise UsageError(f"{data} does not say how many classes it has: give --classes N.")
-    opened = [split and _labelled(split, labels) for split in (train if training else None, val)]
-    for split in opened:
+    labelled = [split and _labelled(split, labels) for split in (train if training else None, val)]
+    for split in labelled:
         if split is not None:
             _check_labels(split, count)
-    assert opened[1] is not None
-    return Source(opened[0], opened[1], count, classmap.ordered(labels, count) if labels else None,
-                  _remarks(opened, own, labels))
+    assert labelled[1] is not None
+    return Source(labelled[0], labelled[1], count, classmap.ordered(labels, count) if labels else None,
+                  _remarks(labelled, own, labels))
 
 
 def _from_folder(root: Path, training: bool) -> _Opened:
@@ -180,12 +180,12 @@ def _labelled(split: Split, labels: Mapping[str, int] | None) -> Split:
 
 def _remarks(splits: Sequence[Split | None], own: Sequence[str] | None, labels: Mapping[str, int] | None
              ) -> tuple[str, ...]:
-    """What was left out of folders, and classes of a map that the data do not have."""
-    found = [f"Left out of {reader.place}: {counted(reader.left_out)}." for split in splits if split is not None
+    """Remarks on what was left out of folders, and on classes of a map that the data do not have."""
+    remarks = [f"Left out of {reader.place}: {counted(reader.left_out)}." for split in splits if split is not None
              if isinstance(reader := split.reader, Pictures) and reader.left_out]
     if own and labels and (unused := [name for name in labels if name not in set(own)]):
-        found.append(f"Without an image, of the class map: {some(unused)}.")
-    return tuple(found)
+        remarks.append(f"Without an image, of the class map: {some(unused)}.")
+    return tuple(remarks)
 
 
 def _check_labels(split: Split, classes: int) -> None:
@@ -207,18 +207,18 @@ def _from_timm(kind: str, name: str, splits: tuple[str, str], class_map: str, ba
     def open_split(split: str, train: bool) -> Split:
         root, title = (name, f"{kind}/") if kind == "wds" else (None, f"{kind}/{name}")
         try:
-            found = create_dataset(title, root=root, split=split, is_training=train, batch_size=batch, seed=seed,
+            dataset = create_dataset(title, root=root, split=split, is_training=train, batch_size=batch, seed=seed,
                                    class_map=labels,  # type: ignore[arg-type]
                                    input_img_mode="" if kind in ("hfids", "wds") else "RGB")
-            size = found.reader.num_samples if kind in _STREAMS else len(found)  # len() is for one of many processes
+            size = dataset.reader.num_samples if kind in _STREAMS else len(dataset)  # len(): for one of many processes
         except Exception as error:  # of four libraries
             reason = str(error).rstrip(".") or type(error).__name__
             raise UsageError(f"Cannot open the split '{split}' of {kind}:{name}: {reason}.") from error
         if not size:
             raise UsageError(f"The split '{split}' of {kind}:{name} is empty, or does not say how long it is.")
         if kind in _STREAMS:
-            return Split(found.reader, size, stream=found)
-        return Split(found.reader, size, list(found.reader.iter_targets()))
+            return Split(dataset.reader, size, stream=dataset)
+        return Split(dataset.reader, size, list(dataset.reader.iter_targets()))
 
     train = open_split(splits[0], True) if training else None
     val = open_split(splits[1], False)
@@ -255,10 +255,10 @@ def _digits() -> _Opened:
     except ImportError as error:
         raise UsageError("--data digits comes with scikit-learn: pip install scikit-learn.") from error
 
-    found = load_digits()
-    pixels = np.rint(found.images * (255 / 16)).astype(np.uint8)  # they are 0 to 16
-    order = train_test_split(np.arange(len(pixels)), test_size=DIGITS_HELD_OUT, stratify=found.target, random_state=0)
-    train, val = (Digits(pixels[part], [int(label) for label in found.target[part]]) for part in order)
+    digits = load_digits()
+    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # they are 0 to 16
+    order = train_test_split(np.arange(len(pixels)), test_size=DIGITS_HELD_OUT, stratify=digits.target, random_state=0)
+    train, val = (Digits(pixels[part], [int(label) for label in digits.target[part]]) for part in order)
     return Split(train, len(train), train.labels), Split(val, len(val), val.labels), [str(digit) for digit in range(10)]
 
 

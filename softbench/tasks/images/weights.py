@@ -26,7 +26,7 @@ _HEADS = ("head.weight", "head.bias", "fc.weight", "classifier.weight", "head.fc
 
 @dataclass(frozen=True)
 class Weights:
-    """What is asked for.
+    """Weights in a file, and how they are to be scored.
 
     Attributes:
         arch: "" takes that of a checkpoint of ours.
@@ -60,9 +60,9 @@ class Weights:
         model, kind = self._model(loaded, arch, attention, recipe, best)
         by_timm = trained is None and arch.startswith(models.PEER)
         own = Prepared.by_timm(model) if by_timm else Prepared.by_recipe(recipe)
-        given: dict[str, Any] = {"size": (self.img_size, self.img_size) if self.img_size else None, "crop": self.crop,
+        changes: dict[str, Any] = {"size": (self.img_size, self.img_size) if self.img_size else None, "crop": self.crop,
                                  "interpolation": self.interpolation, "mean": self.mean, "std": self.std}
-        prepared = replace(own, **{key: value for key, value in given.items() if value})
+        prepared = replace(own, **{key: value for key, value in changes.items() if value})
         images = self.images
         classes = int(model.num_classes)  # type: ignore[arg-type]  # as timm's models all have
         source = open_source(images.data, training=False, classes=classes, class_map=images.class_map,
