@@ -16,7 +16,7 @@ Network = Callable[..., Tensor]  # a model under autocast, whose output is float
 
 
 class Batch(Protocol):
-    """The samples that a device computes at once: their `indices` in the split, and those that are `bad`, unreadable."""
+    """The samples that a device computes at once: their `indices` in the split, and those that are `bad`."""
 
     indices: list[int]
     bad: list[int]
