@@ -1,4 +1,4 @@
-"""images: photographs of some classes, from folders, tars, timm's readers, noise or digits, for whole backbones."""
+"""images: photographs of some classes, from folders, tars, a hub or noise, for whole backbones as published."""
 
 INPUT = "images"
 LOADER = "its own"  # they are read as they are needed, not opened as arrays
