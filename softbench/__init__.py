@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 from softbench import _former
 from softbench._version import __version__ as __version__
 
-__all__ = ["create", "load", "measure"]
+__all__ = ["create", "load", "measure", "study"]
 
 if TYPE_CHECKING:
-    from softbench.api import create, measure
+    from softbench.api import create, measure, study
     from softbench.records import load
 
 _former.keep()
 
-_HOMES = {"create": "softbench.api", "measure": "softbench.api", "load": "softbench.records"}
+_HOMES = {"create": "softbench.api", "measure": "softbench.api", "study": "softbench.api",
+          "load": "softbench.records"}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,6 @@ NOW = {  # below softbench
     "isolate": "bench.isolate",
     "process": "processes.setup",
     "session": "bench.session",
-    "study": "bench.study",
     "sweep": "bench.sweep",
     "training.badimages": "training.journal",
     "training.classmap": "tasks.images.classmap",

@@ -1,13 +1,15 @@
-"""The Python interface: `softbench.create` an attention, `softbench.measure` some, `softbench.load` their records."""
+"""The Python interface: `softbench.create` an attention, `measure` some, put a `study`, `load` the records of both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from softbench import parsing
 from softbench.case import AttentionSpec, Shape, most_square
 from softbench.contracts import attention as _contract
 from softbench.errors import UsageError
@@ -15,6 +17,8 @@ from softbench.ops._common import run_uncast
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from softbench.bench.programme import Programme
 
 
 class Attention(nn.Module):
@@ -85,9 +89,12 @@ def create(name: str, *, impl: str = "auto", **options: Any) -> Attention:
     return Attention(_contract.load(AttentionSpec(name, options)), impl)
 
 
-def measure(name: str, attn: str | None = None, *, settings: dict[str, Any] | None = None,
-            **sweep: Any) -> pd.DataFrame:
-    """Run a measure and return its records as a frame; nothing is printed or saved.
+def measure(name: str, attn: str | None = None, *, settings: Mapping[str, Any] | None = None,
+            process: Mapping[str, Any] | None = None, quick: bool = False, out: Path | str | None = None,
+            resume: bool = False, isolate: bool = False, memory_limit: int | str | None = None,
+            timeout: float | str | None = None, check_convergence: bool = False,
+            say: Callable[[str], None] | None = None, **sweep: Any) -> pd.DataFrame:
+    """Run a measure and return its records as a frame; nothing is printed, and saved only to `out`.
 
     It sets this process up as the command does (threads, malloc, subnormals), and leaves it so.
 
@@ -95,19 +102,67 @@ def measure(name: str, attn: str | None = None, *, settings: dict[str, Any] | No
         name: a measure: "latency", "memory", "flops".
         attn: attentions as in `--attn`: "soft,soft:landmarks=64". For whole models give `model` instead.
         settings: settings of the measure, as {"rep": 200}.
+        process: keys of [process], as {"threads": 1}.
+        quick: a smaller programme, for a first look.
+        out: a file that the records of each step are appended to as soon as it is done.
+        resume: leave out the cases that `out` holds already for this machine, these settings and this code.
+        isolate: run each case in a child process, which may hold `memory_limit`, as "2GiB".
+        timeout: what a case may take, as 90 or "2m".
+        check_convergence: mark cases in which a small inverse has not converged.
+        say: called with what there is to say of the resuming, as `print`.
         sweep: keys of [sweep] in bench.toml: tokens="1k,4k", dtype="bfloat16", device="cuda"; model="soft-tiny",
             image="224,384", by_stage=True.
     Raises:
-        UsageError: an unknown name or a bad value.
+        UsageError: an unknown name or a bad value. ResultsError: `out` cannot be written or read.
+        Interrupted: Ctrl-C, with `out`; it holds what was done.
 
     >>> frame = softbench.measure("latency", "soft,performer", tokens="1k,4k")
     >>> frame[["label", "tokens", "value"]]
     >>> softbench.measure("latency", model="soft-tiny,timm:resnet18", image=224, batch=8)
+    >>> softbench.measure("memory", "soft", out="here.jsonl", resume=True, say=print)
     """
     from softbench.bench import session
+    from softbench.contracts import measure as measures
+
+    measures.load(name)
+    flags = {"sweep": sweep if attn is None else {"attn": attn, **sweep}, "process": process or {},
+             name: settings or {}}
+    started = session.start(
+        session.configure(name, flags, quick=quick), name, isolate=isolate, check_convergence=check_convergence,
+        memory_limit=None if memory_limit is None else parsing.memory(str(memory_limit), "memory_limit"),
+        timeout=None if timeout is None else parsing.seconds(str(timeout), "timeout"))
+    return _frame(started, out, resume, say)
+
+
+def study(name: str, /, *, process: Mapping[str, Any] | None = None, quick: bool = False, out: Path | str | None = None,
+          resume: bool = False, force: bool = False, say: Callable[[str], None] | None = None,
+          **settings: Any) -> pd.DataFrame:
+    """Run a study and return its records as a frame, as `measure` does.
+
+    Args:
+        name: a study: "approx-error", "scaling", "crossover".
+        process, quick, out, resume, say: as of `measure`; what is left out are tasks.
+        force: measure anew what this machine is known to do ("roofline").
+        settings: settings of the study, its flags on the command line: attn="soft", tokens="1k", seeds=2.
+    Raises:
+        As `measure`.
+
+    >>> frame = softbench.study("approx-error", attn="soft,performer", tokens="256", out="here.jsonl", resume=True)
+    >>> frame[frame["quantity"] == "error_matrix_fro"][["label", "size", "value"]]
+    """
+    from softbench.bench import session
+    from softbench.contracts import study as studies
+
+    name = name.replace("-", "_")
+    studies.load(name)
+    flags = {"process": process or {}, name: settings}
+    return _frame(session.start_study(session.configure(name, flags, quick=quick), name), out, resume, say, force)
+
+
+def _frame(programme: Programme, out: Path | str | None, resume: bool, say: Callable[[str], None] | None,
+           force: bool = False) -> pd.DataFrame:
+    from softbench.bench.run import Watch, run
     from softbench.records import to_frame
 
-    config = session.default(**({} if attn is None else {"attn": attn}), **sweep)
-    if settings:
-        config = replace(config, measures=config.measures | {name: config.measures.get(name, {}) | settings})
-    return to_frame([record for _, group in session.start(config, name) for record in group])
+    target = None if out is None else Path(out)
+    return to_frame(run(programme, target, resume=resume, force=force, watch=Watch(say)).records)

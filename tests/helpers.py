@@ -197,6 +197,7 @@ STUDY_DEFECTS = {
     "is quick by a setting that it has not": ("quick", '{"ways"', '{"roads"'),
     "names two tasks alike": ("tasks", "Task(way,", 'Task("way",'),
     "names a task by the hour": ("tasks", "Task(way,", "Task(f\"{way} {__import__('time').perf_counter()}\","),
+    "lets a setting choose that it has not": ("tasks", '("ways",)', '("roads",)'),
     "shows a quantity that it does not list": ("views", '"start", "steps")', '"start", "stairs")'),
     "has no table": ("views", "@dataclass", "VIEWS = VIEWS[1:]\n\n\n@dataclass"),
 }

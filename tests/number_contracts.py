@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import functools
 import io
 import os
@@ -97,12 +98,14 @@ def quick(module: ModuleType, run: Runs) -> None:
 
 
 def tasks(module: ModuleType, run: Runs) -> None:
-    """Each task has a name of its own, and the same one again: what `--resume` goes by."""
+    """Each task has a name of its own, and the same one again, and settings that choose tasks exist: `--resume` goes by
+    both."""
     given = options.parse(module.Settings, NEEDED.get(module.__name__, {}), "the test")
     names = [[task.name for task in module.tasks(given)] for _ in range(2)]
     assert names[0] == names[1], "names change"
     assert len(set(names[0])) == len(names[0]), "two tasks have one name"
     assert names[0], "no tasks"
+    assert set(getattr(module, "CHOICES", ())) <= {field.name for field in dataclasses.fields(module.Settings)}
 
 
 def views(module: ModuleType, run: Runs) -> None:
@@ -131,14 +134,15 @@ def measured(name: str, module: ModuleType, mode: str = "") -> list[Record]:
     chosen = mode or getattr(module, "MODES", MODES)[0]
     case = Case(spec, Shape(1, 2, 4, 4, 8), "float32", "cpu", chosen)
     settings = options.parse(module.Settings, dict(getattr(module, "QUICK", {})), "QUICK")
-    sweep = Sweep(name, module, settings, [Job(case, OneAttention(attentions.load(spec), spec))], environment={})
+    sweep = Sweep(name, module, settings, [Job(case, OneAttention(attentions.load(spec), spec))])
     return [record for _, records in sweep for record in records]
 
 
 def studied(name: str, module: ModuleType, count: int = 2) -> list[Record]:
     """The records of the first tasks of the quick study."""
-    chosen = module.tasks(_quick(module))[:count]
-    return [record for _, records in Study(name, module, chosen, environment={}) for record in records]
+    settings = _quick(module)
+    return [record for _, records in Study(name, module, settings, module.tasks(settings)[:count])
+            for record in records]
 
 
 def _quick(module: ModuleType) -> object:

@@ -248,6 +248,41 @@ def test_public_names_load_their_modules_only_when_used() -> None:
             "softbench.load; print(loaded())\nsoftbench.create; print('torch' in loaded())")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert done.stdout.splitlines() == ["[] ['create', 'load', 'measure'] True", "[]", "True"]
+    assert done.stdout.splitlines() == ["[] ['create', 'load', 'measure', 'study'] True", "[]", "True"]
     with pytest.raises(AttributeError, match="'softbench' has no attribute 'creat'"):
         softbench.creat  # noqa: B018
+
+
+def test_measure_keeps_resumes_and_says_so(tmp_path: Path) -> None:
+    out, said = tmp_path / "x.jsonl", list[str]()
+    asked: dict[str, Any] = {"settings": BRIEF, "out": out, "resume": True, "say": said.append, **SMALL}
+    assert len(softbench.measure("latency", "soft", **asked)) == 4
+    frame = softbench.measure("latency", "soft,performer", **asked)
+    assert said == [f"Nothing to resume: {out} does not exist yet.", f"Resuming: 4 of 6 cases are in {out}."]
+    assert frame["label"].tolist() == ["softmax", "soft", "performer"] * 2
+    assert len(softbench.load(out)) == 6
+
+
+def test_measure_takes_what_the_command_takes() -> None:
+    frame = softbench.measure("flops", "soft", process={"threads": 1}, quick=True, timeout="1m", heads=1, device="cpu")
+    assert frame["tokens"].unique().tolist() == [256, 1024, 4096]
+    assert frame["env.threads"].unique().tolist() == [1]
+    for wrong, message in (({"timeout": "soon"}, "'soon' is not a time"), ({"memory_limit": "2 GiB"}, "add --isolate"),
+                           ({"process": {"thread": 1}}, "'thread'"), ({"resume": True}, "needs the file to continue")):
+        with pytest.raises(UsageError, match=message):
+            softbench.measure("flops", "soft", tokens=16, device="cpu", **wrong)
+
+
+def test_study_gives_a_frame_keeps_and_resumes(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"attn": "soft", "sizes": [4, 9], "samplings": "none", "inputs": "structured", "tokens": 16,
+                             "head_dim": 8, "cost": False}
+    out, said = tmp_path / "x.jsonl", list[str]()
+    first = softbench.study("approx-error", **asked, seeds=1, out=str(out))
+    assert first[first["quantity"] == "error_matrix_fro"]["size"].tolist() == [4, 9]
+    again = softbench.study("approx_error", **asked, seeds=1, out=out, resume=True, say=said.append)
+    assert again["value"].tolist() == first["value"].tolist()
+    assert said == [f"Resuming: 2 of 2 tasks are in {out}."]
+    with pytest.raises(UsageError, match=r"\[approx_error\] named 'sizs'. Did you mean 'sizes'"):
+        softbench.study("approx-error", sizs=1)
+    with pytest.raises(UsageError, match=r"No study named 'aprox_error'. Did you mean 'approx_error'"):
+        softbench.study("aprox-error")

@@ -27,20 +27,20 @@ class Costs:
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs = {job.case: job for job in jobs}
-        self.found: dict[Case, list[Record]] = {}
+        self._records: dict[Case, list[Record]] = {}
 
     def of(self, case: Case) -> list[Record]:
         """The records of latency and of peak_memory; a case that cannot run gives rows that say so."""
-        if case not in self.found:
+        if case not in self._records:
             together = case.shape.tokens <= TOGETHER
             self._measure([job for job in self.jobs.values() if together or job.case == case])
-        return self.found[case]
+        return self._records[case]
 
     def _measure(self, jobs: list[Job]) -> None:
-        self.found |= {job.case: [] for job in jobs}
+        self._records |= {job.case: [] for job in jobs}
         for name, module, settings in (("latency", latency, _LATENCY), ("memory", memory, _MEMORY)):
             done = 0
-            for count, records in Sweep(name, module, settings, jobs, environment={}):
+            for count, records in Sweep(name, module, settings, jobs):
                 for job, record in zip(jobs[done : done + count], records, strict=True):
-                    self.found[job.case].append(record)
+                    self._records[job.case].append(record)
                 done += count

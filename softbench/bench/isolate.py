@@ -18,16 +18,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from softbench import options as opts
-from softbench import plugins
-from softbench.bench.sweep import Job, Sweep, make_record
+from softbench import options, plugins
+from softbench.bench.programme import Step
+from softbench.bench.sweep import Job, Sweep
 from softbench.case import AttentionSpec, Case, ModelSpec, Shape, Spec
 from softbench.config import Process
-from softbench.contracts.measure import unread
 from softbench.errors import SoftbenchError
 from softbench.processes import child, setup
 from softbench.processes.child import Child
@@ -38,35 +38,36 @@ _READY, _DONE = "ready\n", "done\n"
 _SPECS: dict[str, type[Spec]] = {kind.__name__: kind for kind in (AttentionSpec, ModelSpec)}
 
 
-def isolated(sweep: Sweep, settings: Process, memory_limit: int | None) -> Iterator[tuple[int, list[Record]]]:
-    """The sweep, with each job in a child process of its own; cases are then not interleaved.
+@dataclass(frozen=True)
+class Isolated(Sweep):
+    """A sweep with each job in a child process of its own; cases are then not interleaved.
 
-    Args:
+    Attributes:
+        process: how a child is set up.
         memory_limit: bytes that a child may hold; a case that needs more becomes a row `oom`.
     """
-    for job in sweep.jobs:
-        sweep.on_start(job.case)
-        yield 1, _run_child(sweep, job, settings, memory_limit)
 
+    process: Process = field(default_factory=Process, kw_only=True)
+    memory_limit: int | None = field(default=None, kw_only=True)
 
-def request(sweep: Sweep, job: Job, settings: Process, memory_limit: int | None) -> dict[str, Any]:
-    """What a child is told, as plain JSON values."""
-    return {
-        "measure": sweep.measure_name, "settings": opts.to_dict(sweep.settings), "case": asdict(job.case),
-        "kind": type(job.case.spec).__name__, "options": job.subject.options, "process": opts.to_dict(settings),
-        "environment": sweep.environment, "timeout": sweep.timeout, "memory_limit": memory_limit,
-        "check_convergence": sweep.check_convergence,
-    }
+    def steps(self, before: list[Record]) -> Iterator[Step]:
+        """A step is one case."""
+        return (Step(str(job.case), 1, partial(self._run_child, job)) for job in self.jobs)
 
+    def request(self, job: Job) -> dict[str, Any]:
+        """What a child is told, as plain JSON values."""
+        return {
+            "measure": self.name, "settings": options.to_dict(self.settings), "case": asdict(job.case),
+            "kind": type(job.case.spec).__name__, "options": job.subject.options,
+            "process": options.to_dict(self.process), "environment": self.environment, "timeout": self.timeout,
+            "memory_limit": self.memory_limit, "check_convergence": self.check_convergence,
+        }
 
-def _run_child(sweep: Sweep, job: Job, settings: Process, memory_limit: int | None) -> list[Record]:
-    asked = request(sweep, job, settings, memory_limit)
-    answer = ask("softbench.bench.isolate", asked, sweep.timeout, memory_limit)
-    if isinstance(answer, list):
-        return [from_json(line) for line in answer]
-    status, note = answer
-    reading = unread(sweep.measure, status, note)
-    return [make_record(sweep.measure_name, job, reading, sweep.environment)]
+    def _run_child(self, job: Job) -> list[Record]:
+        answer = ask("softbench.bench.isolate", self.request(job), self.timeout, self.memory_limit)
+        if isinstance(answer, list):
+            return [from_json(line) for line in answer]
+        return self._records(job, [self.unread(*answer)])
 
 
 def ask(module: str, asked: dict[str, Any], timeout: float | None,
@@ -125,7 +126,7 @@ def asked() -> tuple[dict[str, Any], dict[str, Any]]:
     """In the child: what the parent wrote, and the state of this process, which is set up as that says."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this process
     request: dict[str, Any] = json.load(sys.stdin)
-    return request, setup.apply(opts.parse(Process, request["process"], "process"))
+    return request, setup.apply(options.parse(Process, request["process"], "process"))
 
 
 @contextlib.contextmanager
@@ -157,11 +158,11 @@ def _child(request: dict[str, Any], state: dict[str, Any]) -> list[Record]:
     case = Case(spec=spec, shape=Shape(**data.pop("shape")), **data)
     subject = subjects.load(replace(spec, options=request["options"]))
     module = measures.load(request["measure"])
-    settings = opts.parse(module.Settings, request["settings"], request["measure"])
+    settings = options.parse(module.Settings, request["settings"], request["measure"])
     jobs = [Job(case, subject)]
     environment = request["environment"] | state | {"plugins": plugins.codes()}  # of the files as they are by now
-    sweep = Sweep(request["measure"], module, settings, jobs, environment, request["timeout"],
-                  request["check_convergence"])
+    sweep = Sweep(request["measure"], module, settings, jobs, request["timeout"], request["check_convergence"],
+                  environment=environment)
     return [record for _, group in sweep for record in group]
 
 

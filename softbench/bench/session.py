@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from softbench import case as cases
 from softbench import config as configuration
-from softbench import inputs, parsing, subjects
-from softbench import options as opts
+from softbench import inputs, options, parsing, plugins, subjects
+from softbench.bench.isolate import Isolated
 from softbench.bench.study import Study
 from softbench.bench.sweep import Job, Sweep
 from softbench.case import Shape, Spec
-from softbench.config import Config, SweepConfig
+from softbench.config import Config, Process, SweepConfig
 from softbench.contracts import measure as measures
 from softbench.contracts import study as studies
 from softbench.errors import PluginError, UsageError
@@ -22,38 +24,85 @@ from softbench.processes import setup
 from softbench.subjects.workload import Subject
 
 BASELINE, NO_BASELINE = "softmax", "none"
+_QUICK_TOKENS = "256,1k,4k"
 
 
-def start(config: Config, measure: str, *, command: str = "", **extra: Any) -> Sweep:
-    """Set the process up and lay out the whole sweep; every name and value is checked before anything is measured.
+def configure(name: str, flags: Mapping[str, Mapping[str, Any]], *, path: Path | None = None,
+              assignments: Sequence[str] = (), quick: bool = False) -> Config:
+    """The configuration of a measure or study: built-in defaults, the file, assignments, flags.
+
+    Args:
+        quick: a smaller programme in place of what the file says; what is given as a flag wins. Models keep their
+            images.
+    """
+    config = configuration.load(path, assignments, flags)
+    if not quick:
+        return config
+    kind, module = ("measures", measures.load(name)) if name in plugins.names("measures") else (
+        "studies", studies.load(name))
+    tables = getattr(config, kind)
+    own = tables.get(name, {}) | getattr(module, "QUICK", {}) | flags.get(name, {})
+    sweep = config.sweep
+    if not sweep.model and not {"tokens", "grid"} & flags.get("sweep", {}).keys():
+        sweep = replace(sweep, tokens=_QUICK_TOKENS, grid="")
+    return replace(config, **{kind: tables | {name: own}}, sweep=sweep)
+
+
+def start(config: Config, measure: str, *, command: str = "", memory_limit: int | None = None, **terms: Any) -> Sweep:
+    """Set this process up as the configuration says, and lay a sweep out that runs in it.
 
     Raises:
         UsageError: an unknown name or a bad value anywhere in the configuration.
     """
-    module = measures.load(measure)
-    settings = opts.parse(module.Settings, config.measures.get(measure, {}), f"[{measure}]")
-    state = setup.apply(config.process)
-    jobs = plan(config, getattr(module, "MODES", cases.MODES))
-    environment = env.take(state, jobs[0].case.device, command)
-    return Sweep(measure, module, settings, jobs, environment, **extra)
+    state = setup.apply(_limited(config.process, memory_limit))
+    sweep = lay_out(config, measure, memory_limit=memory_limit, **terms)
+    return replace(sweep, environment=env.take(state, sweep.jobs[0].case.device, command))
 
 
 def start_study(config: Config, name: str, *, command: str = "") -> Study:
-    """Set the process up and cut the study into tasks; every setting is checked before any task runs.
+    """Set this process up as the configuration says, and lay a study out that runs in it.
 
     Raises:
-        UsageError: a bad setting. PluginError: no task, or two of one name, which a resumed run could not tell apart.
+        UsageError: a bad setting. PluginError: no task, or two of one name.
     """
-    module = studies.load(name)
-    settings = opts.parse(module.Settings, config.studies.get(name, {}), f"[{name}]")
     state = setup.apply(config.process)
+    study = lay_out_study(config, name)
+    return replace(study, environment=env.take(state, study.device, command))
+
+
+def lay_out(config: Config, name: str, *, isolate: bool = False, memory_limit: int | None = None,
+            timeout: float | None = None, check_convergence: bool = False) -> Sweep:
+    """The whole sweep, every name and value checked; changes nothing in this process.
+
+    Args:
+        isolate: run each case in a child process, which may hold `memory_limit` bytes.
+        timeout: seconds that a case may take.
+    """
+    if memory_limit is not None and not isolate:
+        raise UsageError("--memory-limit works on child processes: add --isolate.")
+    module = measures.load(name)
+    settings = options.parse(module.Settings, config.measures.get(name, {}), f"[{name}]")
+    laid = (name, module, settings, plan(config, getattr(module, "MODES", cases.MODES)), timeout, check_convergence)
+    if isolate:
+        return Isolated(*laid, process=_limited(config.process, memory_limit), memory_limit=memory_limit)
+    return Sweep(*laid)
+
+
+def lay_out_study(config: Config, name: str) -> Study:
+    """The study cut into tasks, every setting checked; changes nothing in this process."""
+    module = studies.load(name)
+    settings = options.parse(module.Settings, config.studies.get(name, {}), f"[{name}]")
     tasks = list(module.tasks(settings))
     names = [task.name for task in tasks]
     if not tasks or len(set(names)) < len(names):
         twice = [f"two tasks named '{task}'" for task in names if names.count(task) > 1]
         raise PluginError(f"Study '{name}' has {twice[0] if twice else 'no task'} with these settings.")
-    where = device.find(getattr(settings, "device", device.CPU))
-    return Study(name, module, tasks, env.take(state, where, command), where.partition(":")[0])
+    return Study(name, module, settings, tasks, device.find(getattr(settings, "device", device.CPU)))
+
+
+def _limited(process: Process, memory_limit: int | None) -> Process:
+    """How a process is set up that may hold so many bytes: see `isolate.py`."""
+    return replace(process, malloc="default") if memory_limit else process
 
 
 def plan(config: Config, modes: tuple[str, ...] = cases.MODES) -> list[Job]:
@@ -114,10 +163,10 @@ def _parts(subject: Subject) -> list[Subject]:
 
 def check_distinct(chosen: Sequence[Subject], impl: str) -> None:
     """Refuse two labels for one thing, `soft` and `soft:landmarks=49`: their records could not be told apart."""
-    seen: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for subject in chosen:
         label = subject.spec.label
-        same = seen.setdefault(f"{subject.attention} {subject.model} {subject.options} {subject.spec.impl or impl}",
+        same = labels.setdefault(f"{subject.attention} {subject.model} {subject.options} {subject.spec.impl or impl}",
                                label)
         if same != label:
             flag, kind = ("--model", "model") if subject.model else ("--attn", "attention")

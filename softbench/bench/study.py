@@ -1,54 +1,81 @@
-"""Running a study: its tasks one after the other, each giving records; whatever goes wrong becomes a row.
-
-The twin of `sweep.py` for studies, whose tasks are not cases of one measure but pieces of one question.
-"""
+"""A study as a programme: its tasks one after the other, each giving records; whatever goes wrong becomes a row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from types import ModuleType
-from typing import Any
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, Self
 
-from softbench import records
-from softbench.bench import sweep
+from softbench import options, records
+from softbench.bench.programme import Item, Programme, Step, digest
 from softbench.contracts.study import Finding, Task, unread
-from softbench.plugins.contained import contained
+from softbench.machine import device
 from softbench.processes import state
 from softbench.records import WHOLE_TASK, Record
 
 
 @dataclass(frozen=True)
-class Study:
-    """The tasks of one study on this machine. `known` are the records of tasks that a resumed study leaves out."""
+class Study(Programme):
+    """The tasks of one study on this machine."""
 
-    name: str
-    module: ModuleType
     tasks: list[Task]
-    environment: dict[str, Any]
-    device: str = "cpu"
-    on_start: Callable[[Task], None] = field(default=lambda task: None)
-    known: list[Record] = field(default_factory=list)
+    device: str = device.CPU
+    word: ClassVar[str] = "tasks"
 
-    def __iter__(self) -> Iterator[tuple[Task, list[Record]]]:
-        """Yields the records of each task as soon as it is done."""
-        found = list(self.known)
-        for task in self.tasks:
-            self.on_start(task)
-            group = [self._record(task, observation) for observation in self._observe(task, found)]
-            found += group
-            yield task, group
+    def items(self) -> list[Item]:
+        """The tasks."""
+        return [Item(task.name, self._digest(task), task.concludes) for task in self.tasks]
 
-    def _observe(self, task: Task, found: list[Record]) -> list[Finding]:
-        try:
-            with state.guarded(), contained():
-                return list(task.run(found) if task.concludes else task.run())
-        except Exception as error:
-            status, note = sweep.verdict(error)
-            return [unread(self.module, status, note, {WHOLE_TASK: True})]
+    def item(self, record: Record) -> Item:
+        """The task that a record is of."""
+        return Item(str(record.coords.get("task", "")), str(record.detail.get("digest", "")))
+
+    def only(self, positions: Collection[int]) -> Self:
+        """The study of some of its tasks."""
+        return replace(self, tasks=[self.tasks[i] for i in sorted(positions)])
+
+    def steps(self, before: list[Record]) -> Iterator[Step]:
+        """A step is a task."""
+        return (Step(task.name, 1, partial(self._run, task, before)) for task in self.tasks)
+
+    def unread(self, status: str, note: str) -> Finding:
+        """The study's headline without a number."""
+        return unread(self.module, status, note, {WHOLE_TASK: True})
+
+    def recalled(self) -> list[Record]:
+        """What a study that is run once for a machine has kept of this one."""
+        if not hasattr(self.module, "recall"):
+            return []
+        known: list[Record] = self.module.recall(self.environment, device.kind(self.device))
+        return known
+
+    def remember(self, new: list[Record]) -> str:
+        """Have a study that is run once for a machine keep what it found. Raises SoftbenchError where it cannot."""
+        sound = [record for record in new if record.status == "ok"]
+        if not sound or not hasattr(self.module, "remember"):
+            return ""
+        return str(self.module.remember(sound, self.environment, device.kind(self.device)))
+
+    def _run(self, task: Task, before: list[Record]) -> list[Record]:
+        findings = self.attempt(self._findings, task, list(before))
+        return [self._record(task, finding) for finding in findings]
+
+    def _findings(self, task: Task, before: list[Record]) -> list[Finding]:
+        with state.guarded():
+            return list(task.run(before) if task.concludes else task.run())
 
     def _record(self, task: Task, finding: Finding) -> Record:
         quoted = {"source": finding.quoted} if finding.quoted else {}
-        told = replace(finding, detail=finding.detail | quoted, coords=finding.coords | {"task": task.name},
-                       device=None if quoted else self.device)
-        return records.make(self.name, told, told, told, records.origin({} if quoted else self.environment))
+        placed = replace(finding, detail=finding.detail | quoted | {"digest": self._digest(task)},
+                         coords=finding.coords | {"task": task.name},
+                         device=None if quoted else device.kind(self.device))
+        return records.make(self.name, placed, placed, placed, records.origin({} if quoted else self.environment))
+
+    def _digest(self, task: Task) -> str:
+        """Of all settings but those that only choose tasks, and of what they chose for this one."""
+        settings = options.to_dict(self.settings)
+        deciding = {key: settings[key] for key in settings if key not in getattr(self.module, "CHOICES", ())}
+        if "device" in deciding:
+            deciding["device"] = self.device
+        return digest(self.name, task.name, deciding, dict(task.at))

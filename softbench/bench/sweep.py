@@ -6,24 +6,21 @@ is not supported, takes too long or gives a wrong result yields a record that sa
 
 from __future__ import annotations
 
-import gc
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
-from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 
-from softbench import dtypes, records
-from softbench import options as opts
+from softbench import dtypes, options, records
+from softbench.bench.programme import Item, Programme, Step, digest
 from softbench.case import Case
 from softbench.contracts.measure import Reading, readings, unread
-from softbench.errors import PluginError, SoftbenchError, Unsupported, text
+from softbench.errors import PluginError
 from softbench.machine import ceilings, device
 from softbench.ops import pseudo_inverse
 from softbench.plugins.contained import contained
@@ -31,7 +28,7 @@ from softbench.processes import state
 from softbench.processes.limits import deadline
 from softbench.records import UNFINISHED, About, Point, Record
 from softbench.subjects import probe, witness, workload
-from softbench.subjects.workload import Subject, Workload, is_out_of_memory
+from softbench.subjects.workload import Subject, Workload
 
 _MOST_OF_LIMIT = 50.0  # caches are up to some twenty times as fast as the memory that the limit speaks of
 _LONGER = 0.3  # seconds, beside a third of those of a first call, that a probe at more tokens should take
@@ -46,52 +43,66 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Programme):
     """One measure over many jobs on this machine.
 
     Attributes:
         timeout: seconds that a case may take.
-        on_stuck: called from another thread where code takes no end after the timeout, with rows for all that has none
-            yet; it must end this process.
         check_convergence: look, in the untimed call before measuring, whether every small inverse in it has
             converged; the numbers of a case where one has not are marked `diverged`.
     """
 
-    measure_name: str
-    measure: ModuleType
-    settings: Any
     jobs: list[Job]
-    environment: dict[str, Any]
     timeout: float | None = None
     check_convergence: bool = False
-    on_start: Callable[[Case], None] = field(default=lambda case: None)
-    on_stuck: Callable[[list[Record]], None] | None = None
     _recorded: set[Case] = field(default_factory=set)
     _unconverged: dict[Case, str] = field(default_factory=dict)
     _probed: dict[Case, float] = field(default_factory=dict)
+    word: ClassVar[str] = "cases"
 
-    def __iter__(self) -> Iterator[tuple[int, list[Record]]]:
-        """Yields, for each group of jobs as soon as it is done, how many jobs it was and their records."""
-        if hasattr(self.measure, "measure_group"):
+    def items(self) -> list[Item]:
+        """The cases; equal ones have equal records, but for the numbers."""
+        reading = Reading("", detail={"settings": options.to_dict(self.settings)})
+        return [self.item(make_record(self.name, job, reading, {})) for job in self.jobs]
+
+    def item(self, record: Record) -> Item:
+        """The case that a record is of, whichever quantity it is, under the settings that it carries."""
+        name = replace(record, quantity="").identity()
+        return Item(name, digest(name, record.detail.get("settings")))
+
+    def only(self, positions: Collection[int]) -> Self:
+        """The sweep of some of its jobs."""
+        return replace(self, jobs=[self.jobs[i] for i in sorted(positions)])
+
+    def steps(self, before: list[Record]) -> Iterator[Step]:
+        """A step is a group of cases at one point where the measure interleaves them, else one case."""
+        if hasattr(self.module, "measure_group"):
             for _, neighbours in groupby(self.jobs, key=lambda job: job.case.point()):
                 group = list(neighbours)
-                yield len(group), self._run_group(group)
+                yield Step(str(group[0].case), len(group), partial(self._run_group, group))
         else:
             for job in self.jobs:
-                yield 1, self._records(job, self._run_alone(job))
+                yield Step(str(job.case), 1, partial(self._run_case, job))
+
+    def unread(self, status: str, note: str) -> Reading:
+        """The measure's headline without a number."""
+        return unread(self.module, status, note)
+
+    def _run_case(self, job: Job) -> list[Record]:
+        return self._records(job, self._run_alone(job))
 
     def _run_group(self, jobs: list[Job]) -> list[Record]:
         """Build all jobs, measure them together; what does not fit beside the others is measured alone afterwards."""
         results: dict[int, list[Reading]] = {}
         ready: dict[int, Workload] = {}
         for index, job in enumerate(jobs):
-            self.on_start(job.case)
-            outcome = self._attempt(self.prepare, job)
+            self.on_start(str(job.case))
+            outcome = self.attempt(self.prepare, job)
             if isinstance(outcome, Workload):
                 ready[index] = outcome
             elif not (ready and outcome[0].status == "oom"):
                 results[index] = outcome
-        measured = self._attempt(self._measure_group, list(ready.values())) if ready else []
+        measured = self.attempt(self._measure_group, list(ready.values())) if ready else []
         if ready and not isinstance(measured[0], Reading):
             results |= dict(zip(ready, measured, strict=True))
         ready.clear()
@@ -100,30 +111,30 @@ class Sweep:
                 for record in self._records(job, results.get(index) or self._run_alone(job))]
 
     def _run_alone(self, job: Job) -> list[Reading]:
-        self.on_start(job.case)
-        if hasattr(self.measure, "measure_case"):
-            return list(self._attempt(self._measure_case, job))
-        built = self._attempt(self.prepare, job)
-        return list(self._attempt(self._measure, built) if isinstance(built, Workload) else built)
+        self.on_start(str(job.case))
+        if hasattr(self.module, "measure_case"):
+            return list(self.attempt(self._measure_case, job))
+        built = self.attempt(self.prepare, job)
+        return list(self.attempt(self._measure, built) if isinstance(built, Workload) else built)
 
     def _measure_case(self, job: Job) -> list[Reading]:
         with state.guarded(), self._deadline(job.case):
-            return readings(self.measure, self.measure.measure_case(job.case, job.subject, self.settings))
+            return readings(self.module, self.module.measure_case(job.case, job.subject, self.settings))
 
     def _measure(self, built: Workload) -> list[Reading]:
         with state.guarded(), self._deadline(built.case):
-            found = readings(self.measure, self.measure.measure(built, self.settings))
+            measured = readings(self.module, self.module.measure(built, self.settings))
             witness.examine(built)
-        return found
+        return measured
 
     def _measure_group(self, built: list[Workload]) -> list[list[Reading]]:
         with state.guarded(), self._deadline(*(one.case for one in built)):
-            found = [readings(self.measure, one) for one in self.measure.measure_group(built, self.settings)]
+            measured = [readings(self.module, one) for one in self.module.measure_group(built, self.settings)]
             for one in built:
                 witness.examine(one)
-        if len(found) != len(built):
-            raise PluginError(f"the measure gave readings of {len(found)} cases, not of {len(built)}")
-        return found
+        if len(measured) != len(built):
+            raise PluginError(f"the measure gave readings of {len(measured)} cases, not of {len(built)}")
+        return measured
 
     def _deadline(self, *cases: Case) -> AbstractContextManager[None]:
         """The timeout of so many cases at once."""
@@ -134,7 +145,7 @@ class Sweep:
         """Hand out rows for these cases, which take no end, and for all that would have come after them."""
         labels = " or ".join(dict.fromkeys(case.spec.label for case in cases))
         late = {replace(case, impl="") for case in cases}
-        plain = unread(self.measure)
+        plain = unread(self.module)
         own = replace(plain, status="timeout", note=f"no result within {self.timeout:g} s, nor any end to it")
         others = replace(plain, status="not_run", note=f"not run: there was no end to {labels}; add --isolate",
                          detail={UNFINISHED: True})
@@ -146,9 +157,9 @@ class Sweep:
     def _records(self, job: Job, results: Sequence[Reading]) -> list[Record]:
         self._recorded.add(job.case)
         remark = self._unconverged.get(job.case, "")
-        settings = opts.to_dict(self.settings)
+        settings = options.to_dict(self.settings)
         marked = [_diverged(r, remark) if remark else r for r in results]
-        return [make_record(self.measure_name, job, replace(r, detail={**r.detail, "settings": settings}),
+        return [make_record(self.name, job, replace(r, detail={**r.detail, "settings": settings}),
                             self.environment) for r in marked]
 
     def prepare(self, job: Job) -> Workload:
@@ -177,15 +188,6 @@ class Sweep:
             self._probed[case] = probe.probe(case, subject)
         return self._probed[case]
 
-    def _attempt(self, action: Callable[..., Any], *arguments: Any) -> Any:
-        """The action's result, or a list of the one reading that says why there is none."""
-        try:
-            with contained():
-                return action(*arguments)
-        except Exception as error:
-            status, note = verdict(error)
-            return [unread(self.measure, status, note)]
-
 
 def _diverged(reading: Reading, remark: str) -> Reading:
     """The reading, marked; a reading that is not ok for another reason stays what it is."""
@@ -201,8 +203,8 @@ def make_record(measure: str, job: Job, reading: Reading, environment: dict[str,
         reading = replace(reading, samples=[], value=None, status="failed")
         notes.append(f"the time is {1 / share:.1%} of the least that this machine needs (`softbench roofline`): its"
                      " work cannot have been done")
-    told = replace(reading, note="; ".join(filter(None, notes)), detail=reading.detail | limit)
-    return records.make(measure, told, about(job), point(job), records.origin(environment))
+    noted = replace(reading, note="; ".join(filter(None, notes)), detail=reading.detail | limit)
+    return records.make(measure, noted, about(job), point(job), records.origin(environment))
 
 
 def about(job: Job) -> About:
@@ -229,8 +231,8 @@ def _limit(reading: Reading, case: Case, environment: dict[str, Any]) -> dict[st
     """What this machine's ceilings say of a time whose unavoidable work is known."""
     work = reading.detail.get("work")
     known = ceilings.load(environment, case.device) if work else None
-    found = known.limit(work["bytes"], work["flops"], case.dtype, reading.summary) if work and known else {}
-    return {"limit": found} if found else {}
+    limit = known.limit(work["bytes"], work["flops"], case.dtype, reading.summary) if work and known else {}
+    return {"limit": limit} if limit else {}
 
 
 def resolved_impl(job: Job) -> str:
@@ -241,30 +243,6 @@ def resolved_impl(job: Job) -> str:
             return job.subject.resolve(case.impl, device.kind(case.device), dtypes.of(case.dtype), case.shape)
     except Exception:  # what a plugin raises here is told where it is built
         return case.impl
-
-
-def identity(measure: str, job: Job) -> str:
-    """What `subject` gives for this job's records."""
-    return subject(make_record(measure, job, Reading("", "1", []), {}))
-
-
-def subject(record: Record) -> str:
-    """The identity of a record's case under its measure, whichever quantity it is."""
-    return replace(record, quantity="").identity()
-
-
-def verdict(error: BaseException) -> tuple[str, str]:
-    """Status and note of the row that stands for a case that raised; frees what its frames held."""
-    traceback.clear_frames(error.__traceback__)
-    _release()
-    reason = _first_line(error).rstrip(".")
-    if isinstance(error, Unsupported):
-        return "unsupported", reason
-    if isinstance(error, TimeoutError):
-        return "timeout", reason
-    if is_out_of_memory(error):
-        return "oom", reason or "out of memory"
-    return "failed", reason if isinstance(error, SoftbenchError) else f"{type(error).__name__}: {reason}"
 
 
 def _refuse_too_large(job: Job) -> None:
@@ -284,17 +262,3 @@ def _seconds(built: Workload) -> float:
     built.run(state)
     device.synchronize(built.device)
     return time.perf_counter() - started
-
-
-def _release() -> None:
-    gc.collect()
-    device.release()
-
-
-def _first_line(error: BaseException) -> str:
-    return text(error).partition("\n")[0][:300]
-
-
-def failed(records: Sequence[Record]) -> bool:
-    """Whether the exit code must say that cases failed: one did, or took too long, or none gave a number."""
-    return any(r.status in ("failed", "timeout") for r in records) or all(r.value is None for r in records)

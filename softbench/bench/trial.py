@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from softbench import options as opts
-from softbench import subjects
+from softbench import options, subjects
 from softbench.bench import isolate
 from softbench.bench.costs import disturbance
-from softbench.bench.sweep import verdict
+from softbench.bench.programme import verdict
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.config import Process
 from softbench.machine import device
@@ -53,7 +52,7 @@ def memory(case: Case, subject: Subject, limit: int, timeout: float) -> Trial:
 
 def seconds(case: Case, subject: Subject, settings: latency.Settings, budget: float, timeout: float) -> Trial:
     """The time of a call as `softbench latency` takes it, with one call alone where that is far beyond the budget."""
-    return _ask(case, subject, timeout, setup.current(), settings=opts.to_dict(settings), budget=budget)
+    return _ask(case, subject, timeout, setup.current(), settings=options.to_dict(settings), budget=budget)
 
 
 def free(where: str) -> int | None:
@@ -70,7 +69,7 @@ def leave_room(where: str) -> None:
 
 def _ask(case: Case, subject: Subject, timeout: float, wanted: Process, limit: int | None = None,
          **more: Any) -> Trial:
-    asked = {**packed(case, subject), "process": opts.to_dict(wanted), "limit": limit, **more}
+    asked = {**packed(case, subject), "process": options.to_dict(wanted), "limit": limit, **more}
     answer = isolate.ask("softbench.bench.trial", asked, timeout, limit)
     if isinstance(answer, list):
         return Trial(**json.loads(answer[-1]))
@@ -155,9 +154,9 @@ def _bytes(built: Workload) -> int:
 
 def _resident(entry: str) -> int:
     """Bytes of this process that are in memory now (VmRSS) or were at most (VmHWM)."""
-    found = re.search(rf"{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
+    line = re.search(rf"{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert line is not None
+    return int(line[1]) * 1024
 
 
 def main() -> None:

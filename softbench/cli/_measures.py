@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from softbench import config as configuration
-from softbench import files, parsing, plugins
-from softbench import options as opts
+from softbench import parsing, plugins
 from softbench.case import ModelSpec
-from softbench.cli import _presenting, _printing, _running
+from softbench.cli import _printing, _running
 from softbench.cli._progress import Progress
-from softbench.config import Config, Process, SweepConfig
+from softbench.config import Process, SweepConfig
 from softbench.contracts import measure as measures
-from softbench.errors import Unsupported, UsageError
+from softbench.errors import Unsupported
 from softbench.plugins.contained import contained
-from softbench.records import Record, append
+from softbench.records import Record
 
 if TYPE_CHECKING:
-    from softbench.bench.sweep import Job, Sweep
+    from softbench.bench.sweep import Job
 
-_QUICK_TOKENS = "256,1k,4k"
 _FIXED_SECONDS, _CALLS, _FLOP_PER_SECOND = 0.7, 5, 1e11  # a rough model of what a case takes, for the time left
 
 
@@ -58,79 +55,22 @@ def _isolation_options() -> list[click.Option]:
 def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str, ...], config: Path | None,
          out: Path | None, plot: Path | None, form: str, quick: bool, resume: bool, dry_run: bool, isolate: bool,
          memory_limit: str | None, timeout: float | None, check_convergence: bool) -> int:
-    if memory_limit is not None and not isolate:
-        raise UsageError("--memory-limit works on child processes: add --isolate.")
-    target = _running.output(name, out, resume)
-    if plot is not None:
-        from softbench.reports import plots
-
-        plots.check_path(plot)
-        files.keep_apart({"--out": [target], "--plot": [plot]},
-                         _running.named_files([flags, assignments, config or configuration.FILE]))
+    target = _running.output(name, out, resume, plot, None, [flags, assignments, config or configuration.FILE])
     limit = parsing.memory(memory_limit, "--memory-limit") if memory_limit is not None else None
-    settings = configuration.load(config, assignments, flags)
-    if quick:
-        settings = _quick(name, settings, flags)
-    if limit:  # see softbench/bench/isolate.py
-        settings = replace(settings, process=replace(settings.process, malloc="default"))
-    baseline = settings.sweep.baseline
+    terms: dict[str, Any] = {"isolate": isolate, "memory_limit": limit, "timeout": timeout,
+                             "check_convergence": check_convergence}
 
     from softbench.bench import session
 
+    settings = session.configure(name, flags, path=config, assignments=assignments, quick=quick)
     _printing.others_to_stderr()
-    sweep = session.start(settings, name, command=_running.command(), timeout=timeout,
-                          check_convergence=check_convergence)
     if dry_run:
-        _print_plan(sweep.jobs, form)
+        _print_plan(session.lay_out(settings, name, **terms).jobs, form)
         return 0
-    sweep, known = _resume(sweep, target) if resume else (sweep, [])
-    measured: list[Record] = []
-
-    def tell() -> int:
-        found = [*known, *measured]
-        try:
-            _presenting.print_records(found, form, baseline)
-        finally:  # also where nobody reads the tables any more
-            if any("work" in r.detail and "limit" not in r.detail for r in measured):
-                _printing.say("No floors beside these times: `softbench roofline` measures once what this machine can"
-                             " do.")
-            drawn = plot is None or _presenting.plot_or_say_why(found, plot, baseline)
-            _printing.say(f"Records: {target} ({len(measured)} new)")
-        from softbench.bench.sweep import failed
-
-        return _running.SOME_FAILED if failed(found) else 0 if drawn else _running.ERROR
-
-    _measure(sweep, settings, target, isolate, limit, measured, tell)
-    return tell()
-
-
-def _measure(sweep: Sweep, settings: Config, out: Path, isolate: bool, limit: int | None, measured: list[Record],
-             tell: Callable[[], int]) -> None:
-    """Run the sweep and append what it yields to `out` and to `measured`, group by group.
-
-    Where a case takes no end, all is told from another thread, and the process ended.
-    """
-    from softbench.bench import isolate as isolation
-
-    progress = Progress([_weight(job) for job in sweep.jobs], _outcomes)
-
-    def stuck(rows: list[Record]) -> None:
-        code = _running.ERROR
-        try:
-            progress.__exit__(None, None, None)
-            late = next(row.label for row in rows if row.status == "timeout")
-            _printing.say(f"Stopped: {late} took no end after --timeout. With --isolate it would have been"
-                          " ended alone.")
-            append(out, rows)
-            measured.extend(rows)
-            code = tell()
-            _printing.stdout().flush()
-        finally:
-            os._exit(code)
-
-    watched = replace(sweep, on_start=lambda case: progress.start(str(case)), on_stuck=stuck)
-    groups = isolation.isolated(watched, settings.process, limit) if isolate else iter(watched)
-    _running.keep(groups, out, progress, "cases", measured)
+    sweep = session.start(settings, name, command=_running.command(), **terms)
+    finish = partial(_running.finish, out=target, plot=plot, form=form, resume=resume, baseline=settings.sweep.baseline)
+    progress = Progress(lambda left: [_weight(job) for job in left.jobs], _outcomes, finish)
+    return _running.carry_out(sweep, progress, target, resume=resume)
 
 
 def _weight(job: Job) -> float:
@@ -153,27 +93,6 @@ def _place(record: Record) -> str:
     if not record.model:
         return f"{record.label}, N = {record.tokens:,}"
     return f"{record.label}, {record.rows}x{record.cols}, batch {record.batch}, {record.coords.get('part', 'whole')}"
-
-
-def _resume(sweep: Sweep, out: Path) -> tuple[Sweep, list[Record]]:
-    """The sweep without the jobs that `out` already holds for this environment, and the records of those jobs."""
-    from softbench.bench.sweep import identity, subject
-
-    names = [identity(sweep.measure_name, job) for job in sweep.jobs]
-    settings = opts.to_dict(sweep.settings)
-    known = _running.known(out, sweep.measure_name, sweep.environment, names, subject, "cases",
-                          lambda record: record.detail.get("settings") == settings)
-    left = [job for i, job in enumerate(sweep.jobs) if i not in known]
-    return replace(sweep, jobs=left), [record for group in known.values() for record in group]
-
-
-def _quick(name: str, settings: Config, flags: dict[str, dict[str, Any]]) -> Config:
-    """A short programme in place of what the file says; what is given as a flag wins. Models keep their images."""
-    own = settings.measures.get(name, {}) | getattr(measures.load(name), "QUICK", {}) | flags.get(name, {})
-    sweep = settings.sweep
-    if not sweep.model and not {"tokens", "grid"} & flags.get("sweep", {}).keys():
-        sweep = replace(sweep, tokens=_QUICK_TOKENS, grid="")
-    return replace(settings, sweep=sweep, measures=settings.measures | {name: own})
 
 
 def _expected(job: Job) -> list[str]:

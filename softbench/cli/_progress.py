@@ -2,72 +2,92 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from softbench.bench.run import Run, Watch
 from softbench.cli import _printing
+from softbench.errors import SoftbenchError
 from softbench.records import Record
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+    from softbench.bench.programme import Programme
     from softbench.training.position import Position
 
 _LINE_SECONDS = 10.0  # between lines on steps of training, where there is no bar
 
 
-class Progress:
+class Progress(Watch):
     """Shows how far a run is.
 
     Args:
-        weights: what each item of the run should roughly cost, in any unit, as long ones often come last.
+        weights: what each item of a programme should roughly cost, in any unit, as long ones often come last.
         outcomes: the lines that tell, where there is no bar, what became of the items behind some records.
+        finish: shows what came of a run, and gives the exit code.
     """
 
-    def __init__(self, weights: Sequence[float], outcomes: Callable[[Sequence[Record]], list[str]]) -> None:
-        self.done = 0
-        self._weights = list(weights)
-        self._outcomes = outcomes
-        self._bar = _bar() if sys.stderr.isatty() else None
-        self._task = self._bar.add_task("", total=sum(self._weights)) if self._bar else None
+    ends_process = True
 
-    @property
-    def total(self) -> int:
-        return len(self._weights)
+    def __init__(self, weights: Callable[[Any], Sequence[float]], outcomes: Callable[[Sequence[Record]], list[str]],
+                 finish: Callable[[Run], int]) -> None:
+        super().__init__(_printing.say)
+        self.finish = finish
+        self._of, self._outcomes = weights, outcomes
+        self._weights: Sequence[float] = ()
+        self._done = 0
+        self._bar: Bar | None = None
+        self._task: Any = None
 
-    def __enter__(self) -> Self:
-        if self._bar:
+    def begin(self, left: Programme) -> None:
+        """The items that are left are about to run."""
+        self._weights = self._of(left)
+        if sys.stderr.isatty():
+            self._bar = _bar()
+            self._task = self._bar.add_task("", total=sum(self._weights))
             self._bar.start()
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def start(self, name: str) -> None:
+        """Something runs now."""
+        if self._bar:
+            from rich.markup import escape
+
+            self._bar.update(self._task, description=escape(name))
+
+    def advance(self, items: int, given: Sequence[Record]) -> None:
+        """Some items are done, and gave these records."""
+        weight = sum(self._weights[self._done : self._done + items])
+        self._done += items
+        if self._bar:
+            with suppress(OSError):
+                self._bar.advance(self._task, weight)
+            return
+        for line in self._outcomes(given):
+            _printing.say(f"[{self._done}/{len(self._weights)}] {line}")
+
+    def end(self) -> None:
+        """Nothing runs any more."""
         if self._bar:
             with suppress(OSError):  # the terminal may have gone
                 self._bar.stop()
 
-    def start(self, item: str) -> None:
-        """An item begins."""
-        if self._bar and self._task is not None:
-            from rich.markup import escape
-
-            self._bar.update(self._task, description=escape(item))
-
-    def advance(self, items: int, group: Sequence[Record]) -> None:
-        """Some items are done, and gave these records."""
-        weight = sum(self._weights[self.done : self.done + items])
-        self.done += items
-        if self._bar and self._task is not None:
-            with suppress(OSError):
-                self._bar.advance(self._task, weight)
-            return
-        for line in self._outcomes(group):
-            _printing.say(f"[{self.done}/{self.total}] {line}")
+    def stuck(self, rows: Sequence[Record], run: Run) -> None:
+        """Show what there is, and end this process."""
+        code = SoftbenchError.exit_code
+        try:
+            late = next(row.label for row in rows if row.status == "timeout")
+            _printing.say(f"Stopped: {late} took no end after --timeout. With --isolate it would have been ended"
+                          " alone.")
+            code = self.finish(run)
+            _printing.stdout().flush()
+        finally:
+            os._exit(code)
 
 
 class Watcher:
@@ -124,7 +144,6 @@ class Watcher:
         averaged = f" (EMA {numbers['top1_ema']:.2%})" if "top1_ema" in numbers else ""
         self.say(f"Epoch {number}/{epochs}: train loss {numbers['train_loss']:.4f}, val. loss {numbers['loss']:.4f},"
                  f" top-1 {numbers['top1']:.2%}{averaged}, {numbers['images_per_second']:,.0f} images/s")
-
 
 
 

@@ -1,4 +1,4 @@
-"""What commands that run something share: their flags, what they resume, and how they keep what they find."""
+"""What commands that run something share: their flags, and how they run, show what came of it, and end."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import glob
 import math
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from softbench import options as opts
-from softbench import parsing, plugins, records
-from softbench.cli import _printing
-from softbench.errors import Interrupted, UsageError
-from softbench.machine import environment
-from softbench.records import Record
+from softbench import files, options, parsing
+from softbench.bench import run as engine
+from softbench.bench.run import Run
+from softbench.cli import _presenting, _printing
+from softbench.cli._progress import Progress
+from softbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from softbench.cli._progress import Progress
+    from softbench.bench.programme import Programme
 
 ERROR, SOME_FAILED = 1, 5
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -73,7 +73,7 @@ def setting_options(sections: Mapping[str, type], run: Sequence[click.Option],
     owners: dict[str, str] = {}
     flags: list[click.Option] = []
     for section, cls in sections.items():
-        for key, kind, default, text in opts.describe(cls):
+        for key, kind, default, text in options.describe(cls):
             if key in owners or key in {option.name for option in run}:
                 raise UsageError(f"{what}: its setting '{key}' is already a flag. Rename it.")
             owners[key] = section
@@ -94,11 +94,24 @@ def take_settings(values: dict[str, Any], owners: Mapping[str, str]) -> dict[str
     return flags
 
 
-def output(name: str, out: Path | None, resume: bool) -> Path:
-    """The file that records go to. Raises UsageError where one to resume is not named."""
+def output(name: str, out: Path | None, resume: bool, plot: Path | None, chosen: _presenting.Chosen | None,
+           values: Any) -> Path:
+    """The file that records go to.
+
+    Raises:
+        UsageError: one to resume is not named, or an output would be written over another or over what `values` of
+            flags name.
+    """
     if resume and out is None:
         raise UsageError("--resume needs the file to continue: give it with --out FILE.")
-    return out or Path("results") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}.jsonl"
+    stem = name.replace("_", "-")
+    target = out or Path("results") / f"{stem}-{datetime.now():%Y%m%d-%H%M%S}.jsonl"
+    if plot is not None:
+        from softbench.reports import plots
+
+        plots.check_path(plot)
+        files.keep_apart({"--out": [target], "--plot": _presenting.targets(plot, name, chosen)}, named_files(values))
+    return target
 
 
 def named_files(values: Any) -> Iterator[str]:
@@ -119,79 +132,26 @@ def command() -> str:
     return shlex.join(["softbench", *sys.argv[1:]])
 
 
-def known(out: Path, measure: str, here: Mapping[str, Any], keys: Sequence[str], key: Callable[[Record], str],
-          items: str, fits: Callable[[Record], bool] = lambda record: True) -> dict[int, list[Record]]:
-    """The records of this measure that `out` already holds for this environment, by the position of their key.
-
-    What failed before, was cut short by a budget, or was measured with other settings (`fits`) or of other code is left
-    out, as it runs again. Says on stderr what was found and what does not fit.
-    """
-    if not out.exists():
-        _printing.say(f"Nothing to resume: {out} does not exist yet.")
-        return {}
-    whole, problems = records.read(out, begun=True)
-    for problem in problems:
-        _printing.say(f"Warning: {problem}")
-    if not whole:
-        _printing.say(f"Nothing to resume: {out} holds no whole record yet.")
-        return {}
-    found = [(record, environment.differences(record.environment, dict(here)) if record.environment else [])
-             for record in whole if record.measure == measure]
-    if foreign := {difference for _, differences in found for difference in differences}:
-        _printing.say(f"Warning: {out} also holds records of another environment ({'; '.join(sorted(foreign))}); "
-                     f"these {items} are run again.")
-    here_too = [record for record, differences in found if not differences]
-    if not all(map(fits, here_too)):
-        _printing.say(f"Warning: {out} also holds records made with other settings; these {items} are run again.")
-    if any(_of_other_code(record, here) for record in here_too):
-        _printing.say(f"Warning: {out} also holds records of plugins whose files have changed since, or of other files "
-                     f"of the same name; these {items} are run again.")
-    kept: dict[str, list[Record]] = {}
-    for record in records.latest(record for record in here_too if fits(record) and not _of_other_code(record, here)):
-        kept.setdefault(key(record), []).append(record)
-    positions = {i: kept[name] for i, name in enumerate(keys)
-                 if name in kept and not any(record.status == "failed" or records.UNFINISHED in record.detail
-                                             for record in kept[name])}
-    others = {(record.environment.get("commit"), record.environment.get("code")) for group in positions.values()
-              for record in group if record.environment} - {(here["commit"], here.get("code"))}
-    if others:
-        commits = sorted({f"{commit}{' with changes' if code else ''}" for commit, code in others})
-        _printing.say("Warning: some of the kept records were made at another commit of softbench "
-                     f"({', '.join(commits)}).")
-    _printing.say(f"Resuming: {len(positions)} of {len(keys)} {items} are in {out}.")
-    return positions
+def carry_out(programme: Programme, progress: Progress, out: Path, *, resume: bool, force: bool = False) -> int:
+    """Run a programme under its progress, which says how it ends; the exit code."""
+    more = "" if "--out" in sys.argv else f" --out {shlex.quote(str(out))}"
+    again = f"Continue with: {command().replace(' --resume', '')}{more} --resume"
+    return progress.finish(engine.run(programme, out, resume=resume, force=force, watch=progress, again=again))
 
 
-def _of_other_code(record: Record, here: Mapping[str, Any]) -> bool:
-    """Whether a plugin that the record is of has changed; any that both know, where it is of a study."""
-    if not record.environment:
-        return False
-    there, now = (str(environment.get("plugins") or "") for environment in (record.environment, here))
-    own = plugins.changed(there, now, f"attention:{record.attention}", f"measures:{record.measure}",
-                          f"studies:{record.measure}")
-    return own or ("task" in record.coords and plugins.changed(there, now))
-
-
-def keep(steps: Iterable[tuple[int, list[Record]]], out: Path, progress: Progress, items: str,
-         kept: list[Record]) -> None:
-    """Append what each step gives to `out` as soon as it is there; a step is a number of items and their records.
-
-    Raises:
-        ResultsError: `out` cannot be written. Interrupted: Ctrl-C; the message says how to go on.
-    """
-    records.check_writable(out)  # now, not after an hour of measuring
-    target = out.absolute()  # code that runs may change the working directory
-    with progress:
-        try:
-            for count, group in steps:
-                records.append(target, group)
-                kept += group
-                progress.advance(count, group)
-        except KeyboardInterrupt:
-            again = command() + ("" if "--out" in sys.argv else f" --out {shlex.quote(str(out))}")
-            where = f" and kept in {out}" if kept else ""
-            raise Interrupted(f"Interrupted: {progress.done} of {progress.total} {items} are done{where}. "
-                              f"Continue with: {again.replace(' --resume', '')} --resume") from None
+def finish(done: Run, *, out: Path, plot: Path | None, form: str, resume: bool, baseline: str = "",
+           chosen: _presenting.Chosen | None = None) -> int:
+    """Show what came of a run; the exit code."""
+    drawn = False
+    try:
+        _presenting.print_records(done.records, form, baseline, chosen)
+    finally:  # also where nobody reads the tables any more
+        if any("work" in r.detail and "limit" not in r.detail and "task" not in r.coords for r in done.new):
+            _printing.say("No floors beside these times: `softbench roofline` measures once what this machine can do.")
+        drawn = plot is None or _presenting.plot_or_say_why(done.records, plot, baseline, chosen)
+        if done.new or resume:
+            _printing.say(f"Records: {out} ({len(done.new)} new)")
+    return SOME_FAILED if done.failed else 0 if drawn else ERROR
 
 
 def _metavar(kind: str) -> str:

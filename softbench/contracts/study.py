@@ -11,20 +11,22 @@ file `softbench/studies/<name>.py` (the command is called `<name>` with hyphens)
 - `QUICK`: the settings that `--quick` changes;
 - `VIEWS`: how its numbers are shown, as data (`softbench.records.views.View`); reports draw them;
 - `tasks(settings) -> list[Task]`: the study cut into independent pieces. Everything the settings say is checked here.
+- optionally `CHOICES`: names of settings that only choose which tasks there are, and decide nothing within one;
 - optionally `SECTION`: its part of the page (`softbench.contracts.quantities.Section`);
 - optionally `GATED`: whether `softbench check` runs it, with `--quick` (default: where the headline is exact or
   seeded);
 - optionally `recall(environment, device) -> list[Record]` and `remember(records, environment, device) -> Path`: where a
   study is run once for a machine, what is known of this one, and keeping it. `--force` runs it anew.
 
-A task neither prints nor saves. Its name is its identity: a resumed study skips the tasks whose names it finds.
+A task neither prints nor saves. A resumed study skips a task whose name it finds where all settings but the `CHOICES`
+are the same, and what these chose for it.
 Studies import torch inside their functions, so that `softbench <study> --help` answers without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -47,15 +49,20 @@ class Finding(Reading, About, Point):
 
 @dataclass(frozen=True)
 class Task:
-    """An independent piece of a study; `name` is unique in the study and says all that decides the result.
+    """An independent piece of a study.
 
-    A task that `concludes` comes after those whose numbers it draws on: `run` gets the records of all tasks before it,
-    those that a resumed study found included, and it runs again whenever one of them has.
+    Attributes:
+        name: unique in the study.
+        at: what the `CHOICES` of the study chose for this task, as plain JSON values, as far as its name does not say
+            it in full.
+        concludes: it comes after those whose numbers it draws on: `run` gets the records of all tasks before it, those
+            that a resumed study found included, and it runs again whenever one of them has.
     """
 
     name: str
     run: Callable[..., list[Finding]]
     concludes: bool = False
+    at: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(name: str) -> ModuleType:

@@ -19,8 +19,9 @@ from typing import Any, TextIO
 
 import softbench
 from softbench import options
-from softbench.bench import session, sweep
-from softbench.bench.sweep import Sweep
+from softbench.bench import session
+from softbench.bench.programme import verdict
+from softbench.bench.sweep import Sweep, resolved_impl
 from softbench.config import Config, Process, SweepConfig
 from softbench.errors import UsageError
 from softbench.machine import environment
@@ -64,15 +65,15 @@ def _prepare(settings: Process, request: dict[str, Any]) -> tuple[Workload | Non
             cases = options.parse(SweepConfig, request["sweep"], "[sweep]")
             config = Config(cases, settings, attention=request["attention"])
             (job,) = session.plan(config, latency.MODES)
-            answer = {"status": "ok", "note": "", "impl": sweep.resolved_impl(job), "options": job.subject.options}
+            answer = {"status": "ok", "note": "", "impl": resolved_impl(job), "options": job.subject.options}
             if request["probe"]:
-                return Sweep("latency", latency, latency.Settings(), [job], {}).prepare(job), answer
+                return Sweep("latency", latency, latency.Settings(), [job]).prepare(job), answer
             with state.guarded():
                 built = workload.build(job.case, job.subject)
                 built.check()
             return built, answer
     except Exception as error:
-        status, note = sweep.verdict(error)
+        status, note = verdict(error)
         status = "not_run" if isinstance(error, UsageError) else status  # a version that does not know this case
         return None, {"status": status, "note": note, "impl": "", "options": {}}
 
@@ -85,7 +86,7 @@ def _time(built: Workload, seconds: float) -> dict[str, Any]:
             return {"samples": [], "status": reading.status, "note": reading.note}
         return {"samples": reading.samples, "foreign_cpu": reading.detail.get("foreign_cpu")}
     except Exception as error:
-        status, note = sweep.verdict(error)
+        status, note = verdict(error)
         return {"samples": [], "status": status, "note": note}
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from softbench import config
 from softbench.bench import session
-from softbench.bench.isolate import isolated
 from softbench.processes import child
 
 
@@ -19,8 +18,8 @@ def rows_of(attn: str, *, limit: int | None = None, timeout: float | None = None
     flags = {"sweep": {"attn": attn, "baseline": "none", "tokens": "16", "heads": "2", "head_dim": "8", "device": "cpu",
                        **keys}, "process": {"malloc": "default"}, "latency": {"rep": "2", "warmup": "1", "rounds": "1"}}
     settings = config.load(None, flags=flags)
-    made = session.start(settings, "latency", timeout=timeout)
-    return {r.attention: r for _, group in isolated(made, settings.process, limit) for r in group}
+    made = session.start(settings, "latency", timeout=timeout, isolate=True, memory_limit=limit)
+    return {r.attention: r for _, group in made for r in group}
 
 
 def test_what_kills_a_child_becomes_a_row(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import plugin_files
@@ -15,13 +16,16 @@ from softbench import config
 from softbench.bench import session, sweep
 from softbench.contracts.measure import Reading
 from softbench.errors import UsageError
+from softbench.measures import latency
 from softbench.records import STATUSES
 from softbench.subjects import probe, workload
+
+BRIEF = {"rep": "4", "warmup": "1", "rounds": "3"}
 
 
 def records_of(attn: str, measure: str = "latency", timeout: float | None = None, check_convergence: bool = False,
                **keys):
-    settings = {measure: {"rep": "4", "warmup": "1", "rounds": "3"} if measure == "latency" else {}}
+    settings = {measure: BRIEF if measure == "latency" else {}}
     flags = settings | {"sweep": {"attn": attn, "tokens": "16", "heads": "2", "head_dim": "8", "device": "cpu", **keys}}
     made = session.start(config.load(None, flags=flags), measure, timeout=timeout,
                          check_convergence=check_convergence)
@@ -132,12 +136,13 @@ def test_records_carry_the_whole_point():
 
 def test_identity_tells_quantities_apart_and_subject_does_not():
     first, second = records_of("soft,performer", baseline="none")
-    assert sweep.subject(first) != sweep.subject(second)
-    assert sweep.subject(first) == sweep.subject(records_of("soft", baseline="none")[0])
     made = session.start(config.load(None, flags={"sweep": {
         "attn": "soft,performer", "baseline": "none", "tokens": "16", "heads": "2", "head_dim": "8",
-        "device": "cpu"}}), "latency")
-    assert [sweep.identity("latency", job) for job in made.jobs] == [sweep.subject(first), sweep.subject(second)]
+        "device": "cpu"}, "latency": BRIEF}), "latency")
+    assert made.item(first) != made.item(second)
+    assert made.item(first) == made.item(replace(first, quantity="another"))
+    assert made.items() == [made.item(first), made.item(second)]
+    assert made.item(first).digest != replace(made, settings=latency.Settings()).items()[0].digest
 
 
 @pytest.mark.parametrize("error", [
@@ -146,18 +151,12 @@ def test_identity_tells_quantities_apart_and_subject_does_not():
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
 ])
 def test_out_of_memory_is_recognised(error):
-    assert sweep.is_out_of_memory(error)
+    assert workload.is_out_of_memory(error)
 
 
 def test_other_errors_are_not_out_of_memory():
-    assert not sweep.is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
-    assert not sweep.is_out_of_memory(ValueError("out of memory"))
-
-
-def test_exit_code_reasons():
-    ok = records_of("soft", baseline="none")
-    assert not sweep.failed(ok)
-    assert sweep.failed([])
+    assert not workload.is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
+    assert not workload.is_out_of_memory(ValueError("out of memory"))
 
 
 def test_an_attention_may_name_its_implementation():

@@ -99,9 +99,9 @@ def test_a_stage_is_measured_in_a_child_too():
     """What the parent sends of a stage is enough for the child to find it again."""
     config = configuration.load(None, flags={"sweep": {"model": "timm:resnet18", "image": "32", "by_stage": True,
                                                        "device": "cpu"}})
-    sweep = session.start(config, "flops")
+    sweep = session.start(config, "flops", isolate=True)
     job = next(job for job in sweep.jobs if job.case.spec.part == "stage2")
-    sent = json.loads(json.dumps(isolate.request(sweep, job, config.process, None)))
+    sent = json.loads(json.dumps(sweep.request(job)))
     (*_, parameters) = isolate._child(sent, {})
     assert (parameters.coords["part"], parameters.quantity, parameters.value) == ("stage2", "parameters", 525_568)
 

@@ -41,6 +41,7 @@ class Settings:
 
 
 QUICK = {"steps": 2}
+CHOICES = ("bases", "broken", "pause")
 VIEWS = (
     Rows(name="summary", title="Last power of each base.", by=("base",), quantities=("value", "seconds"),
          pareto=("value", "seconds")),

@@ -173,7 +173,7 @@ def test_errors_on_tokens_of_a_backbone(tmp_path: Path) -> None:
     families = f"checkpoint:soft-tiny@stage1,checkpoint:{path}@stage1"
     asked = options.parse(approx_error.Settings, SMALL | {"inputs": families}, "x")
     tasks = approx_error.tasks(asked)
-    found = [r for _, group in study.Study("approx_error", approx_error, tasks, {}) for r in group]
+    found = [r for _, group in study.Study("approx_error", approx_error, asked, tasks) for r in group]
     errors = [r for r in found if r.quantity == "error_matrix_fro"]
     assert [(r.label, r.coords["against"]) for r in errors] == [("soft", "gaussian"), ("nystromformer", "softmax")] * 2
     assert all(r.status == "ok" and (r.heads, r.head_dim, r.rows, r.cols) == (2, 32, 8, 8) for r in errors)
@@ -188,8 +188,9 @@ def test_errors_on_tokens_of_a_backbone(tmp_path: Path) -> None:
 def test_inverses_of_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {"matrices": "backbone:stage2,checkpoint:soft-tiny@stage2", "count": "2", "methods": "newton,cholesky",
              "parts": "inverse", "ridge": "0.01"}
-    tasks = pinv.tasks(options.parse(pinv.Settings, asked, "x"))
-    found = [r for _, group in study.Study("pinv", pinv, tasks, {}) for r in group if r.quantity == "residual"]
+    settings = options.parse(pinv.Settings, asked, "x")
+    made = study.Study("pinv", pinv, settings, pinv.tasks(settings))
+    found = [r for _, group in made for r in group if r.quantity == "residual"]
     values = {(r.coords["family"], r.coords["method"]): r.value for r in found}
     assert values["backbone:stage2", "newton"] == values["checkpoint:soft-tiny@stage2", "newton"] > 0.1
     assert values["backbone:stage2", "cholesky"] < 1e-3

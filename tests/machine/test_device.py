@@ -55,7 +55,7 @@ def test_a_device_that_cannot_be_waited_for_is_refused(name: str, asked) -> None
 def test_a_case_there_is_a_row_that_says_so() -> None:
     spec = AttentionSpec("soft")
     job = Job(Case(spec, Shape(1, 1, 4, 4, 8), device="mps"), load(spec))
-    rows = [row for _, group in Sweep("latency", latency, latency.Settings(), [job], {}) for row in group]
+    rows = [row for _, group in Sweep("latency", latency, latency.Settings(), [job]) for row in group]
     assert [(row.status, row.value, row.device) for row in rows] == [("unsupported", None, "mps")]
     assert "measures on cpu and cuda, not on mps" in rows[0].note
     assert sweep.resolved_impl(job) == "auto"

@@ -31,8 +31,9 @@ def settings(**changes: object) -> approx_error.Settings:
 
 
 def records(**changes: object) -> list[Record]:
-    tasks = approx_error.tasks(settings(**changes))
-    return [r for _, found in study.Study("approx_error", approx_error, tasks, {}) for r in found]
+    asked = settings(**changes)
+    made = study.Study("approx_error", approx_error, asked, approx_error.tasks(asked))
+    return [record for _, given in made for record in given]
 
 
 def numbers(found: list[Record]) -> dict[str, Record]:
@@ -328,7 +329,7 @@ def test_landmark_choices_are_compared_at_the_middle_size() -> None:
 
 
 def test_records_do_not_depend_on_what_else_was_asked_for() -> None:
-    """A task is found again by its name alone, when a study is resumed with other sizes."""
+    """A task is found again by its name and digest when a study is resumed with other sizes."""
     one, many = records(sizes="9", seeds="1"), records(sizes="9,16,25", seeds="1")
     same = {r.coords["task"] for r in one}
     kept = [r for r in many if r.coords["task"] in same]

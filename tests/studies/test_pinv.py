@@ -36,8 +36,8 @@ def settings(**changes: str) -> pinv.Settings:
 
 
 def records(**changes: str) -> list[Record]:
-    tasks = pinv.tasks(settings(**changes))
-    return [record for _, found in study.Study("pinv", load("pinv"), tasks, {}) for record in found]
+    asked = settings(**changes)
+    return [record for _, given in study.Study("pinv", load("pinv"), asked, pinv.tasks(asked)) for record in given]
 
 
 def only(found: list[Record], **wanted: object) -> Record:

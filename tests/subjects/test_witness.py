@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,19 +12,21 @@ from cheats import CHANGES, CHEATS, HONEST, Trick
 
 from softbench import config
 from softbench.bench import session, sweep
-from softbench.cli import _running
-from softbench.cli._progress import Progress
+from softbench.bench.run import Watch, run
 from softbench.processes import setup
 from softbench.records import Record
 
 LATENCY = {"rep": "20", "warmup": "2", "rounds": "3", "block": "0.5"}
 
 
-def records_of(attn: str, keys: dict[str, str], measure: str = "latency", threads: str = "1") -> list[Record]:
+def sweep_of(attn: str, keys: dict[str, str], measure: str = "latency", threads: str = "1") -> sweep.Sweep:
     sweep = {"attn": attn, "tokens": "64", "heads": "2", "head_dim": "8", "device": "cpu", "baseline": "none"}
     flags = {measure: LATENCY if measure == "latency" else {}, "process": {"threads": threads}, "sweep": sweep | keys}
-    made = session.start(config.load(None, flags=flags), measure)
-    return [record for _, group in made for record in group]
+    return session.start(config.load(None, flags=flags), measure)
+
+
+def records_of(*given: Any, **more: Any) -> list[Record]:
+    return [record for _, group in sweep_of(*given, **more) for record in group]
 
 
 @pytest.mark.parametrize("name", CHEATS)
@@ -88,13 +90,12 @@ def test_other_measures_give_no_number_either(tmp_path: Path, measure: str, name
 def test_records_are_kept_where_they_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where a thread of an attention changes the working directory while cases are measured."""
     monkeypatch.chdir(tmp_path)
-    rows = records_of("softmax", {})
 
-    def steps() -> Iterator[tuple[int, list[Record]]]:
-        os.chdir("/")
-        yield 1, rows
+    class Moving(Watch):
+        def start(self, name: str) -> None:
+            os.chdir("/")
 
-    _running.keep(steps(), Path("x.jsonl"), Progress([1.0], lambda _: []), "cases", [])
+    run(sweep_of("softmax", {}), Path("x.jsonl"), watch=Moving())
     assert len((tmp_path / "x.jsonl").read_text().splitlines()) == 1
 
 

@@ -65,8 +65,12 @@ class Setting:
         nowhere: dict[str, Any] = {} if there else {"rows": None, "cols": None}
         return Finding(**place | nowhere | {"coords": place["coords"] | dict(coords or {})} | number)
 
+    def at(self, point: tuple[str, str], *subjects: OneAttention) -> dict[str, Any]:
+        """A point and attentions, as a task's coordinates."""
+        return {"point": point, "attentions": [(subject.spec.label, subject.options) for subject in subjects]}
+
     def name(self, point: tuple[str, str]) -> str:
-        """Name what decides the numbers of a point, besides attention and shape."""
+        """Name a point and what is the same at all points."""
         s = self.settings
         return (f"{point[0]} {point[1]} H={s.heads} D={s.head_dim} {self.device} impl={s.impl} seed={s.seed}")
 

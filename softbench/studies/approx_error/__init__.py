@@ -42,6 +42,7 @@ QUANTITIES = (
     Quantity("latency", "s", "time", "less"), Quantity("peak_memory", "B", "exact", "less"),
 )
 SECTION = Section("Error against cost", place=5)
+CHOICES = ("attn", "sizes", "samplings", "inputs", "tokens", "target_error")
 QUICK: Mapping[str, Any] = {
     "attn": "soft,performer,nystromformer", "sizes": "16,49", "samplings": "avg,random,rpcholesky",
     "inputs": "structured", "tokens": "256", "seeds": 2,

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softbench.bench import sweep
 from softbench.bench.costs import Costs, disturbance
+from softbench.bench.programme import verdict
 from softbench.bench.sweep import Job
 from softbench.case import Shape
 from softbench.contracts.study import Finding
@@ -56,7 +56,7 @@ def run(point: Point, costs: Costs | None) -> list[Finding]:
             with contained(), one_thread(point.shape.tokens <= estimate.DENSE):
                 findings = _errors_of(point)
         except Exception as error:
-            status, note = sweep.verdict(error)
+            status, note = verdict(error)
             findings = [point.finding("error_matrix_fro", None, status=status, note=note)]
     return findings + (_cost(point, costs) if costs else [])
 
@@ -84,7 +84,7 @@ def search(point: Point) -> list[Finding]:
             middle = (failed + reached) // 2
             failed, reached = (failed, middle) if reaches(middle) else (middle, reached)
     except Exception as error:
-        status, note = sweep.verdict(error)
+        status, note = verdict(error)
         return [point.finding("size_needed", None, status=status, note=note)]
     detail = {"tried": sorted([m, _digits(e)] for m, e in tried.items()), "interval": [failed, reached]}
     if not enough:

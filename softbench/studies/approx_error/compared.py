@@ -66,6 +66,12 @@ class Point:
                 f" against={settings.against}{target}{' cost' if settings.cost else ''}")
 
     @property
+    def at(self) -> dict[str, Any]:
+        """Its name does not say this in full."""
+        target = {"target": self.settings.target_error} if self.subject.part == "target" else {}
+        return {"options": options.to_dict(self.subject.attention.options)} | target
+
+    @property
     def seeds(self) -> range:
         return range(self.settings.seed, self.settings.seed + self.settings.seeds)
 

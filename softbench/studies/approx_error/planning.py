@@ -35,5 +35,5 @@ def tasks(settings: Settings) -> list[Task]:
     points = [Point(subject, *place, settings) for place in places for subject in [*exact, *swept, *sampled]]
     targets = [Point(subject, *place, settings) for place in places for subject in searched]
     costs = Costs([Job(p.case, OneAttention(p.subject.attention)) for p in points]) if settings.cost else None
-    return ([Task(p.name, partial(approximation.run, p, costs)) for p in points]
-            + [Task(p.name, partial(approximation.search, p)) for p in targets])
+    return ([Task(p.name, partial(approximation.run, p, costs), at=p.at) for p in points]
+            + [Task(p.name, partial(approximation.search, p), at=p.at) for p in targets])

@@ -30,6 +30,7 @@ from softbench.studies.crossover.settings import Settings
 QUANTITIES = (Quantity("crossover", "1", "derived", answers="overtaking"), Quantity("ratio", "1", "derived", "less"),
               Quantity("bracket", "1", "derived"))
 SECTION = Section(place=2)
+CHOICES = ("attn", "quantities", "mode", "dtype", "head_dim", "budget")
 QUICK: Mapping[str, Any] = {"max_tokens": "2k", "scan": 4, "rounds": 3, "max_rounds": 6, "processes": 1, "budget": 60.0}
 
 

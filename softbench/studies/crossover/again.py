@@ -14,7 +14,8 @@ from typing import Any
 
 from softbench import options
 from softbench.bench import isolate
-from softbench.bench.sweep import Job, verdict
+from softbench.bench.programme import verdict
+from softbench.bench.sweep import Job
 from softbench.bench.trial import leave_room, packed, unpacked
 from softbench.measures import latency
 from softbench.measures.latency import Unearned

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from softbench.bench import sweep
+from softbench.bench.programme import verdict
 from softbench.bench.sweep import Job, Sweep
 from softbench.case import Case, Shape
 from softbench.machine import device
@@ -74,7 +74,7 @@ class _Sides:
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
-        self._sweep = Sweep("latency", latency, pair.timing, [], {})
+        self._sweep = Sweep("latency", latency, pair.timing, [])
 
     def _build(self, side: str, grid: Grid, until: float) -> Workload:
         seconds = max(_SHORTEST, until - time.perf_counter())
@@ -86,9 +86,9 @@ class _Sides:
                 return action(*arguments)
         except Unearned as error:
             baseline = error.workload.subject is self.pair.baseline
-            raise Stopped(BASELINE if baseline else ATTENTION, *sweep.verdict(error)) from None
+            raise Stopped(BASELINE if baseline else ATTENTION, *verdict(error)) from None
         except Exception as error:
-            raise Stopped(side, *sweep.verdict(error)) from None
+            raise Stopped(side, *verdict(error)) from None
 
 
 class _Latency(_Sides):

@@ -67,7 +67,9 @@ def tasks(settings: Settings) -> list[Task]:
                 f" rounds={settings.rounds}..{settings.max_rounds} processes={settings.processes}"
                 f" rep={settings.rep:g} margin={settings.margin:g}"
                 f" resolution={settings.resolution:g} seed={settings.seed}")
-        pieces.append(Task(name, functools.partial(_run, settings, quantity, pair, (low, high), budget, number)))
+        sides = [(side.spec.label, side.options) for side in (attention, baseline)]
+        pieces.append(Task(name, functools.partial(_run, settings, quantity, pair, (low, high), budget, number),
+                           at={"attentions": sides}))
     return pieces
 
 

@@ -28,6 +28,7 @@ QUANTITIES = (
     *(Quantity(f"latency_{where}", "s", "time", "less") for where in ("there", "tried")),
 )
 SECTION = Section(place=4)
+CHOICES = ("attn", "mode", "dtype")
 QUICK: Mapping[str, Any] = {"max_tokens": "16k", "precision": 0.25, "rep": 50.0}
 
 

@@ -44,7 +44,7 @@ def tasks(settings: Settings) -> list[Task]:
     words = (f"{settings.vary} {low}..{high} beside {other} memory={settings.memory} latency={settings.latency}"
              f" precision={settings.precision:g} rep={settings.rep:g} timeout={settings.timeout:g}")
     return [Task(f"{subject.spec.label} {setting.name(point)} {words}",
-                 Fitting(setting, subject, point, question).run)
+                 Fitting(setting, subject, point, question).run, at=setting.at(point, subject))
             for point in setting.points for subject in setting.subjects]
 
 

@@ -34,6 +34,7 @@ QUANTITIES = (
 )
 SECTION = Section("The inverse of the landmarks' kernel", place=8)
 
+CHOICES = ("methods", "matrices", "ridge", "dtype", "conditions", "condition_dtypes", "steps", "rep", "parts")
 QUICK = {"matrices": "normal:1,smooth:0.5,constant,image", "count": 4, "conditions": "10,1000,5000", "rep": 5.0,
          "max_iterations": 40}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from softbench import parsing
 from softbench.contracts.study import Finding, Task
@@ -40,27 +41,29 @@ def tasks(settings: Settings) -> list[Task]:
     main = ridges[0]
     able = [m for m in methods if main <= op.METHODS[m].max_ridge]
     timing = f"ridge={main:g} {dtypes[0]} {','.join(able)} rep={settings.rep:g}"
-    pieces: list[tuple[str, Callable[[], list[Finding]]]] = []
+    timed = {"ridge": main, "rep": settings.rep}
+    pieces: list[tuple[str, Callable[[], list[Finding]], dict[str, Any]]] = []
     if "inverse" in chosen:
         pieces += [(f"inverse {names[family]} ridge={ridge:g} {dtype} {method}",
-                    partial(parts.inverse, settings, family, ridge, dtype, method))
+                    partial(parts.inverse, settings, family, ridge, dtype, method), {"ridge": ridge})
                    for family in families for ridge in ridges for dtype in dtypes for method in methods]
     if "speed" in chosen:
         pieces += [(f"speed {names[family]} {timing} at {settings.steps}",
-                    partial(parts.speed, settings, family, main, dtypes[0], able, points)) for family in families]
+                    partial(parts.speed, settings, family, main, dtypes[0], able, points), timed)
+                   for family in families]
     if "condition" in chosen:
         pieces += [(f"condition {settings.conditions} ridge={main:g} {dtype} {method}",
-                    partial(parts.conditions, settings, conditions, main, dtype, method))
+                    partial(parts.conditions, settings, conditions, main, dtype, method), {"ridge": main})
                    for dtype in wide for method in able if op.METHODS[method].products]
     if "cost" in chosen:
         pieces.append((f"cost {names[families[0]]} {timing}",
-                       partial(parts.cost, settings, families[0], main, dtypes[0], able)))
+                       partial(parts.cost, settings, families[0], main, dtypes[0], able), timed))
     if "leak" in chosen:
         pieces.append((f"leak {','.join(names.values())} {dtypes[0]}",
-                       partial(parts.leak, settings, families, dtypes[0])))
+                       partial(parts.leak, settings, families, dtypes[0]), {}))
     same = (f"m={settings.size} d={settings.head_dim} count={settings.count} steps={settings.iterations}"
             f" of {settings.max_iterations} tolerance={settings.tolerance:g} seed={settings.seed}")
-    return [Task(f"{name} {same}", piece) for name, piece in pieces]
+    return [Task(f"{name} {same}", piece, at=at) for name, piece, at in pieces]
 
 
 def _numbers(text: str, what: str, *, low: float, high: float) -> list[float]:

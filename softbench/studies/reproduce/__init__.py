@@ -36,6 +36,7 @@ QUANTITIES = (
 )
 GATED = False  # it takes many minutes
 
+CHOICES = ("tables", "image", "batch", "device", "rep", "trained")
 QUICK = {"image": "96", "rep": 60.0}
 
 

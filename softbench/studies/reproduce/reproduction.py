@@ -73,11 +73,12 @@ def tasks(settings: Settings) -> list[Task]:
         pieces.append(Task(f"{table} counted", partial(counted, table, rows)))
         quantities = {number.quantity for row in rows for number in row.numbers}
         if "memory" in quantities:
-            pieces += [Task(f"{table} memory of {row.name} {point.label}", partial(memory, table, row, point))
-                       for row in rows]
+            pieces += [Task(f"{table} memory of {row.name} {point.label}", partial(memory, table, row, point),
+                            at={"device": point.device}) for row in rows]
         if "throughput_inference" in quantities:
             pieces += [Task(f"{table} {call} {point.label} rep={settings.rep:g}",
-                            partial(throughput, table, rows, point, call)) for call in CALLS]
+                            partial(throughput, table, rows, point, call),
+                            at={"device": point.device, "rep": point.rep}) for call in CALLS]
         pieces.append(Task(f"{table} top-1 of {named(accuracies)}", partial(accuracy, table, rows, accuracies)))
     return pieces
 
@@ -222,7 +223,7 @@ def _measured(rows: Iterable[Row], point: Point, measure: str, call: str, batche
             for row, batch in zip(rows, batches, strict=True)]
     module, settings = (latency, latency.Settings(rep=point.rep, warmup=point.rep / 5)) if measure == "latency" else (
         peaks, peaks.Settings(passes=1))
-    return [record for _, group in Sweep(measure, module, settings, jobs, environment={}) for record in group
+    return [record for _, group in Sweep(measure, module, settings, jobs) for record in group
             if record.quantity == module.QUANTITIES[0].name]
 
 

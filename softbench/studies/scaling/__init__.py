@@ -33,6 +33,7 @@ QUANTITIES = (
     Quantity("latency_extrapolated", "s", "derived", "less"),
 )
 SECTION = Section(place=3)
+CHOICES = ("attn", "min_tokens", "max_tokens", "per_doubling", "mode", "dtype", "extrapolate", "memory_limit", "verify")
 QUICK: Mapping[str, Any] = {"min_tokens": "128", "max_tokens": "2k", "per_doubling": 1, "rep": 50.0}
 
 

@@ -59,7 +59,7 @@ class Ladder:
     def _run(self, cost: str, chosen: list[OneAttention], point: tuple[str, str], shape: Shape) -> list[Finding]:
         module, settings = (latency, self.latency) if cost == "latency" else (memory, memory.Settings(passes=1))
         jobs = [Job(self.setting.case(one, point, shape), one) for one in chosen]
-        sweep = Sweep(cost, module, settings, jobs, environment={}, timeout=self.timeout)
+        sweep = Sweep(cost, module, settings, jobs, timeout=self.timeout)
         records = [record for _, group in sweep for record in group]
         for record in records:
             if record.status in _GONE:

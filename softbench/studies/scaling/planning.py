@@ -44,8 +44,10 @@ def tasks(settings: Settings) -> list[Task]:
     words = (f"{lengths[0]}..{lengths[-1]}/{settings.per_doubling} B={settings.batch} limit={settings.memory_limit}"
              f" beyond={settings.extrapolate}{' verify' if settings.verify else ''}")
     measured = [Task(f"N={n} B={settings.batch} {setting.name(point)} {labels} {how}",
-                     partial(ladder.measure, point, n)) for point in setting.points for n in lengths]
+                     partial(ladder.measure, point, n), at=setting.at(point, *setting.subjects))
+                for point in setting.points for n in lengths]
     concluded = [Task(f"growth of {subject.spec.label} {setting.name(point)} {words} {how}",
-                      Conclusion(setting, subject, point, question).run, concludes=True)
+                      Conclusion(setting, subject, point, question).run, concludes=True,
+                      at=setting.at(point, subject) | {"limit": limit})
                  for point in setting.points for subject in setting.subjects]
     return measured + concluded

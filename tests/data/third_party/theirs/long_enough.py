@@ -19,6 +19,7 @@ QUANTITIES = (
 )
 SECTION = Section("Worth its start")
 GATED = True  # for its exact part
+CHOICES = ("ways",)
 QUICK: Mapping[str, Any] = {"ways": "warm"}
 VIEWS: tuple[View, ...] = (
     Rows(name="answers", title="The shortest length that is worth it", by=("way",),

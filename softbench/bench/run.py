@@ -1,0 +1,215 @@
+"""Running a programme: what a file holds already is left out, each step's records are kept, Ctrl-C loses nothing.
+
+It loads no torch, so that commands may begin with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from softbench import plugins, records
+from softbench.errors import Interrupted, SoftbenchError, UsageError
+from softbench.machine import environment
+from softbench.records import Record
+
+if TYPE_CHECKING:
+    from softbench.bench.programme import Item, Programme
+
+Held = dict[int, list[Record]]  # what is known of items already, by their positions
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a programme: the records of all its items, in their order, and those of them that are new."""
+
+    records: list[Record]
+    new: list[Record]
+
+    @property
+    def failed(self) -> bool:
+        """Whether the exit code must say that cases failed: one did, or took too long, or none gave a number."""
+        return (any(record.status in ("failed", "timeout") for record in self.records)
+                or all(record.value is None for record in self.records))
+
+
+class Watch:
+    """Hears how a run goes, and hands on nothing but remarks."""
+
+    ends_process = False  # whether `stuck` does
+
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self.say = say or (lambda text: None)
+
+    def begin(self, left: Programme) -> None:
+        """The items that are left are about to run."""
+
+    def start(self, name: str) -> None:
+        """Something runs now, named in a few words."""
+
+    def advance(self, items: int, given: Sequence[Record]) -> None:
+        """Some items are done, and gave these records."""
+
+    def end(self) -> None:
+        """Nothing runs any more."""
+
+    def stuck(self, rows: Sequence[Record], run: Run) -> None:
+        """Code takes no end; these rows for what has none yet are kept: end this process. Called in another thread."""
+
+
+def run(programme: Programme, out: Path | None = None, *, resume: bool = False, force: bool = False,
+        watch: Watch | None = None, again: str = "Continue with the same call and resume=True.") -> Run:
+    """Run what is not known yet, and keep the records of each step before the next begins.
+
+    Args:
+        out: the file that records are appended to.
+        resume: leave out what `out` holds; else what is run once for a machine, unless `force`.
+        again: how to go on after Ctrl-C, as a sentence.
+    Raises:
+        ResultsError: `out` cannot be written. Interrupted: Ctrl-C; what was done is in `out`.
+    """
+    watch = watch or Watch()
+    if resume and out is None:
+        raise UsageError("To resume needs the file to continue: give it as out.")
+    held = resumed(programme, out, watch) if resume and out else {} if force else recalled(programme, watch)
+    left = remaining(programme, held)
+    new: list[Record] = []
+    if left.items():
+        _perform(left, out, new, watch, again)
+    _remember(programme, new, watch)
+    return _whole(left, new, programme.items())
+
+
+def remaining(programme: Programme, held: Held) -> Programme:
+    """The programme without the items that are known; where any is not, those that conclude are run again."""
+    items = programme.items()
+    known = {i for i in held if not items[i].concludes or len(held) == len(items)}
+    return replace(programme.only(set(range(len(items))) - known),
+                   held=[record for i in sorted(known) for record in held[i]])
+
+
+def _perform(left: Programme, out: Path | None, new: list[Record], watch: Watch, again: str) -> None:
+    """Run the steps; `new` takes in what each gives, after the file."""
+    if out:
+        records.check_writable(out)  # now, not after an hour of measuring
+    target = out and out.absolute()  # code that runs may change the working directory
+    done = 0
+
+    def keep(given: list[Record]) -> None:
+        if target:
+            records.append(target, given)
+        new.extend(given)
+
+    def stuck(rows: list[Record]) -> None:
+        watch.end()
+        try:
+            keep(rows)
+        finally:
+            watch.stuck(rows, Run([*left.held, *new], new))
+
+    watch.begin(left)
+    try:
+        for items, given in replace(left, on_start=watch.start, on_stuck=stuck if watch.ends_process else None):
+            keep(given)
+            done += items
+            watch.advance(items, given)
+    except KeyboardInterrupt:
+        if out is None:
+            raise
+        where = f" and kept in {out}" if new else ""
+        raise Interrupted(f"Interrupted: {done} of {len(left.items())} {left.word} are done{where}. {again}") from None
+    finally:
+        watch.end()
+
+
+def _remember(programme: Programme, new: list[Record], watch: Watch) -> None:
+    """Keep what is run once for a machine; where that cannot be, say why: the records are there anyway."""
+    try:
+        if where := programme.remember(new):
+            watch.say(f"Kept for this machine: {where}")
+    except SoftbenchError as error:
+        watch.say(f"Warning: not kept for this machine. {error}")
+
+
+def _whole(left: Programme, new: list[Record], items: Sequence[Item]) -> Run:
+    """All records in the order of the items, however often the run was resumed."""
+    order = {item.name: i for i, item in enumerate(items)}
+    return Run(sorted([*left.held, *new], key=lambda record: order.get(left.item(record).name, len(order))), new)
+
+
+def recalled(programme: Programme, watch: Watch) -> Held:
+    """What is known of this machine already, where a study is run once for it."""
+    held = _by_item(programme, programme.recalled())
+    if held:
+        watch.say(f"Measured before, at {held[min(held)][0].started}, and kept; --force measures anew.")
+    return held
+
+
+def resumed(programme: Programme, out: Path, watch: Watch) -> Held:
+    """What `out` holds of the programme and need not run again; says what was found there, and what does not fit.
+
+    What failed, was cut short by a budget, or is of another environment, of other settings or of other code runs again.
+    """
+    whole, problems = records.read(out, begun=True) if out.exists() else ([], [])
+    for problem in problems:
+        watch.say(f"Warning: {problem}")
+    if not whole:
+        watch.say(f"Nothing to resume: {out} {'holds no whole record' if out.exists() else 'does not exist'} yet.")
+        return {}
+    held = _by_item(programme, records.latest(_fitting(programme, whole, out, watch)))
+    held = {i: group for i, group in held.items()
+            if not any(record.status == "failed" or records.UNFINISHED in record.detail for record in group)}
+    kept = [record for group in held.values() for record in group]
+    here = programme.environment
+    if commits := {(record.environment.get("commit"), record.environment.get("code")) for record in kept
+                   if record.environment} - {(here.get("commit"), here.get("code"))}:
+        named = sorted(f"{commit}{' with changes' if code else ''}" for commit, code in commits)
+        watch.say(f"Warning: some of the kept records were made at another commit of softbench ({', '.join(named)}).")
+    if not all(programme.item(record).digest for record in kept):
+        watch.say("Warning: some of the kept records are of an older softbench and do not say under which settings they"
+                  f" were made; the names of their {programme.word} are taken for it.")
+    watch.say(f"Resuming: {len(held)} of {len(programme.items())} {programme.word} are in {out}.")
+    return held
+
+
+def _fitting(programme: Programme, whole: Sequence[Record], out: Path, watch: Watch) -> list[Record]:
+    """The records of this programme's name, environment, settings and code."""
+    digests, again = {item.name: item.digest for item in programme.items()}, f"these {programme.word} are run again."
+
+    def of_other_settings(record: Record) -> bool:
+        item = programme.item(record)
+        return item.digest not in ("", digests.get(item.name, item.digest))
+
+    mine = [(record, environment.differences(record.environment, programme.environment) if record.environment else [])
+            for record in whole if record.measure == programme.name]
+    if foreign := {difference for _, differences in mine for difference in differences}:
+        watch.say(f"Warning: {out} also holds records of another environment ({'; '.join(sorted(foreign))}); {again}")
+    here = [record for record, differences in mine if not differences]
+    if any(map(of_other_settings, here)):
+        watch.say(f"Warning: {out} also holds records made with other settings; {again}")
+    if any(_of_other_code(record, programme.environment) for record in here):
+        watch.say(f"Warning: {out} also holds records of plugins whose files have changed since, or of other files of"
+                  f" the same name; {again}")
+    return [r for r in here if not of_other_settings(r) and not _of_other_code(r, programme.environment)]
+
+
+def _of_other_code(record: Record, here: Mapping[str, Any]) -> bool:
+    """Whether a plugin that the record is of has changed; any that both know, where it is of a study."""
+    if not record.environment:
+        return False
+    there, now = (str(environment.get("plugins") or "") for environment in (record.environment, here))
+    own = plugins.changed(there, now, f"attention:{record.attention}", f"measures:{record.measure}",
+                          f"studies:{record.measure}")
+    return own or ("task" in record.coords and plugins.changed(there, now))
+
+
+def _by_item(programme: Programme, of_any: Sequence[Record]) -> Held:
+    """These records by the positions of their items, as far as they are of one."""
+    positions = {item.name: i for i, item in enumerate(programme.items())}
+    held: Held = {}
+    for record in of_any:
+        if (position := positions.get(programme.item(record).name)) is not None:
+            held.setdefault(position, []).append(record)
+    return dict(sorted(held.items()))
