@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from softbench import _former
@@ -22,8 +23,6 @@ _HOMES = {"create": "softbench.api", "measure": "softbench.api", "study": "softb
 def __getattr__(name: str) -> Any:
     """Public names load their module, and with it torch or pandas, only when they are used."""
     if name in _HOMES:
-        import importlib
-
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'softbench' has no attribute '{name}'")
 

@@ -13,6 +13,7 @@ import threading
 
 import click
 
+from softbench.cli import _printing, cli
 from softbench.errors import SoftbenchError
 
 INTERRUPTED = 130
@@ -21,8 +22,6 @@ INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. 0 ok, 1 error, 2 usage, 5 some cases failed, 130 interrupted."""
     _prepare_streams()
-    from softbench.cli import _printing
-
     try:
         with _printing.own_stdout():
             _run(arguments)
@@ -33,8 +32,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str] | None) -> None:
-    from softbench.cli import _printing, cli
-
     try:
         code = cli.main(arguments, prog_name="softbench", standalone_mode=False)
         _printing.stdout().flush()
@@ -73,8 +70,6 @@ def _prepare_streams() -> None:
 
 def _forget_output() -> None:
     """Let what stdout still holds go nowhere, so that Python does not fail on it once more at its end."""
-    from softbench.cli import _printing
-
     if not _printing.stdout().closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), _printing.stdout().fileno())
 
@@ -92,8 +87,6 @@ def _leave_behind(code: int) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    from softbench.cli import _printing
-
     _printing.say("Error: " + " ".join(_printing.printable(message).split()))
     sys.exit(code)
 

@@ -22,7 +22,7 @@ from softbench import options as opts
 from softbench.case import Shape
 from softbench.contracts.attention import Attention
 from softbench.errors import UsageError
-from softbench.measures._flops_counters import by_torch
+from softbench.measures.flops.counters import by_torch
 
 GRIDS = [(8, 8), (14, 14), (7, 9), (1, 60), (13, 1), (2, 3), (1, 1)]
 SMALL = Shape(2, 2, 7, 9, 8)

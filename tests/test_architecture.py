@@ -18,6 +18,8 @@ PACKAGE = ROOT / "softbench"
 MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
            for p in sorted(PACKAGE.rglob("*.py"))}
 
+TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
+
 HEAVY = {"torch", "pandas", "numpy", "matplotlib"}
 
 # Rooms from the bottom up: a module may import its own room and those before it. What stands at the top level and is no
@@ -33,7 +35,7 @@ def room(module: str) -> str:
 
 def imports(module: str) -> Iterator[str]:
     """Modules of this package that a module imports anywhere, in functions too, as full names."""
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    for node in ast.walk(TREES[module]):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name in MODULES)
         elif isinstance(node, ast.ImportFrom):
@@ -119,18 +121,45 @@ def packages(nodes: Iterable[ast.AST]) -> set[str]:
 
 @pytest.mark.parametrize("module", [m for m in MODULES if room(m) == "reports"])
 def test_reports_need_no_torch(module: str) -> None:
-    assert "torch" not in packages(ast.walk(ast.parse(MODULES[module].read_text())))
+    assert "torch" not in packages(ast.walk(TREES[module])) | loaded_packages(module)
 
 
-# Underscore files of measures are loaded by the functions of the measures.
-LIGHT = [m for m in MODULES if room(m) in ("words", "records", "processes", "machine", "compare", "cli", "__main__")
+def at_the_top(module: str) -> list[ast.stmt]:
+    """The imports of a module that run when it is imported; not those for type checkers."""
+    return [node for node in TREES[module].body if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def loaded(module: str) -> set[str]:
+    """The modules of this package that importing a module runs: what it imports at its top, and the packages around."""
+    reached, waiting = set(), {module}
+    while waiting:
+        reached |= waiting
+        nodes = {name: [n for n in at_the_top(name) if isinstance(n, ast.ImportFrom)] for name in waiting}
+        named = {full for found in nodes.values() for node in found for alias in node.names
+                 for full in (f"{node.module}.{alias.name}", str(node.module)) if full in MODULES}
+        waiting = {".".join(name.split(".")[:depth]) for name in named | waiting
+                   for depth in range(1, name.count(".") + 2)} & set(MODULES) - reached
+    return reached
+
+
+def loaded_packages(module: str) -> set[str]:
+    return {name for other in loaded(module) for name in packages(at_the_top(other))}
+
+
+# The command line starts with these, and reports read plugins and records without what measures.
+LIGHT = [m for m in MODULES if room(m) in ("records", "compare", "cli", "__main__")
          or m in ("softbench.contracts.measure", "softbench.contracts.quantities", "softbench.contracts.study")
          or (room(m) in ("measures", "studies") and m.count(".") == 2 and "._" not in m)]
 
 
 @pytest.mark.parametrize("module", LIGHT)
 def test_what_the_command_line_starts_with_imports_heavy_packages_in_functions_only(module: str) -> None:
-    assert packages(ast.parse(MODULES[module].read_text()).body).isdisjoint(HEAVY)
+    assert loaded_packages(module).isdisjoint(HEAVY)
+
+
+def test_what_importing_loads_is_seen_through_other_modules() -> None:
+    assert "torch" in loaded_packages("softbench.bench.session")
+    assert {"softbench", "softbench.measures", "softbench.records"} <= loaded("softbench.measures.latency")
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -144,6 +173,39 @@ def test_module_is_of_one_sitting_and_says_what_it_is(module: str) -> None:
 def test_median_module_is_short() -> None:
     lengths = sorted(path.read_text().count("\n") for path in MODULES.values())
     assert lengths[len(lengths) // 2] <= 250
+
+
+# Imports within functions: where, in how many places at most, and why they do not stand at the top of their file.
+HIDDEN = {
+    "softbench.cli": (56, "a verb loads what runs it when it is called, so that --help and list answer at once"),
+    "softbench.measures": (6, "the command line and reports read what a plugin says of itself, without torch"),
+    "softbench.studies": (9, "the same; and timm, which takes seconds"),
+    "softbench.subjects": (1, "timm, which takes seconds"),
+    "softbench.bench": (3, "timm, which takes seconds; and what only a child process needs"),
+    "softbench.dtypes": (1, "names of dtypes are words of the command line, without torch"),
+    "softbench.machine.environment": (2, "environments are compared without torch"),
+    "softbench.compare.rule": (2, "scipy, which reports and the command line start without"),
+    "softbench.records": (3, "pandas, which list and --help start without"),
+    "softbench.reports": (19, "matplotlib, which tables need not"),
+    "softbench.api": (2, "softbench.create needs neither configuration nor pandas"),
+    "softbench.ops": (3, "Triton, which is not everywhere"),
+    "softbench.inputs": (6, "Pillow and scikit-learn, which come with an extra"),
+    "softbench.training": (7, "what not every training has, nor every machine: scikit-learn, TensorBoard, FSDP"),
+}
+
+
+def hidden(module: str) -> set[str]:
+    """The imports of a module that stand in functions."""
+    functions = [node for node in ast.walk(TREES[module]) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return {f"{module}:{node.lineno} {ast.unparse(node)}" for function in functions for node in ast.walk(function)
+            if isinstance(node, ast.Import | ast.ImportFrom)}
+
+
+def test_imports_within_functions_are_few_and_have_a_reason() -> None:
+    lines = {line for module in MODULES for line in hidden(module)}
+    there = {place: {line for line in lines if re.match(rf"{re.escape(place)}[.:]", line)} for place in HIDDEN}
+    assert {place: found for place, found in there.items() if len(found) > HIDDEN[place][0]} == {}
+    assert set().union(*there.values()) == lines
 
 
 # What these are is said once, in the room `contracts`.
@@ -300,7 +362,7 @@ def test_a_dtype_past_the_table_is_seen() -> None:
 
 
 def test_records_are_constructed_in_one_place() -> None:
-    calls = [module for module, path in MODULES.items() for node in ast.walk(ast.parse(path.read_text()))
+    calls = [module for module, tree in TREES.items() for node in ast.walk(tree)
              if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "Record"]
     assert calls == ["softbench.records.record"]
 

@@ -12,7 +12,7 @@ from softbench import plugins
 from softbench.case import TIMM
 from softbench.dtypes import BFLOAT16, FLOAT16
 from softbench.errors import UsageError, unknown
-from softbench.machine.device import is_gpu
+from softbench.machine.kinds import is_gpu
 from softbench.tasks.images.recipe import Recipe
 
 _AMP = ("auto", "none", BFLOAT16, FLOAT16)

@@ -21,7 +21,7 @@ from softbench.contracts import quantities
 from softbench.contracts.quantities import Quantity
 from softbench.dtypes import rounding
 from softbench.machine import environment
-from softbench.machine.device import was_gpu
+from softbench.machine.kinds import was_gpu
 from softbench.records import Record
 from softbench.stats import median
 

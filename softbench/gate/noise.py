@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scipy.special import stdtrit
+
 from softbench import records
 from softbench.compare import rule
 from softbench.gate.paired import Pair
@@ -42,8 +44,6 @@ class Noise:
 
         It exceeds the margin by the half-width of the interval, and by what the mean strays 1 time in 10.
         """
-        from scipy.special import stdtrit
-
         error = self.rounds / math.sqrt(rounds)
         reach = float(stdtrit(rounds - 1, 1 - rule.LEVEL / (2 * looks)) + stdtrit(rounds - 1, 0.9))
         return math.expm1(rule.margin(threshold, self.floor) + reach * error)

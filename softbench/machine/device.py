@@ -13,42 +13,20 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from softbench.errors import Unsupported, UsageError
+import torch
+
+from softbench.errors import UsageError
 from softbench.machine import control_groups
+from softbench.machine.kinds import CPU as CPU
+from softbench.machine.kinds import GPU as GPU
+from softbench.machine.kinds import KINDS as KINDS
+from softbench.machine.kinds import is_gpu as is_gpu
+from softbench.machine.kinds import kind as kind
 
-if TYPE_CHECKING:
-    import torch
-
-    Device = torch.device | str
-
-CPU, GPU = KINDS = ("cpu", "cuda")
-_SHAPES_ONLY = "meta"  # where tensors hold no numbers, and nothing is computed
+Device = torch.device | str
 _FLUSHED = 1 << 25  # bytes that a GPU's last cache is taken to hold at least
-
-
-def kind(device: Device) -> str:
-    """The name of the kind of device, "cpu", "cuda" or "meta".
-
-    Raises:
-        Unsupported: it is another, on which nothing here would be measured rightly.
-    """
-    name: str = getattr(device, "type", "") or str(device).partition(":")[0]
-    if name not in (*KINDS, _SHAPES_ONLY):
-        raise Unsupported(f"softbench measures on {' and '.join(KINDS)}, not on {name}, whose work it cannot wait for:"
-                          f" use {CPU}")
-    return name
-
-
-def is_gpu(device: Device) -> bool:
-    """True where it is a GPU. Raises Unsupported for a device that is neither a GPU nor a CPU."""
-    return kind(device) == GPU
-
-
-def was_gpu(device: object) -> bool:
-    """True where the device that a record names, which may be none, was a GPU."""
-    return str(device).startswith(GPU)
 
 
 def find(name: str) -> str:
@@ -57,8 +35,6 @@ def find(name: str) -> str:
     Raises:
         UsageError: there is none of that name here.
     """
-    import torch
-
     if name == "auto":
         return GPU if torch.cuda.is_available() else CPU
     match = re.fullmatch(r"(cpu|cuda)(?::([0-9]{1,9}))?", name)
@@ -79,8 +55,6 @@ def take_own(device: Device, number: int) -> torch.device:
     Raises:
         UsageError: there are not so many GPUs.
     """
-    import torch
-
     if not is_gpu(device):
         return torch.device(device)
     if number >= torch.cuda.device_count():
@@ -93,8 +67,6 @@ def take_own(device: Device, number: int) -> torch.device:
 
 def incapable(major: int) -> str:
     """Why the current GPU cannot run kernels for that compute capability and later; "" where it can."""
-    import torch
-
     if not torch.cuda.is_available():
         return "torch finds no CUDA device"
     has, minor = torch.cuda.get_device_capability()
@@ -105,8 +77,6 @@ def describe(device: Device) -> dict[str, Any]:
     """Describe a GPU: its name, its bytes, and the versions of its driver and of CUDA; each None for a CPU."""
     if not is_gpu(device):
         return dict.fromkeys(("gpu", "gpu_memory", "driver", "cuda"))
-    import torch
-
     properties = torch.cuda.get_device_properties(device)
     return {"gpu": properties.name, "gpu_memory": properties.total_memory, "driver": _driver(),
             "cuda": torch.version.cuda}
@@ -116,8 +86,6 @@ def waiter(device: Device) -> Callable[[], None]:
     """A function that waits until the device has done what it was given, to be called in a time that is taken."""
     if not is_gpu(device):
         return _done
-    import torch
-
     return partial(torch.cuda.synchronize, device)
 
 
@@ -130,15 +98,11 @@ def current(device: Device) -> AbstractContextManager[object]:
     """A block in which a GPU is the current one: events are recorded on the current device's stream."""
     if not is_gpu(device):
         return nullcontext()
-    import torch
-
     return torch.cuda.device(device)
 
 
 def events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
     """The beginning and the end of a time on the current GPU, to be recorded."""
-    import torch
-
     return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 
 
@@ -164,15 +128,11 @@ def seconds(call: Callable[[], Any], device: Device) -> float:
 
 def flusher(device: Device) -> torch.Tensor:
     """A buffer of a GPU that leaves nothing else in its last cache when it is overwritten."""
-    import torch
-
     return torch.empty(max(last_cache(device), _FLUSHED) * 2, dtype=torch.uint8, device=device)
 
 
 def clock(device: Device) -> int | None:
     """The clock of a GPU in MHz now; None where the driver's Python bindings are not installed."""
-    import torch
-
     try:
         return torch.cuda.clock_rate(device)
     except Exception:  # NVML has an error class for each thing that a container may not read
@@ -182,8 +142,6 @@ def clock(device: Device) -> int | None:
 def last_cache(device: Device) -> int:
     """Bytes of the largest cache: a GPU's L2, or of the CPU as Linux tells; 0 where it does not."""
     if is_gpu(device):
-        import torch
-
         return int(torch.cuda.get_device_properties(device).L2_cache_size)
     sizes = [0]
     for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
@@ -197,8 +155,6 @@ def free(device: Device) -> int | None:
     """Bytes that can still be had there: on a CPU without swapping and within the process's control groups; None where
     nothing says."""
     if is_gpu(device):
-        import torch
-
         return int(torch.cuda.mem_get_info(torch.device(device))[0])
     match = re.search(r"MemAvailable:\s+(\d+) kB", control_groups.read(Path("/proc/meminfo")) or "")
     bounds = [int(match[1]) * 1024 if match else None, control_groups.free_memory()]
@@ -207,52 +163,38 @@ def free(device: Device) -> int | None:
 
 def reset_peak(device: Device) -> None:
     """Let a GPU's peak begin anew, at what is allocated there now."""
-    import torch
-
     torch.cuda.reset_peak_memory_stats(device)
 
 
 def allocated(device: Device) -> int:
     """Bytes that torch has allocated on a GPU now."""
-    import torch
-
     return int(torch.cuda.memory_allocated(device))
 
 
 def peak(device: Device) -> int:
     """The most bytes that torch had allocated on a GPU at once, since `reset_peak` or ever."""
-    import torch
-
     return int(torch.cuda.max_memory_allocated(device))
 
 
 def limit_memory(device: Device, size: int) -> None:
     """Let torch take at most that many bytes of a GPU."""
-    import torch
-
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, size / total), device)
 
 
 def release() -> None:
     """Give back what torch keeps of the GPUs' memory without using it."""
-    import torch
-
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def draws(device: Device) -> list[torch.Tensor]:
     """The states of the generators of random numbers that calls there draw from."""
-    import torch
-
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if is_gpu(device) else [])]
 
 
 def forked_draws(device: Device) -> AbstractContextManager[None]:
     """A block after which these generators are as they were before it."""
-    import torch
-
     return torch.random.fork_rng(devices=[device] if is_gpu(device) else [])
 
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import re
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from softbench import plugins
 from softbench._version import __version__
 from softbench.machine import checkout, control_groups
 from softbench.machine.cores import available_cores
-from softbench.machine.device import describe
 from softbench.records import COMPARABLE as COMPARABLE
 
 
@@ -30,6 +30,8 @@ def take(process: dict[str, Any], device: str = "cpu", command: str = "") -> dic
         command: what the user typed, as far as they may run it again.
     """
     import torch
+
+    from softbench.machine.device import describe
 
     package = Path(softbench.__file__).parent
     commit, dirty = checkout.commit(package)
@@ -89,8 +91,6 @@ def _machine_name(hardware: dict[str, Any]) -> str:
 
 
 def _version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
         return version(package)
     except PackageNotFoundError:

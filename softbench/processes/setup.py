@@ -14,6 +14,8 @@ import sys
 import warnings
 from typing import Any, Literal, TextIO
 
+import torch
+
 from softbench.config import Process
 from softbench.machine.cores import usable_cores
 from softbench.processes import threads
@@ -31,8 +33,6 @@ def apply(process: Process) -> dict[str, Any]:
     global _malloc
     _malloc = process.malloc
     malloc = _fix_malloc() if process.malloc == "fixed" else _default_malloc()
-    import torch
-
     torch.set_flush_denormal(process.denormals == "flush")
     torch.set_num_threads(process.threads or usable_cores())
     torch.set_float32_matmul_precision("high" if process.tf32 else "highest")
@@ -44,8 +44,6 @@ def apply(process: Process) -> dict[str, Any]:
 
 def current() -> Process:
     """How this process is set up now, for a child that should be set up alike."""
-    import torch
-
     return Process(threads=torch.get_num_threads(), malloc=_malloc,
                    denormals="keep" if _denormals() == "keep" else "flush",
                    tf32=torch.get_float32_matmul_precision() != "highest")
@@ -89,8 +87,6 @@ def _preloaded() -> bool:
 
 def _denormals() -> str:
     """Say what a parallel operation does with subnormal results: "flush", "keep", or "partial" (some threads flush)."""
-    import torch
-
     halved = torch.full((1 << 20,), torch.finfo(torch.float32).tiny) * 0.5
     kept = int((halved.view(torch.int32) != 0).sum())
     return "flush" if kept == 0 else "keep" if kept == halved.numel() else "partial"

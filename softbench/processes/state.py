@@ -21,8 +21,11 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
+import torch
+from torch.utils import _python_dispatch as dispatch
+
 from softbench.errors import SoftbenchError
-from softbench.machine.device import CPU, KINDS
+from softbench.machine.kinds import CPU, KINDS
 
 # Of the environment: what decides how this process or its children compute. Others, libraries set for themselves.
 _DECISIVE = (
@@ -83,9 +86,6 @@ def _told(name: str, before: Any, now: Any) -> str:
 
 def _parts() -> dict[str, _Part]:
     """How each part of the state is read, and how it is set to what was read; in the order of setting."""
-    import torch
-    from torch.utils import _python_dispatch as dispatch
-
     cuda, control = torch.backends.cuda, torch._C
     parts: dict[str, _Part] = {
         "torch's threads": (torch.get_num_threads, torch.set_num_threads),
@@ -128,21 +128,15 @@ def _set_cores(cores: frozenset[int]) -> None:
 
 
 def _pop_modes(count: int) -> None:
-    from torch.utils import _python_dispatch as dispatch
-
     while len(dispatch._get_current_dispatch_mode_stack()) > count:
         dispatch._pop_mode()
 
 
 def _set_inference_mode(enabled: bool) -> None:
-    import torch
-
     _held.append(torch._C._InferenceMode(enabled))
 
 
 def _set_default_device(device: str) -> None:
-    import torch
-
     torch.set_default_device(None if device == CPU else device)
 
 

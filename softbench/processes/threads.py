@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 _LIBRARY = re.compile(r"/lib(gomp|omp|iomp5)[^/]*\.so")
 
 
 @contextmanager
 def one_thread(needed: bool = True) -> Iterator[None]:
-    """Let torch use a single thread within the block, if that is wanted. Nothing may be timed in it.
+    """Let torch use a single thread within the block, if it is needed. Nothing may be timed in it.
 
     While another process holds a core, threads that wait for each other made both studies ten times slower.
     """
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if needed else threads)
     try:
@@ -34,8 +34,6 @@ def one_thread(needed: bool = True) -> Iterator[None]:
 
 def working() -> int:
     """Threads that share torch's parallel operations from now on; what torch says where OpenMP cannot be asked."""
-    import torch
-
     openmp = _openmp()
     if openmp is None:
         return torch.get_num_threads()

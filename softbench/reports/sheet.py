@@ -19,8 +19,8 @@ from softbench.case import WHOLE
 from softbench.contracts import quantities
 from softbench.contracts.quantities import Quantity
 from softbench.errors import UsageError
-from softbench.machine.device import was_gpu
 from softbench.machine.environment import COMPARABLE
+from softbench.machine.kinds import was_gpu
 from softbench.records import Record
 from softbench.records import frame as frames
 from softbench.reports import format

@@ -26,6 +26,7 @@ from softbench.case import WHOLE, AttentionSpec, Case, ModelSpec, Shape
 from softbench.contracts import attention as attentions
 from softbench.contracts.attention import Attention, Cost, accumulation_dtype
 from softbench.errors import Unsupported, UsageError
+from softbench.models import cost
 from softbench.models.pyramid import Pyramid
 from softbench.plugins.contained import contained
 from softbench.subjects.anticipated import Anticipated, anticipate
@@ -147,8 +148,6 @@ class OwnModel(Backbone):
 
     def flops_by_stage(self, case: Case) -> dict[int, float]:
         """FLOPs of each stage by formula, counted from 1; 0 is the head."""
-        from softbench.models import cost
-
         model = self.on_meta(case.shape.grid)
         assert isinstance(model, Pyramid)
         return cost.cost(model, case.shape.grid, case.shape.batch).by_stage()

@@ -16,7 +16,7 @@ from helpers import quiet_import
 from torch import Tensor, nn
 
 from softbench.attention._landmarks import avg_pool, landmark_grid
-from softbench.measures import memory
+from softbench.measures.memory.passes import _on_cpu
 from softbench.ops import pseudo_inverse
 from softbench.ops.gaussian_attention import gaussian_kernel
 from softbench.subjects.workload import Workload
@@ -87,7 +87,7 @@ def test_workspace_of_soft_against_its_oracle(benchmark, build, tell, tokens, mo
     results = sum(t.numel() * t.element_size() for t in (built.leaves if mode != "forward" else built.inputs[-1:]))
 
     def workspace(run: Callable[[object], object]) -> int:
-        passes = [memory._on_cpu(lambda: None, run).peak for _ in range(2)]
+        passes = [_on_cpu(lambda: None, run).peak for _ in range(2)]
         return passes[-1] - results  # the first makes what is made once
 
     ours, theirs = workspace(built.run), workspace(lambda _: reference())

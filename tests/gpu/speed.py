@@ -2,8 +2,8 @@
 
 Every ratio is of medians of calls that were interleaved, between CUDA events, after the L2 cache was overwritten. The
 floor of a row is max(bytes / bandwidth, FLOP / rate), by a copy and a matrix product measured here, and by the bytes
-and FLOP that no call can avoid, as `softbench latency` counts them (softbench/measures/_work.py). With FILE, each row
-of the table is kept there as a record with its environment.
+and FLOP that no call can avoid, as `softbench latency` counts them (softbench/measures/latency/work.py). With FILE,
+each row of the table is kept there as a record with its environment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from softbench import parsing, records, subjects
 from softbench.case import Case, Shape, most_square
 from softbench.config import Process
 from softbench.machine import environment
-from softbench.measures import _work
+from softbench.measures.latency.work import unavoidable
 from softbench.ops.gaussian_attention import gaussian_kernel
 from softbench.ops.pseudo_inverse import pseudo_inverse, residual
 from softbench.processes import setup
@@ -90,7 +90,7 @@ def share_of_the_floor(table: Table, bandwidth: float, rate: float) -> None:
             for tokens in (12544, 16384):
                 built = attention("soft:impl=triton", 512, tokens, head_dim, mode)
                 (spent,) = seconds(lambda built=built: built.run(None))
-                work = _work.unavoidable(built)
+                work = unavoidable(built)
                 floor = max(work["bytes"] / bandwidth, work["flops"] / rate)
                 table.told(f"share of the floor, {mode}, B*H 512, D {head_dim}, N {tokens}", floor / spent, target,
                            f"{spent * 1e6:.0f} us")

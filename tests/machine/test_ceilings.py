@@ -13,7 +13,7 @@ from softbench.case import AttentionSpec, Case, Shape
 from softbench.errors import ResultsError
 from softbench.machine import ceilings
 from softbench.machine.ceilings import Ceilings
-from softbench.measures import _work
+from softbench.measures.latency.work import unavoidable
 from softbench.subjects import workload
 
 
@@ -84,7 +84,7 @@ def test_unavoidable_work_of_exact_attention(mode: str, tensors: int, forwards: 
     subject = subjects.load(AttentionSpec("softmax"))
     case = Case(AttentionSpec("softmax"), Shape(2, 3, 4, 5, 8), mode=mode, dtype=dtype)
     size = (4 if dtype == "float32" else 2) * 2 * 3 * 20 * 8
-    work = _work.unavoidable(workload.build(case, subject))
+    work = unavoidable(workload.build(case, subject))
     assert work == {"bytes": tensors * size, "flops": forwards * 4.0 * 2 * 3 * 20**2 * 8}
 
 
@@ -92,9 +92,9 @@ def test_keys_that_are_queries_are_read_once_and_parameters_are_read() -> None:
     shape = Shape(1, 2, 4, 5, 8)
     size = 4 * 2 * 20 * 8
     soft, linformer = AttentionSpec("soft"), AttentionSpec("linformer", {"projected": 6})
-    read = {spec.name: _work.unavoidable(workload.build(Case(spec, shape), subjects.load(spec)))["bytes"]
+    read = {spec.name: unavoidable(workload.build(Case(spec, shape), subjects.load(spec)))["bytes"]
             for spec in (soft, linformer)}
     assert read == {"soft": 3 * size, "linformer": 4 * size + 2 * 4 * 20 * 6}
-    trained = _work.unavoidable(workload.build(Case(linformer, shape, mode="forward_backward"),
+    trained = unavoidable(workload.build(Case(linformer, shape, mode="forward_backward"),
                                                subjects.load(linformer)))
     assert trained["bytes"] == 8 * size + 2 * (2 * 4 * 20 * 6)

@@ -11,6 +11,7 @@ from softbench.bench.sweep import Job, Sweep
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.errors import Unsupported, UsageError
 from softbench.machine import device
+from softbench.machine.kinds import was_gpu
 from softbench.measures import latency
 from softbench.subjects import load
 
@@ -122,7 +123,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(("name", "gpu"), [("cuda", True), ("cuda:1", True), ("cpu", False), ("", False), (None, False),
                                            ("mps", False)])
 def test_the_device_of_a_record_may_be_any(name: str | None, gpu: bool) -> None:
-    assert device.was_gpu(name) is gpu
+    assert was_gpu(name) is gpu
 
 
 def test_a_cpus_last_cache_is_that_of_the_kernel_or_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,9 @@ from softbench import inputs, parsing, plugins
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.contracts.attention import Attention, Cost
 from softbench.contracts.measure import Reading
-from softbench.measures import _flops_counters as counters
 from softbench.measures import flops
-from softbench.measures._flops_counters import Uncounted
-from softbench.measures.flops import Settings
+from softbench.measures.flops import Settings, counters
+from softbench.measures.flops.counters import Uncounted
 from softbench.ops.gaussian_attention import gaussian_kernel, landmark_attention
 from softbench.ops.pseudo_inverse import pseudo_inverse
 from softbench.subjects import OneAttention, workload

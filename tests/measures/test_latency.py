@@ -18,6 +18,7 @@ from fake_cuda import install
 from softbench.contracts.measure import load
 from softbench.machine import cpu_share
 from softbench.measures import latency
+from softbench.measures.latency import timing
 
 
 @dataclass
@@ -58,7 +59,7 @@ def sleep(monkeypatch):
     def sleep(seconds):
         clock.now += seconds
 
-    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     return sleep
 
 
@@ -102,7 +103,7 @@ def test_each_case_gets_its_own_budget(sleep):
 def test_slow_cases_get_three_samples_and_no_more():
     sleeper = Sleeper(0.1)
     reading = latency.measure(sleeper, settings(rep=10, warmup=1, rounds=5))[0]
-    assert len(reading.samples) == latency.FEWEST_SAMPLES == 3
+    assert len(reading.samples) == timing.FEWEST_SAMPLES == 3
     assert len(sleeper.log) <= 6
 
 
@@ -138,9 +139,9 @@ def test_foreign_share_counts_others_but_not_us():
 
 @pytest.mark.quiet
 def test_what_no_machine_can_do_is_told():
-    run = latency._Run(Sleeper(0.0), samples=[1e-6])  # type: ignore[arg-type]
-    assert latency._impossible(run, {"bytes": 1e5}) == ""
-    assert "cannot have been computed" in latency._impossible(run, {"bytes": 1e12})
+    run = timing._Run(Sleeper(0.0), samples=[1e-6])  # type: ignore[arg-type]
+    assert timing._impossible(run, {"bytes": 1e5}) == ""
+    assert "cannot have been computed" in timing._impossible(run, {"bytes": 1e12})
 
 
 def test_a_stray_process_is_seen():
@@ -159,27 +160,27 @@ def test_on_a_gpu_the_call_alone_stands_between_events_after_the_cache_is_flushe
     cuda, where = install(monkeypatch), torch.device("cuda:1")
     workload = SimpleNamespace(device=where, prepare=lambda: cuda.work("prepare", 10.0),
                                run=lambda state: cuda.work("call", 0.25))
-    run = latency._Run(workload, call_seconds=1.0)
-    samples = latency._gpu_samples(run, 0.0)
+    run = timing._Run(workload, call_seconds=1.0)
+    samples = timing._gpu_samples(run, 0.0)
     once = ["prepare", "flush", "record cuda:1", "call", "record cuda:1"]
     assert cuda.log == [f"buffer {100 << 20} cuda:1", *once, "synchronize cuda:1", "elapsed", "clock cuda:1"]
     assert (samples, run.clocks, len(run.host)) == ([0.25], [1980], 1)
     cuda.log.clear()
     run.call_seconds = 0.1
-    monkeypatch.setattr(latency, "_MOST_SAMPLES", 3)
-    assert latency._gpu_samples(run, 0.25) == [0.25] * 3
+    monkeypatch.setattr(timing, "_MOST_SAMPLES", 3)
+    assert timing._gpu_samples(run, 0.25) == [0.25] * 3
     assert cuda.log[1:] == [*once * 3, "synchronize cuda:1", *["elapsed"] * 3, "clock cuda:1"]
 
 
 def test_a_gpus_work_is_waited_for_before_the_clock_is_read(monkeypatch):
     cuda = install(monkeypatch)
     clock = lambda: cuda.log.append("clock") or 0.0  # noqa: E731
-    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=clock))
     workload = SimpleNamespace(device=torch.device("cuda"), prepare=lambda: cuda.log.append("prepare"),
                                run=lambda state: cuda.log.append("call"), case=SimpleNamespace(mode="forward"))
-    latency._timed_calls(workload, 2)
+    timing._timed_calls(workload, 2)
     assert cuda.log == ["clock", "call", "call", "synchronize cuda", "clock"]
     cuda.log.clear()
     workload.case.mode = "backward"
-    latency._timed_calls(workload, 1)
+    timing._timed_calls(workload, 1)
     assert cuda.log == ["prepare", "synchronize cuda", "clock", "call", "synchronize cuda", "clock"]

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from softbench.measures import latency
+from softbench.measures.latency import Settings
+from softbench.measures.latency.timing import paired
 
-SETTINGS = latency.Settings(rep=4.0, warmup=0.0, block=0.5)
+SETTINGS = Settings(rep=4.0, warmup=0.0, block=0.5)
 
 
 @dataclass
@@ -42,7 +43,7 @@ def blocks(calls: list[str]) -> str:
 def test_rounds_are_abba_and_the_side_that_begins_alternates() -> None:
     calls: list[str] = []
     pair: Any = [Pause("a", 0.001, calls), Pause("b", 0.003, calls)]
-    with closing(latency.paired(*pair, SETTINGS)) as rounds:
+    with closing(paired(*pair, SETTINGS)) as rounds:
         for expected in ("ababa", "bab", "aba"):  # the first round comes after both were warmed
             calls.clear()
             one, other, foreign = next(rounds)
@@ -54,7 +55,7 @@ def test_rounds_are_abba_and_the_side_that_begins_alternates() -> None:
 
 def test_the_garbage_collector_rests_only_while_rounds_are_taken() -> None:
     pair: Any = [Pause("a", 0.0, []), Pause("b", 0.0, [])]
-    with closing(latency.paired(*pair, SETTINGS)) as rounds:
+    with closing(paired(*pair, SETTINGS)) as rounds:
         next(rounds)
         assert not gc.isenabled()
     assert gc.isenabled()

@@ -19,7 +19,8 @@ from softbench.case import AttentionSpec, Case, Shape
 from softbench.contracts.measure import Reading
 from softbench.errors import Unsupported
 from softbench.measures import memory
-from softbench.measures.memory import InconsistentTrace, Pass, Settings
+from softbench.measures.memory import Settings
+from softbench.measures.memory.passes import InconsistentTrace, Pass, _on_gpu, read_events
 from softbench.subjects import OneAttention, workload
 from softbench.subjects.workload import Workload
 
@@ -176,21 +177,21 @@ TRACE = [
 
 
 def test_events_are_read_between_the_markers_in_the_order_of_time() -> None:
-    assert memory.read_events(TRACE, 7) == Pass(peak=1000, kept=600)
-    assert memory.read_events([*reversed(TRACE), event(3.5, 1, 5000, 5000, device=1)], 7) == Pass(peak=1000, kept=600)
+    assert read_events(TRACE, 7) == Pass(peak=1000, kept=600)
+    assert read_events([*reversed(TRACE), event(3.5, 1, 5000, 5000, device=1)], 7) == Pass(peak=1000, kept=600)
 
 
 @pytest.mark.parametrize("lost", [3, 4, 5])
 def test_a_lost_event_is_an_error(lost: int) -> None:
     with pytest.raises(InconsistentTrace, match="do not add up"):
-        memory.read_events(TRACE[:lost] + TRACE[lost + 1 :], 7)
+        read_events(TRACE[:lost] + TRACE[lost + 1 :], 7)
 
 
 @pytest.mark.parametrize("events", [[], [e for e in TRACE if e["name"] != "[memory]"], TRACE[:2], TRACE[3:], TRACE[:7]],
                          ids=["empty", "no memory events", "neither", "no start", "no stop"])
 def test_a_trace_without_its_marker_is_an_error_and_not_a_zero(events: list[dict[str, Any]]) -> None:
     with pytest.raises(InconsistentTrace, match="did not report the marker"):
-        memory.read_events(events, 7)
+        read_events(events, 7)
 
 
 def test_a_gpus_allocator_is_read_once_its_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +207,7 @@ def test_a_gpus_allocator_is_read_once_its_work_is_done(monkeypatch: pytest.Monk
         cuda.take(300)
         cuda.take(-200)
 
-    assert memory._on_gpu(prepare, run, where) == Pass(peak=300, kept=100)
+    assert _on_gpu(prepare, run, where) == Pass(peak=300, kept=100)
     assert cuda.log == ["prepare", f"synchronize {where}", f"reset {where}", f"allocated {where}", "run",
                         f"synchronize {where}", f"peak {where}", f"allocated {where}"]
 
@@ -242,6 +243,7 @@ def test_every_attention_repeats_to_the_byte(name: str) -> None:
 def test_measuring_is_silent_and_the_module_loads_no_torch() -> None:
     code = ("import sys; from softbench.measures import memory, flops; assert 'torch' not in sys.modules;"
             "import torch; q = torch.ones(8);"
-            "print(memory._on_cpu(lambda: None, lambda _: q + q).peak)")
+            "from softbench.measures.memory import passes;"
+            "print(passes._on_cpu(lambda: None, lambda _: q + q).peak)")
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("32\n", "")

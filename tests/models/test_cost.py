@@ -9,7 +9,7 @@ import torch
 
 from softbench import models
 from softbench.errors import UsageError
-from softbench.measures import _flops_counters
+from softbench.measures.flops import counters
 from softbench.models import paper
 from softbench.models.cost import ModelCost, cost
 
@@ -25,7 +25,7 @@ def made(arch: str, **options: Any) -> models.Pyramid:
 
 def by_torch(model: models.Pyramid, rows: int, cols: int, batch: int = 1) -> float:
     """What torch's FlopCounterMode counts, together with the few operators that softbench tells it about."""
-    return _flops_counters.by_torch(model, (torch.empty(batch, model.in_chans, rows, cols, device="meta"),)).flops
+    return counters.by_torch(model, (torch.empty(batch, model.in_chans, rows, cols, device="meta"),)).flops
 
 
 @pytest.mark.parametrize(("arch", "options"), [
@@ -62,7 +62,7 @@ def test_cost_of_fewer_stages() -> None:
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return model.forward_intermediates(image, stop_early=True)[0]
 
-    counted = _flops_counters.by_torch(Kept(), (torch.empty(1, 3, 224, 224, device="meta"),))
+    counted = counters.by_torch(Kept(), (torch.empty(1, 3, 224, 224, device="meta"),))
     assert cost(model).flops == counted.flops
 
 

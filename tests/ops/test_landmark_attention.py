@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softbench.case import Shape
-from softbench.measures import memory
+from softbench.measures.memory import passes
 from softbench.ops.gaussian_attention import _by_landmarks, eager, landmark_attention, reference
 
 SCALE = 0.7
@@ -122,8 +122,8 @@ def test_memory_does_not_grow_with_the_tokens(monkeypatch: pytest.MonkeyPatch) -
             y = landmark_attention(x, landmarks, middle, v)
             return torch.autograd.grad(y, (x, v), y.detach()) if train else y
 
-        memory._on_cpu(lambda: None, run)
-        return memory._on_cpu(lambda: None, run).peak - (3 if train else 1) * x.numel() * 4
+        passes._on_cpu(lambda: None, run)
+        return passes._on_cpu(lambda: None, run).peak - (3 if train else 1) * x.numel() * 4
 
     for train in (False, True):
         small, large = workspace(1 << 13, train), workspace(1 << 15, train)

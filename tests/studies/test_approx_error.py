@@ -16,7 +16,7 @@ from softbench.bench import study
 from softbench.case import Shape
 from softbench.contracts import study as studies
 from softbench.errors import UsageError
-from softbench.measures import memory
+from softbench.measures.memory import passes
 from softbench.records import Record
 from softbench.studies import approx_error
 from softbench.studies.approx_error import approximation, estimate, truth
@@ -311,7 +311,7 @@ def test_no_matrix_of_all_tokens_is_held_above_the_limit(monkeypatch: pytest.Mon
     monkeypatch.setattr(truth, "TILE", 1 << 17)
     monkeypatch.setattr(approximation, "LOSS_ROWS", 32)
     (task,) = approx_error.tasks(settings(tokens="4k", heads="1", seeds="1"))
-    peak = memory._on_cpu(lambda: None, lambda state: task.run()).peak
+    peak = passes._on_cpu(lambda: None, lambda state: task.run()).peak
     assert peak < 8 * 4096**2 / 4
 
 

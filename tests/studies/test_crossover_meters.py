@@ -20,7 +20,7 @@ from softbench.case import AttentionSpec, Case, Shape
 from softbench.contracts import attention as attentions
 from softbench.measures import latency, memory
 from softbench.studies._over_n.grids import Grids
-from softbench.studies.crossover import again
+from softbench.studies.crossover import again, meters
 from softbench.studies.crossover import answer as answers
 from softbench.studies.crossover.meters import Pair, meter
 from softbench.studies.crossover.search import ATTENTION, BASELINE, Search, Stopped, Terms
@@ -49,7 +49,7 @@ def test_latency_is_that_of_the_attention_over_that_of_the_baseline(monkeypatch:
     def rounds(base, head, settings):  # type: ignore[no-untyped-def]
         yield [seconds[base.subject.attention]], [seconds[head.subject.attention]] * 3, 0.25
 
-    monkeypatch.setattr(latency, "paired", rounds)
+    monkeypatch.setattr(meters, "paired", rounds)
     both = pair()
     assert difference("latency", both) == pytest.approx(math.log(3))
     assert both.foreign == {16: 0.25}
@@ -99,7 +99,7 @@ def test_a_further_process_compares_the_attention_with_the_baseline(monkeypatch:
         while True:
             yield [seconds[base.subject.attention]], [seconds[head.subject.attention]], 0.25
 
-    monkeypatch.setattr(latency, "paired", rounds)
+    monkeypatch.setattr(again, "paired", rounds)
     jobs = [pair().job(side, (4, 4)) for side in (ATTENTION, BASELINE)]
     asked = {"timing": {"rep": 1.0}, "rounds": 2, "pairs": [[packed(job.case, job.subject) for job in jobs]]}
     (answer,) = again._answers(json.loads(json.dumps(asked)))

@@ -18,7 +18,7 @@ from softbench.bench.programme import verdict
 from softbench.bench.sweep import Job
 from softbench.bench.trial import leave_room, packed, unpacked
 from softbench.measures import latency
-from softbench.measures.latency import Unearned
+from softbench.measures.latency.timing import Unearned, paired
 from softbench.plugins.contained import contained
 from softbench.processes import setup, state
 from softbench.stats import median
@@ -59,7 +59,7 @@ def _answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 side = BASELINE
                 base = _built(pair[1])
                 side = ATTENTION
-                with closing(latency.paired(base, head, timing)) as endless:
+                with closing(paired(base, head, timing)) as endless:
                     rounds = list(itertools.islice(endless, request["rounds"]))
         except Exception as error:
             if isinstance(error, Unearned) and error.workload is base:

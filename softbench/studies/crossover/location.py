@@ -34,6 +34,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
+from scipy.special import stdtrit
+
 from softbench.compare import rule
 from softbench.studies._over_n.grids import Grids
 from softbench.studies.crossover.search import Bracket, Probe
@@ -89,9 +92,6 @@ def locate(bracket: Bracket, used: Sequence[Probe], grids: Grids, *, exact: bool
 
 def over_processes(xs: Sequence[float], means: Sequence[Sequence[float]]) -> Zero | None:
     """As `fieller`, from the mean difference of each of several processes at each probe: `means[process][probe]`."""
-    import numpy as np
-    from scipy.special import stdtrit
-
     each = list(zip(*means, strict=True))
     pooled = _line(xs, each)
     if pooled is None:
@@ -114,8 +114,6 @@ def fieller(xs: Sequence[float], rounds: Sequence[Sequence[float]]) -> Zero | No
 
 
 def _line(xs: Sequence[float], rounds: Sequence[Sequence[float]]) -> Zero | None:
-    from scipy.special import stdtrit
-
     counts = [len(r) for r in rounds]
     means = [sum(r) / len(r) for r in rounds]
     total, freedom = sum(counts), sum(n - 1 for n in counts)
@@ -151,8 +149,6 @@ def _extended(xs: Sequence[float], rounds: Sequence[Sequence[float]], straight: 
 
 def _bent(xs: Sequence[float], counts: Sequence[int], means: Sequence[float], zero: float) -> float:
     """The zero next to `zero` of a parabola through the probes; `zero` itself where they are few or it has none."""
-    import numpy as np
-
     if len(xs) < _FEWEST:
         return zero
     roots = np.polynomial.Polynomial.fit(xs, means, 2, w=np.sqrt(counts)).roots()

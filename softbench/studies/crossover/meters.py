@@ -1,9 +1,9 @@
 """The search compares two attentions by latency in paired rounds, peak memory, or FLOPs in closed form.
 
-    latency   rounds of both workloads in one process (`latency.paired`), d = ln of the ratio of their median times
+    latency   rounds of both workloads in one process (`latency/timing.py`), d = ln of the ratio of their median times
     memory    ln of the ratio of the peaks of one call each, `softbench memory`'s own
-    flops     ln of the ratio of the closed forms. A training step counts as three forwards (`measures/_work.py`), so
-              its crossing is that of the forward. An attention without a matrix product counts as 1 FLOP.
+    flops     ln of the ratio of the closed forms. A training step counts as three forwards (`latency/work.py`), so its
+              crossing is that of the forward. An attention without a matrix product counts as 1 FLOP.
 
 Each side is built and checked as every measured case is: against float64 on a small case, and for finite results.
 """
@@ -22,7 +22,7 @@ from softbench.bench.sweep import Job, Sweep
 from softbench.case import Case, Shape
 from softbench.machine import device
 from softbench.measures import latency, memory
-from softbench.measures.latency import Unearned
+from softbench.measures.latency.timing import Unearned, paired
 from softbench.plugins.contained import contained
 from softbench.stats import median
 from softbench.studies._over_n.grids import Grid
@@ -98,7 +98,7 @@ class _Latency(_Sides):
         until = time.perf_counter() + seconds
         head = self._build(ATTENTION, grid, until)
         base = self._build(BASELINE, grid, until)
-        rounds = latency.paired(base, head, self.pair.timing)
+        rounds = paired(base, head, self.pair.timing)
         while True:
             ours = self._attempt(ATTENTION, next, rounds)
             self._disturbed(grid, ours[2])

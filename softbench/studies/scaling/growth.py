@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 FEWEST = 3  # lengths
 _PER_PIECE = 4
@@ -108,8 +109,6 @@ def _criterion(residuals: Array, penalised: int) -> float:
 
 
 def _growth(kind: str, parameters: Array, x: Array, z: Array) -> Growth:
-    from scipy.special import stdtrit
-
     fitted, slopes = _SHAPES[kind](x, parameters)
     freedom = len(x) - len(parameters)
     residuals = z - fitted

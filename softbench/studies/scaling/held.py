@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 _FEWEST, _SHARE = 3, 0.25  # lengths that count, and their share of the longest
 _CANDIDATES = ((1, 1, 0), (1, 0, 1), (1, 1, 1))  # which of the terms there are
@@ -44,8 +45,6 @@ def end(tokens: Sequence[float], held: Sequence[float], limit: float) -> float:
 
 def _terms(x: Array, y: Array, kept: Sequence[int]) -> tuple[float, Array]:
     """The criterion and the coefficients of 1, x and x^2 where only the terms that are kept may be positive."""
-    from scipy.optimize import nnls
-
     design = np.stack([np.ones_like(x), x, x**2], 1) * np.array(kept)
     coefficients = nnls(design, y)[0]
     relative = (design @ coefficients - y) / y

@@ -2,7 +2,7 @@
 
 Both run the module once on the tensors given, which may be meta tensors: these have shapes and no data, so that any
 size costs nothing. torch's counter sees each operator as it is dispatched; fvcore reads a torch.jit trace, in which
-an operator stands as it was called. What either lacks is supplied from `_flops_convention`, and said.
+an operator stands as it was called. What either lacks is supplied from `convention.py`, and said.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from softbench.errors import SoftbenchError
-from softbench.measures._flops_convention import FORMULAS, Formula, Sizes, is_free
+from softbench.measures.flops.convention import FORMULAS, Formula, Sizes, is_free
+
+_DEPRECATED = r"(?s).*torch\.jit"  # as newer versions of torch call it; fvcore scripts when imported, and traces
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message=_DEPRECATED)
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import bmm_flop_jit, matmul_flop_jit
 
 
 class Uncounted(SoftbenchError):
@@ -121,10 +127,7 @@ def by_fvcore(module: nn.Module, inputs: tuple[Tensor, ...]) -> Count:
         Uncounted: an operator that neither the counter nor the convention knows, or a Triton kernel.
     """
     with warnings.catch_warnings():
-        # fvcore traces and scripts with torch.jit, which newer versions of torch call deprecated
-        warnings.filterwarnings("ignore", message=r"(?s).*torch\.jit")
-        from fvcore.nn import FlopCountAnalysis
-
+        warnings.filterwarnings("ignore", message=_DEPRECATED)
         supplied: set[str] = set()
         entered: set[str] = set()
         analysis = FlopCountAnalysis(module, inputs).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -186,8 +189,6 @@ def _registered(packet: Any, supplied: set[str]) -> _Handle:
 def _matmul(supplied: set[str]) -> _Handle:
     """fvcore's own count, but for vectors, which it cannot take, and a left factor that is broadcast, which it counts
     once instead of once a matrix on the right."""
-    from fvcore.nn.jit_handles import matmul_flop_jit
-
     def count(inputs: list[Any], outputs: list[Any]) -> float:
         left, right, output = (_sizes(v) or () for v in (*inputs, outputs[0]))
         if len(left) > 1 and len(right) > 1 and prod(left[:-2]) == prod(output[:-2]):
@@ -200,8 +201,6 @@ def _matmul(supplied: set[str]) -> _Handle:
 
 def _bmm(inputs: list[Any], outputs: list[Any]) -> float:
     """fvcore's own count, but with `out=`, a third input that it does not take."""
-    from fvcore.nn.jit_handles import bmm_flop_jit
-
     return float(bmm_flop_jit(inputs[:2], outputs))
 
 

@@ -1,18 +1,4 @@
-"""memory: the peak of bytes allocated by one call, beyond what is alive before it.
-
-The peak is the largest number of bytes that torch's allocator has handed out at any moment of the call, less what it
-had handed out when the call began. Inputs and parameters are therefore not counted; everything that the call
-allocates is: temporaries inside operators, what is saved for the backward, the gradients, and the output. In mode
-`backward` the graph is built before the call, so the tensors it saved are not counted, and what the call frees of
-them makes room for what it allocates. A pass whose figure is dropped comes first, so that lazily made state (cached
-indices, cuBLAS workspaces) is alive before, and each pass does nothing else but this measurement.
-
-On the CPU, torch.profiler reports every allocation of torch's CPU allocator with its exact size and the running total,
-which is read here (`_on_cpu`); a scalar operand shows up as a few bytes. Not seen is what libraries take from the
-system themselves (packing buffers of MKL and oneDNN). Some kernels keep one buffer for each thread, so the number of
-threads belongs to the number. On CUDA the caching allocator's own statistics are read; it rounds each block up to
-512 bytes.
-"""
+"""Takes the peak of a call: a GPU counts it; on a CPU the profiler reports every allocation."""
 
 from __future__ import annotations
 
@@ -24,32 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
 
 from softbench.contracts.measure import Reading
-from softbench.contracts.quantities import Quantity, Section
 from softbench.errors import SoftbenchError, Unsupported
 from softbench.machine import device
-from softbench.options import option
-
-if TYPE_CHECKING:
-    import torch
-
-    from softbench.subjects.workload import Workload
-
-QUANTITIES = (
-    Quantity("peak_memory", "B", "exact", "less",
-             headline="the most bytes that one call holds at once, beyond its inputs and parameters.",
-             title="Peak memory of one call, beyond inputs and parameters"),
-    Quantity("weights", "B", "exact", "less", drawn=False),
-)
-SECTION = Section(place=6)
-MODES = ("forward", "forward_backward", "backward")
-
-
-@dataclass(frozen=True)
-class Settings:
-    passes: int = option(2, "Times that the peak is measured; the passes should agree.", low=1, high=100)
+from softbench.subjects.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -64,7 +33,7 @@ class InconsistentTrace(SoftbenchError):
     """The profiler's memory events do not add up, so no peak can be read from them."""
 
 
-def measure(workload: Workload, settings: Settings) -> list[Reading]:
+def measure(workload: Workload, count: int) -> list[Reading]:
     """The peak of each pass, summarised by the largest.
 
     Raises:
@@ -74,7 +43,7 @@ def measure(workload: Workload, settings: Settings) -> list[Reading]:
     if device.kind(where) not in device.KINDS:
         raise Unsupported(f"memory is measured on cpu and cuda, not on {where.type}")
     passes = []
-    for _ in range(1 + settings.passes):
+    for _ in range(1 + count):
         gc.collect()  # garbage in cycles would count as alive before, and be freed in the middle of the call
         passes.append(_on_gpu(workload.prepare, workload.run, where) if device.is_gpu(where)
                       else _on_cpu(workload.prepare, workload.run))
@@ -117,9 +86,6 @@ def _on_cpu(prepare: Callable[[], Any], run: Callable[[Any], Any]) -> Pass:
 
     `prepare` is profiled too: the release of a block is reported rightly only if its allocation was.
     """
-    import torch
-    from torch.profiler import ProfilerActivity, profile
-
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when the first profile starts: keeps its log off stderr
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         state = prepare()

@@ -1,13 +1,4 @@
-"""Latency: seconds of one call, with every raw sample kept and the cases interleaved.
-
-CPU: `perf_counter` around blocks of calls long enough for the timer; other processes' share of the CPU is recorded.
-CUDA: one pair of events around each call, after a buffer of at least the L2 cache's size has been overwritten, which is
-not timed; the SM clock is recorded. The garbage collector is off while samples are taken.
-
-All workloads of a group are warmed before any is timed. Then rounds follow each other, and in each round every workload
-gets an equal slice of its time budget, in an order that rotates, so that a drift of the machine hits all of them alike.
-Samples are never dropped; the value of a reading is their median.
-"""
+"""Times the calls of workloads: warms all, renews their inputs, and takes samples in turns, on a CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -19,50 +10,27 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from softbench.contracts.measure import Reading
-from softbench.contracts.quantities import Quantity, Section
 from softbench.errors import SoftbenchError
 from softbench.machine import cpu_share, device
-from softbench.measures import _work
-from softbench.options import option
-from softbench.records.views import Roofline
+from softbench.measures.latency.settings import Settings
+from softbench.measures.latency.work import unavoidable
+from softbench.processes import state
 from softbench.stats import median
+from softbench.subjects import witness
+from softbench.subjects.witness import Witness
+from softbench.subjects.workload import Workload, WrongResult
 
-if TYPE_CHECKING:
-    from softbench.subjects.witness import Witness
-    from softbench.subjects.workload import Workload
-
-QUANTITIES = (
-    Quantity("latency", "s", "time", "less", headline="median time of one call; IQR is the middle half of its samples.",
-             title="Latency of one call", column="median", per_image=True, answers="fastest"),
-)
-SECTION = Section(place=1)
-MODES = ("forward", "backward", "forward_backward")
-VIEWS = (
-    Roofline(name="roofline", title="What each call does a second, below what this machine can do at most",
-             quantity="latency", series="label", panels="mode",
-             note="Bytes: each input read once, each output written once. FLOP: by closed form, a training step three "
-                  "times its forward. Along a line the tokens grow."),
-)
-QUICK = {"rep": 60.0, "warmup": 20.0, "rounds": 3}
 FEWEST_SAMPLES = 3
 _FEWEST_CALLS = 4
 _BURST, _MOST_SAMPLES = 50, 200  # on a GPU: calls queued at once, samples of a slice
 _RETRIES = 8  # calls on new values, where the first took suspiciously long
 _MOST_BYTES = {device.CPU: 1e12, device.GPU: 1e14}  # a second, of a thread or a GPU, caches included: none comes near
 _SLOW = 0.05  # seconds a call: from here on, one more warming call per slice would cost more than it helps
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How long to measure. Times are milliseconds of work, not counts, so that fast and slow cases cost alike."""
-
-    rep: float = option(500.0, "ms of timed work for each case", unit="ms", low=1, high=3_600_000)
-    warmup: float = option(100.0, "ms of untimed work before it", unit="ms", low=0, high=3_600_000)
-    rounds: int = option(5, "rounds that the cases are interleaved over", low=1, high=1000)
-    block: float = option(2.0, "ms that one sample lasts at least, on a CPU", unit="ms", low=0.01, high=60_000)
 
 
 @dataclass
@@ -84,14 +52,7 @@ class _Run:
     @property
     def witness(self) -> Witness | None:
         """None for what a study times that is no workload of a subject."""
-        from softbench.subjects import witness
-
         return witness.of(self.workload)
-
-
-def measure(workload: Workload, settings: Settings) -> list[Reading]:
-    """The latency of one workload alone."""
-    return measure_group([workload], settings)[0]
 
 
 def measure_group(workloads: Sequence[Workload], settings: Settings) -> list[list[Reading]]:
@@ -155,9 +116,6 @@ def _earned(run: _Run) -> None:
 
 def _watched(run: _Run, action: Callable[..., None], *arguments: Any) -> None:
     """Do something of one run; what is wrong with it or with the state that it leaves is its fault, not the others'."""
-    from softbench.processes import state
-    from softbench.subjects.workload import WrongResult
-
     if run.fault:
         return
     try:
@@ -188,9 +146,6 @@ def _warm(run: _Run, settings: Settings) -> None:
 
 def _renew(run: _Run) -> None:
     """Put other values into the inputs, on which all samples are then taken, and look at the first call on them."""
-    from softbench.subjects import witness
-    from softbench.subjects.workload import WrongResult
-
     if run.witness is None:
         return
     run.witness.turn()
@@ -312,7 +267,7 @@ def _reading(run: _Run, group: str | None) -> Reading:
         "calls_per_sample": run.calls,
         "samples_per_round": run.per_round,
     }
-    if work := _work.unavoidable(run.workload):
+    if work := unavoidable(run.workload):
         detail["work"] = work
     if group:  # round i of all that share it was taken in turn
         detail["group"] = group
@@ -328,8 +283,6 @@ def _reading(run: _Run, group: str | None) -> Reading:
 
 def _impossible(run: _Run, work: dict[str, float]) -> str:
     """Why no machine can have done the work in that time; "" where one may have."""
-    import torch
-
     seconds = median(run.samples) if run.samples else None
     gpu = device.is_gpu(run.workload.device)
     most = _MOST_BYTES[device.GPU] if gpu else _MOST_BYTES[device.CPU] * torch.get_num_threads()
