@@ -71,6 +71,14 @@ def test_kinds_are_named_in_the_singular() -> None:
         plugins.load("measures", "latncy")
 
 
+def test_tasks_come_from_files_too_and_keep_names_apart(tmp_path: Path) -> None:
+    assert plugins.load("tasks", write(tmp_path, SOURCE)).APPROXIMATES is None
+    with pytest.raises(PluginError, match=r"No task file 'nowhere\.py'"):
+        plugins.load("tasks", "nowhere.py")
+    with pytest.raises(PluginError, match="has the name of another task, 'mqar'"):
+        plugins.load("tasks", write(tmp_path, SOURCE, "mqar.py"))
+
+
 def test_facts_come_from_the_text_alone(tmp_path: Path) -> None:
     more = "BROKEN = {[]: 1}\nlower = 1\nA = B = 2\nHINT: int\nraise SystemExit(3)\nimport nowhere\n"
     path = write(tmp_path, SOURCE + more)

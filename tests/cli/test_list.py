@@ -21,7 +21,26 @@ def test_list_shows_every_attention_with_its_facts(run):
     assert names(out) == plugins.names("attention")
     (soft,) = [line for line in out.splitlines() if line.startswith("soft ")]
     assert soft.split()[1:5] == ["landmark", "O(N)", "gaussian", "yes"]
-    assert {"Measures", "Studies", "Inputs"} <= set(out.splitlines())
+    assert {"Measures", "Studies", "Tasks", "Inputs"} <= set(out.splitlines())
+
+
+def test_list_shows_every_task_with_its_facts(run):
+    tasks = run("list")[1].partition("\nTasks\n")[2].partition("\nInputs\n")[0]
+    lines = [line.split() for line in tasks.splitlines() if line][2:]
+    assert [line[0] for line in lines] == plugins.names("tasks")
+    assert ["mqar", "tokens", "queries"] in [line[:3] for line in lines]
+    assert "Tasks" not in run("list", "--linear")[1]
+
+
+def test_info_prints_a_task_and_a_file_of_one(run, tmp_path: Path):
+    code, out, _ = run("info", "mqar")
+    assert code == 0
+    assert out.startswith("MQAR: multi-query associative recall.")
+    assert {"chance", "0.125"} <= set(out.partition("\nFacts\n")[2].split())
+    assert "keys with a value, each asked for once" in out.partition("\nSettings\n")[2]
+    code, out, _ = run("info", helpers.write_plugin(tmp_path, helpers.SOUND_TASK, "mine"))
+    assert code == 0
+    assert "different tokens" in out
 
 
 @pytest.mark.parametrize(("flags", "constant", "wanted"), [

@@ -1,4 +1,4 @@
-"""A measure and a study of another package take part everywhere, and no file of softbench is edited for them."""
+"""A measure, a study and a task of another package take part everywhere, and no file of softbench names them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import task_contract
 
 from softbench import plugins, records
 from softbench.gate import programme, source
@@ -47,8 +48,14 @@ def test_they_are_listed_and_their_commands_explain_themselves(run: Run) -> None
     out = run("list")[1]
     assert "how many numbers one call takes in" in out
     assert "long-enough" in out
+    assert "an even number or an odd one?" in out
     assert "factor of the fullness" in run("entries", "--help")[1]
     assert "how a call begins" in run("long-enough", "--help")[1]
+
+
+@pytest.mark.parametrize("check", task_contract.CHECKS)
+def test_their_task_keeps_the_contract(check: str) -> None:
+    task_contract.CHECKS[check](task_contract.small("parity"))
 
 
 def test_a_measure_is_run_shown_drawn_and_exported(run: Run) -> None:

@@ -1,1 +1,1 @@
-"""Plugins of another package: one measure and one study."""
+"""Plugins of another package: one measure, one study and one task."""
