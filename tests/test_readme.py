@@ -71,7 +71,7 @@ def test_every_page_is_in_the_table_of_contents():
 
 
 def test_the_readme_is_of_one_sitting():
-    assert README.count("\n") < 180
+    assert README.count("\n") <= 165
     assert "make bench" in README[:1500]
     assert "make test" in README[:1500]
 
@@ -122,7 +122,7 @@ def test_the_table_is_that_of_the_records(capsys):
     assert len(shown) == 35
     assert [line for line in page("latency").splitlines() if rows.fullmatch(line)] == shown
     some = [line for line in README.splitlines() if rows.fullmatch(line)]
-    assert len(some) == 6
+    assert len(some) == 4
     assert set(some) < set(shown)
 
 
