@@ -31,11 +31,13 @@ class Item:
         name: what it is, under whatever settings.
         digest: of its coordinates and of all settings that decide its numbers; "" of a record that does not say.
         concludes: it draws on the records of the others, and runs again whenever one of them does.
+        needs: names of the items before it whose records it draws on; it runs again where one of them does.
     """
 
     name: str
     digest: str
     concludes: bool = False
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -83,9 +83,14 @@ def run(programme: Programme, out: Path | None = None, *, resume: bool = False, 
 
 
 def remaining(programme: Programme, held: Held) -> Programme:
-    """The programme without the items that are known; where any is not, those that conclude are run again."""
+    """The programme without the items that are known; where any is not, those that draw on it are run again."""
     items = programme.items()
-    known = {i for i in held if not items[i].concludes or len(held) == len(items)}
+    known: set[int] = set()
+    names: set[str] = set()
+    for i in sorted(held):
+        if len(held) == len(items) if items[i].concludes else names.issuperset(items[i].needs):
+            known.add(i)
+            names.add(items[i].name)
     return replace(programme.only(set(range(len(items))) - known),
                    held=[record for i in sorted(known) for record in held[i]])
 

@@ -25,7 +25,7 @@ class Study(Programme):
 
     def items(self) -> list[Item]:
         """The tasks."""
-        return [Item(task.name, self._digest(task), task.concludes) for task in self.tasks]
+        return [Item(task.name, self._digest(task), task.concludes, task.needs) for task in self.tasks]
 
     def item(self, record: Record) -> Item:
         """The task that a record is of."""
@@ -63,7 +63,7 @@ class Study(Programme):
 
     def _findings(self, task: Task, before: list[Record]) -> list[Finding]:
         with state.guarded():
-            return list(task.run(before) if task.concludes else task.run())
+            return list(task.run(*drawn_on(task, before)))
 
     def _record(self, task: Task, finding: Finding) -> Record:
         quoted = {"source": finding.quoted} if finding.quoted else {}
@@ -79,3 +79,10 @@ class Study(Programme):
         if "device" in deciding:
             deciding["device"] = self.device
         return digest(self.name, task.name, deciding, dict(task.at))
+
+
+def drawn_on(task: Task, before: list[Record]) -> list[list[Record]]:
+    """The records that a task draws on, as the arguments of its `run`: none, or one list of them."""
+    if task.concludes:
+        return [before]
+    return [[record for record in before if record.coords.get("task") in task.needs]] if task.needs else []

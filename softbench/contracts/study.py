@@ -11,6 +11,7 @@ file `softbench/studies/<name>.py` (the command is called `<name>` with hyphens)
 - `QUICK`: the settings that `--quick` changes;
 - `VIEWS`: how its numbers are shown, as data (`softbench.records.views.View`); reports draw them;
 - `tasks(settings) -> list[Task]`: the study cut into independent pieces. Everything the settings say is checked here.
+- optionally, in `Settings`, `jobs`: how many of its tasks may run side by side, each in a process of its own;
 - optionally `CHOICES`: names of settings that only choose which tasks there are, and decide nothing within one;
 - optionally `SECTION`: its part of the page (`softbench.contracts.quantities.Section`);
 - optionally `GATED`: whether `softbench check` runs it, with `--quick` (default: where the headline is exact or
@@ -55,6 +56,8 @@ class Task:
         name: unique in the study.
         at: what the `CHOICES` of the study chose for this task, as plain JSON values, as far as its name does not say
             it in full.
+        needs: names of earlier tasks whose records `run` gets; it runs again where one of them has.
+        alone: it measures times, so that nothing else may run beside it (`jobs`).
         concludes: it comes after those whose numbers it draws on: `run` gets the records of all tasks before it, those
             that a resumed study found included, and it runs again whenever one of them has.
     """
@@ -62,6 +65,8 @@ class Task:
     name: str
     run: Callable[..., list[Finding]]
     concludes: bool = False
+    needs: tuple[str, ...] = ()
+    alone: bool = False
     at: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -151,6 +152,35 @@ def test_what_concludes_runs_again_with_any_of_the_others_and_gets_all_their_rec
     assert ran == []
     assert values(resume(multiplied(Settings("2,4,3", sum=True)))[0]) == [20, 40, 30, 90]
     assert ran == ["4", "sum"]
+
+
+def in_turn(*ways: str) -> Study:
+    """A task for each way, and one after it that needs it alone."""
+    ran.clear()
+
+    def begin(way: str) -> list[Finding]:
+        ran.append(way)
+        return [Finding(quantity="value", value=float(way))]
+
+    def go_on(way: str, before: Sequence[Record]) -> list[Finding]:
+        ran.append(f"after {way}")
+        return [Finding(quantity="value", value=10 * sum(record.value or 0.0 for record in before))]
+
+    tasks = [Task(way, partial(begin, way)) for way in ways]
+    tasks += [Task(f"after {way}", partial(go_on, way), needs=(way,)) for way in ways]
+    return Study("multiplied", cast(Any, Module("m")), Settings(), tasks, environment={"machine": "m"})
+
+
+def test_a_task_gets_the_records_that_it_needs_and_runs_again_with_them_alone() -> None:
+    assert values(run(in_turn("2", "3"), OUT)) == [2, 3, 20, 30]
+    assert values(resume(in_turn("2", "3"))[0]) == [2, 3, 20, 30]
+    assert ran == []
+    assert values(resume(in_turn("2", "4", "3"))[0]) == [2, 4, 3, 20, 40, 30]
+    assert ran == ["4", "after 4"]
+    kept = [record for record in records.read(OUT)[0] if record.coords["task"] not in ("3", "after 4")]
+    OUT.write_text("".join(record.to_json() + "\n" for record in kept))
+    assert values(resume(in_turn("2", "4", "3"))[0]) == [2, 4, 3, 20, 40, 30]
+    assert ran == ["3", "after 4", "after 3"]  # what needs 3 is of another 3
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on() -> None:
