@@ -93,7 +93,7 @@ def measure(name: str, attn: str | None = None, *, settings: Mapping[str, Any] |
             process: Mapping[str, Any] | None = None, quick: bool = False, out: Path | str | None = None,
             resume: bool = False, isolate: bool = False, memory_limit: int | str | None = None,
             timeout: float | str | None = None, check_convergence: bool = False,
-            say: Callable[[str], None] | None = None, **sweep: Any) -> pd.DataFrame:
+            say: Callable[[str], None] = lambda text: None, **sweep: Any) -> pd.DataFrame:
     """Run a measure and return its records as a frame; nothing is printed, and saved only to `out`.
 
     It sets this process up as the command does (threads, malloc, subnormals), and leaves it so.
@@ -103,13 +103,10 @@ def measure(name: str, attn: str | None = None, *, settings: Mapping[str, Any] |
         attn: attentions as in `--attn`: "soft,soft:landmarks=64". For whole models give `model` instead.
         settings: settings of the measure, as {"rep": 200}.
         process: keys of [process], as {"threads": 1}.
-        quick: a smaller programme, for a first look.
+        quick, isolate, memory_limit, timeout, check_convergence: as the command's flags.
         out: a file that the records of each step are appended to as soon as it is done.
         resume: leave out the cases that `out` holds already for this machine, these settings and this code.
-        isolate: run each case in a child process, which may hold `memory_limit`, as "2GiB".
-        timeout: what a case may take, as 90 or "2m".
-        check_convergence: mark cases in which a small inverse has not converged.
-        say: called with what there is to say of the resuming, as `print`.
+        say: called with what there is to say of that, as `print`.
         sweep: keys of [sweep] in bench.toml: tokens="1k,4k", dtype="bfloat16", device="cuda"; model="soft-tiny",
             image="224,384", by_stage=True.
     Raises:
@@ -135,7 +132,7 @@ def measure(name: str, attn: str | None = None, *, settings: Mapping[str, Any] |
 
 
 def study(name: str, /, *, process: Mapping[str, Any] | None = None, quick: bool = False, out: Path | str | None = None,
-          resume: bool = False, force: bool = False, say: Callable[[str], None] | None = None,
+          resume: bool = False, force: bool = False, say: Callable[[str], None] = lambda text: None,
           **settings: Any) -> pd.DataFrame:
     """Run a study and return its records as a frame, as `measure` does.
 
@@ -159,7 +156,7 @@ def study(name: str, /, *, process: Mapping[str, Any] | None = None, quick: bool
     return _frame(session.start_study(session.configure(name, flags, quick=quick), name), out, resume, say, force)
 
 
-def _frame(programme: Programme, out: Path | str | None, resume: bool, say: Callable[[str], None] | None,
+def _frame(programme: Programme, out: Path | str | None, resume: bool, say: Callable[[str], None],
            force: bool = False) -> pd.DataFrame:
     from softbench.bench.run import Watch, run
     from softbench.records import to_frame

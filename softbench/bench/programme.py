@@ -63,6 +63,7 @@ class Programme(ABC):
     name: str
     module: ModuleType
     settings: Any
+    device: str = field(default=device.CPU, kw_only=True)
     environment: dict[str, Any] = field(default_factory=dict, kw_only=True)
     held: list[Record] = field(default_factory=list, kw_only=True)
     on_start: Callable[[str], None] = field(default=lambda name: None, kw_only=True)
@@ -88,14 +89,6 @@ class Programme(ABC):
     @abstractmethod
     def unread(self, status: str, note: str) -> Reading:
         """The reading of an item that gave no number."""
-
-    def recalled(self) -> list[Record]:
-        """The records of items that are run once for a machine, and are known of this one."""
-        return []
-
-    def remember(self, new: list[Record]) -> str:
-        """Keep for this machine what is run once for it; where that is, in words."""
-        return ""
 
     def __iter__(self) -> Iterator[tuple[int, list[Record]]]:
         """Run the steps; yields, as soon as one is done, of how many items it was, and their records."""

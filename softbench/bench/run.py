@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softbench import plugins, records
 from softbench.errors import Interrupted, SoftbenchError, UsageError
-from softbench.machine import environment
+from softbench.machine import device, environment
 from softbench.records import Record
 
 if TYPE_CHECKING:
-    from softbench.bench.programme import Item, Programme
+    from softbench.bench.programme import Programme
 
 Held = dict[int, list[Record]]  # what is known of items already, by their positions
 
@@ -36,27 +37,26 @@ class Run:
 
 
 class Watch:
-    """Hears how a run goes, and hands on nothing but remarks."""
+    """Hears how a run goes: what is left, what starts, what is done. This one hands on nothing but remarks.
 
-    ends_process = False  # whether `stuck` does
+    `stuck` hears that code takes no end, once rows for all that has none yet are kept, and must end this process. It is
+    called in another thread, and only where `ends_process`.
+    """
 
-    def __init__(self, say: Callable[[str], None] | None = None) -> None:
-        self.say = say or (lambda text: None)
+    ends_process = False
 
-    def begin(self, left: Programme) -> None:
-        """The items that are left are about to run."""
+    def __init__(self, say: Callable[[str], None] = lambda text: None) -> None:
+        self.say = say
 
-    def start(self, name: str) -> None:
-        """Something runs now, named in a few words."""
+    def begin(self, left: Programme) -> None: ...
 
-    def advance(self, items: int, given: Sequence[Record]) -> None:
-        """Some items are done, and gave these records."""
+    def start(self, name: str) -> None: ...
 
-    def end(self) -> None:
-        """Nothing runs any more."""
+    def advance(self, items: int, given: Sequence[Record]) -> None: ...
 
-    def stuck(self, rows: Sequence[Record], run: Run) -> None:
-        """Code takes no end; these rows for what has none yet are kept: end this process. Called in another thread."""
+    def end(self) -> None: ...
+
+    def stuck(self, rows: Sequence[Record], run: Run) -> None: ...
 
 
 def run(programme: Programme, out: Path | None = None, *, resume: bool = False, force: bool = False,
@@ -74,12 +74,12 @@ def run(programme: Programme, out: Path | None = None, *, resume: bool = False, 
     if resume and out is None:
         raise UsageError("To resume needs the file to continue: give it as out.")
     held = resumed(programme, out, watch) if resume and out else {} if force else recalled(programme, watch)
-    left = remaining(programme, held)
-    new: list[Record] = []
+    left, new = remaining(programme, held), list[Record]()
     if left.items():
         _perform(left, out, new, watch, again)
-    _remember(programme, new, watch)
-    return _whole(left, new, programme.items())
+    _remember(programme, [record for record in new if record.status == "ok"], watch)
+    order = {item.name: i for i, item in enumerate(programme.items())}
+    return Run(sorted([*left.held, *new], key=lambda record: order.get(programme.item(record).name, len(order))), new)
 
 
 def remaining(programme: Programme, held: Held) -> Programme:
@@ -129,27 +129,24 @@ def _perform(left: Programme, out: Path | None, new: list[Record], watch: Watch,
         watch.end()
 
 
-def _remember(programme: Programme, new: list[Record], watch: Watch) -> None:
-    """Keep what is run once for a machine; where that cannot be, say why: the records are there anyway."""
-    try:
-        if where := programme.remember(new):
-            watch.say(f"Kept for this machine: {where}")
-    except SoftbenchError as error:
-        watch.say(f"Warning: not kept for this machine. {error}")
-
-
-def _whole(left: Programme, new: list[Record], items: Sequence[Item]) -> Run:
-    """All records in the order of the items, however often the run was resumed."""
-    order = {item.name: i for i, item in enumerate(items)}
-    return Run(sorted([*left.held, *new], key=lambda record: order.get(left.item(record).name, len(order))), new)
-
-
 def recalled(programme: Programme, watch: Watch) -> Held:
     """What is known of this machine already, where a study is run once for it."""
-    held = _by_item(programme, programme.recalled())
-    if held:
+    if not hasattr(programme.module, "recall"):
+        return {}
+    if held := _by_item(programme, programme.module.recall(programme.environment, device.kind(programme.device))):
         watch.say(f"Measured before, at {held[min(held)][0].started}, and kept; --force measures anew.")
     return held
+
+
+def _remember(programme: Programme, sound: list[Record], watch: Watch) -> None:
+    """Keep what is run once for a machine; where that cannot be, say why: the records are there anyway."""
+    if not sound or not hasattr(programme.module, "remember"):
+        return
+    try:
+        where = programme.module.remember(sound, programme.environment, device.kind(programme.device))
+        watch.say(f"Kept for this machine: {where}")
+    except SoftbenchError as error:
+        watch.say(f"Warning: not kept for this machine. {error}")
 
 
 def resumed(programme: Programme, out: Path, watch: Watch) -> Held:
@@ -180,31 +177,34 @@ def resumed(programme: Programme, out: Path, watch: Watch) -> Held:
 
 
 def _fitting(programme: Programme, whole: Sequence[Record], out: Path, watch: Watch) -> list[Record]:
-    """The records of this programme's name, environment, settings and code."""
-    digests, again = {item.name: item.digest for item in programme.items()}, f"these {programme.word} are run again."
+    """The records of this programme's name, environment, settings and code; says for what reasons others do not fit."""
+    here, digests = programme.environment, {item.name: item.digest for item in programme.items()}
+
+    def differing(record: Record) -> list[str]:
+        return environment.differences(record.environment, here) if record.environment else []
 
     def of_other_settings(record: Record) -> bool:
         item = programme.item(record)
         return item.digest not in ("", digests.get(item.name, item.digest))
 
-    mine = [(record, environment.differences(record.environment, programme.environment) if record.environment else [])
-            for record in whole if record.measure == programme.name]
-    if foreign := {difference for _, differences in mine for difference in differences}:
-        watch.say(f"Warning: {out} also holds records of another environment ({'; '.join(sorted(foreign))}); {again}")
-    here = [record for record, differences in mine if not differences]
-    if any(map(of_other_settings, here)):
-        watch.say(f"Warning: {out} also holds records made with other settings; {again}")
-    if any(_of_other_code(record, programme.environment) for record in here):
-        watch.say(f"Warning: {out} also holds records of plugins whose files have changed since, or of other files of"
-                  f" the same name; {again}")
-    return [r for r in here if not of_other_settings(r) and not _of_other_code(r, programme.environment)]
+    fitting = [record for record in whole if record.measure == programme.name]
+    differences = sorted({difference for record in fitting for difference in differing(record)})
+    for unfit, words in (
+            (differing, f"of another environment ({'; '.join(differences)})"),
+            (of_other_settings, "made with other settings"),
+            (partial(_of_other_code, here), "of plugins whose files have changed since, or of other files of the same"
+                                            " name")):
+        if any(map(unfit, fitting)):
+            watch.say(f"Warning: {out} also holds records {words}; these {programme.word} are run again.")
+            fitting = [record for record in fitting if not unfit(record)]
+    return fitting
 
 
-def _of_other_code(record: Record, here: Mapping[str, Any]) -> bool:
+def _of_other_code(here: Mapping[str, Any], record: Record) -> bool:
     """Whether a plugin that the record is of has changed; any that both know, where it is of a study."""
     if not record.environment:
         return False
-    there, now = (str(environment.get("plugins") or "") for environment in (record.environment, here))
+    there, now = (str(taken.get("plugins") or "") for taken in (record.environment, here))
     own = plugins.changed(there, now, f"attention:{record.attention}", f"measures:{record.measure}",
                           f"studies:{record.measure}")
     return own or ("task" in record.coords and plugins.changed(there, now))

@@ -56,7 +56,7 @@ def start(config: Config, measure: str, *, command: str = "", memory_limit: int 
     """
     state = setup.apply(_limited(config.process, memory_limit))
     sweep = lay_out(config, measure, memory_limit=memory_limit, **terms)
-    return replace(sweep, environment=env.take(state, sweep.jobs[0].case.device, command))
+    return replace(sweep, environment=env.take(state, sweep.device, command))
 
 
 def start_study(config: Config, name: str, *, command: str = "") -> Study:
@@ -82,10 +82,10 @@ def lay_out(config: Config, name: str, *, isolate: bool = False, memory_limit: i
         raise UsageError("--memory-limit works on child processes: add --isolate.")
     module = measures.load(name)
     settings = options.parse(module.Settings, config.measures.get(name, {}), f"[{name}]")
-    laid = (name, module, settings, plan(config, getattr(module, "MODES", cases.MODES)), timeout, check_convergence)
-    if isolate:
-        return Isolated(*laid, process=_limited(config.process, memory_limit), memory_limit=memory_limit)
-    return Sweep(*laid)
+    jobs = plan(config, getattr(module, "MODES", cases.MODES))
+    sweep = Sweep(name, module, settings, jobs, timeout, check_convergence, device=jobs[0].case.device)
+    return Isolated(**vars(sweep), process=_limited(config.process, memory_limit),
+                    memory_limit=memory_limit) if isolate else sweep
 
 
 def lay_out_study(config: Config, name: str) -> Study:
@@ -97,7 +97,7 @@ def lay_out_study(config: Config, name: str) -> Study:
     if not tasks or len(set(names)) < len(names):
         twice = [f"two tasks named '{task}'" for task in names if names.count(task) > 1]
         raise PluginError(f"Study '{name}' has {twice[0] if twice else 'no task'} with these settings.")
-    return Study(name, module, settings, tasks, device.find(getattr(settings, "device", device.CPU)))
+    return Study(name, module, settings, tasks, device=device.find(getattr(settings, "device", device.CPU)))
 
 
 def _limited(process: Process, memory_limit: int | None) -> Process:

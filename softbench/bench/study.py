@@ -20,42 +20,22 @@ class Study(Programme):
     """The tasks of one study on this machine."""
 
     tasks: list[Task]
-    device: str = device.CPU
     word: ClassVar[str] = "tasks"
 
     def items(self) -> list[Item]:
-        """The tasks."""
         return [Item(task.name, self._digest(task), task.concludes, task.needs) for task in self.tasks]
 
     def item(self, record: Record) -> Item:
-        """The task that a record is of."""
         return Item(str(record.coords.get("task", "")), str(record.detail.get("digest", "")))
 
     def only(self, positions: Collection[int]) -> Self:
-        """The study of some of its tasks."""
         return replace(self, tasks=[self.tasks[i] for i in sorted(positions)])
 
     def steps(self, before: list[Record]) -> Iterator[Step]:
-        """A step is a task."""
         return (Step(task.name, 1, partial(self._run, task, before)) for task in self.tasks)
 
     def unread(self, status: str, note: str) -> Finding:
-        """The study's headline without a number."""
         return unread(self.module, status, note, {WHOLE_TASK: True})
-
-    def recalled(self) -> list[Record]:
-        """What a study that is run once for a machine has kept of this one."""
-        if not hasattr(self.module, "recall"):
-            return []
-        known: list[Record] = self.module.recall(self.environment, device.kind(self.device))
-        return known
-
-    def remember(self, new: list[Record]) -> str:
-        """Have a study that is run once for a machine keep what it found. Raises SoftbenchError where it cannot."""
-        sound = [record for record in new if record.status == "ok"]
-        if not sound or not hasattr(self.module, "remember"):
-            return ""
-        return str(self.module.remember(sound, self.environment, device.kind(self.device)))
 
     def _run(self, task: Task, before: list[Record]) -> list[Record]:
         findings = self.attempt(self._findings, task, list(before))

@@ -61,7 +61,6 @@ class Sweep(Programme):
     word: ClassVar[str] = "cases"
 
     def items(self) -> list[Item]:
-        """The cases; equal ones have equal records, but for the numbers."""
         reading = Reading("", detail={"settings": options.to_dict(self.settings)})
         return [self.item(make_record(self.name, job, reading, {})) for job in self.jobs]
 
@@ -71,7 +70,6 @@ class Sweep(Programme):
         return Item(name, digest(name, record.detail.get("settings")))
 
     def only(self, positions: Collection[int]) -> Self:
-        """The sweep of some of its jobs."""
         return replace(self, jobs=[self.jobs[i] for i in sorted(positions)])
 
     def steps(self, before: list[Record]) -> Iterator[Step]:
@@ -85,7 +83,6 @@ class Sweep(Programme):
                 yield Step(str(job.case), 1, partial(self._run_case, job))
 
     def unread(self, status: str, note: str) -> Reading:
-        """The measure's headline without a number."""
         return unread(self.module, status, note)
 
     def _run_case(self, job: Job) -> list[Record]:
