@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from softbench import plugins, records
 from softbench.errors import Interrupted, SoftbenchError, UsageError
-from softbench.machine import device, environment
+from softbench.machine import environment
 from softbench.records import Record
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def recalled(programme: Programme, watch: Watch) -> Held:
     """What is known of this machine already, where a study is run once for it."""
     if not hasattr(programme.module, "recall"):
         return {}
-    if held := _by_item(programme, programme.module.recall(programme.environment, device.kind(programme.device))):
+    if held := _by_item(programme, programme.module.recall(programme.environment, programme.device.partition(":")[0])):
         watch.say(f"Measured before, at {held[min(held)][0].started}, and kept; --force measures anew.")
     return held
 
@@ -143,7 +143,7 @@ def _remember(programme: Programme, sound: list[Record], watch: Watch) -> None:
     if not sound or not hasattr(programme.module, "remember"):
         return
     try:
-        where = programme.module.remember(sound, programme.environment, device.kind(programme.device))
+        where = programme.module.remember(sound, programme.environment, programme.device.partition(":")[0])
         watch.say(f"Kept for this machine: {where}")
     except SoftbenchError as error:
         watch.say(f"Warning: not kept for this machine. {error}")
