@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from softbench import parsing
+from softbench.bench.run import Watch, run
 from softbench.case import AttentionSpec, Shape, most_square
 from softbench.contracts import attention as _contract
+from softbench.contracts import measure as measures
+from softbench.contracts import study as studies
 from softbench.errors import UsageError
 from softbench.ops._common import run_uncast
+from softbench.records import to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +123,6 @@ def measure(name: str, attn: str | None = None, *, settings: Mapping[str, Any] |
     >>> softbench.measure("memory", "soft", out="here.jsonl", resume=True, say=print)
     """
     from softbench.bench import session
-    from softbench.contracts import measure as measures
 
     measures.load(name)
     flags = {"sweep": sweep if attn is None else {"attn": attn, **sweep}, "process": process or {},
@@ -148,7 +151,6 @@ def study(name: str, /, *, process: Mapping[str, Any] | None = None, quick: bool
     >>> frame[frame["quantity"] == "error_matrix_fro"][["label", "size", "value"]]
     """
     from softbench.bench import session
-    from softbench.contracts import study as studies
 
     name = name.replace("-", "_")
     studies.load(name)
@@ -158,8 +160,5 @@ def study(name: str, /, *, process: Mapping[str, Any] | None = None, quick: bool
 
 def _frame(programme: Programme, out: Path | str | None, resume: bool, say: Callable[[str], None],
            force: bool = False) -> pd.DataFrame:
-    from softbench.bench.run import Watch, run
-    from softbench.records import to_frame
-
     target = None if out is None else Path(out)
     return to_frame(run(programme, target, resume=resume, force=force, watch=Watch(say)).records)
