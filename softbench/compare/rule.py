@@ -138,7 +138,7 @@ def looks(first: int, cap: int) -> int:
 
 @dataclass(frozen=True)
 class Settled:
-    """What `settle` found on one case; `verdict` is empty where not one round could be measured."""
+    """Holds what `settle` found on one case; `verdict` is empty where not one round could be measured."""
 
     verdict: str
     estimate: Estimate | None
@@ -159,21 +159,21 @@ def settle(measure: Callable[[list[int], int], Sequence[Sequence[float]]], margi
         cases: how many there are; they are called 0, 1, and so on.
         first, cap: rounds before the first look, and the most rounds.
     """
-    found: list[list[float]] = [[] for _ in range(cases)]
+    differences: list[list[float]] = [[] for _ in range(cases)]
     verdicts: dict[int, str] = {}
     still, rounds = list(range(cases)), min(first, cap)
     while True:
-        wanted = rounds - max((len(found[i]) for i in still), default=rounds)
-        for i, new in zip(still, measure(still, wanted), strict=True):
-            found[i] += new
-        known = [i for i in range(cases) if found[i]]
-        estimates, margins = [paired(found[i]) for i in known], [margin_of(i) for i in known]
+        further = rounds - max((len(differences[i]) for i in still), default=rounds)
+        for i, new in zip(still, measure(still, further), strict=True):
+            differences[i] += new
+        known = [i for i in range(cases) if differences[i]]
+        estimates, margins = [paired(differences[i]) for i in known], [margin_of(i) for i in known]
         judged = dict(zip(known, judge(estimates, margins, looks(first, cap)), strict=True))
         verdicts |= {i: verdict for i, verdict in judged.items() if verdicts.get(i, INCONCLUSIVE) == INCONCLUSIVE}
-        still = [i for i in still if verdicts.get(i) == INCONCLUSIVE and len(found[i]) == rounds]
+        still = [i for i in still if verdicts.get(i) == INCONCLUSIVE and len(differences[i]) == rounds]
         if not still or rounds >= cap:
             break
         rounds = min(2 * rounds, cap)
     outcome = dict(zip(known, zip(estimates, margins, strict=True), strict=True))
-    return [Settled(verdicts[i], outcome[i][0], found[i], outcome[i][1]) if i in outcome else
+    return [Settled(verdicts[i], outcome[i][0], differences[i], outcome[i][1]) if i in outcome else
             Settled("", None, [], math.nan) for i in range(cases)]

@@ -69,27 +69,27 @@ def _parse(text: str) -> tuple[str, str]:
 
 def load(name: str, files: str, label: str = "") -> Side:
     """The records of a file, a folder or a glob as a side. Raises what `read` does."""
-    found, problems = [], []
+    rows, problems = [], []
     paths = records.expand([files] if not os.path.isdir(files) else _in_folder(files))
     for path in paths:
         whole, wrong = records.read(path)
-        found += [record for record in whole if record.environment]
+        rows += [record for record in whole if record.environment]
         problems += wrong
-    if not found:
+    if not rows:
         raise ResultsError(f"{files} holds nothing that was measured.")
     if label:
-        labels = {record.name for record in found}
+        labels = {record.name for record in rows}
         if label not in labels:
             raise unknown(f"attention or model in {files}", label, labels - {""})
-        found = [record for record in found if record.label == label]
-    return Side(name, label, found, problems, paths)
+        rows = [record for record in rows if record.label == label]
+    return Side(name, label, rows, problems, paths)
 
 
 def _in_folder(folder: str) -> Sequence[Path]:
-    found = sorted(Path(folder).glob("*.jsonl"))
-    if not found:
+    files = sorted(Path(folder).glob("*.jsonl"))
+    if not files:
         raise ResultsError(f"No .jsonl file in {folder}.")
-    return found
+    return files
 
 
 def only(side: Side, measures: str | None) -> Side:
@@ -111,16 +111,16 @@ def keyed(side: Side, *, impls: bool) -> dict[str, list[Record]]:
     point alone. `impls` tells implementations apart as well.
     """
     alive = {record.identity() for record in records.latest(side.records)}
-    found: dict[str, list[Record]] = {}
+    by_case: dict[str, list[Record]] = {}
     for record in side.records:
         if record.identity() in alive:
             names = [*_POINT, *([] if side.label else ["label", "model"]), *(["impl"] if impls else [])]
-            found.setdefault(json.dumps([getattr(record, n) for n in names], sort_keys=True), []).append(record)
-    return found
+            by_case.setdefault(json.dumps([getattr(record, n) for n in names], sort_keys=True), []).append(record)
+    return by_case
 
 
 def several_impls(sides: Iterable[Side]) -> bool:
-    """Whether some side holds one case in two implementations, which must then not be mixed up."""
+    """True where some side holds one case in two implementations, which must then not be mixed up."""
     for side in sides:
         for group in keyed(side, impls=False).values():
             if len({record.impl for record in group}) > 1:

@@ -44,7 +44,7 @@ KEYS = (*environment.COMPARABLE, *_KERNELS, "gpu")  # entries of an environment 
 
 @dataclass(frozen=True)
 class Terms:
-    """What counts as a change.
+    """Says what counts as a change.
 
     Attributes:
         threshold: a part of one: changes of a time up to it are the same.
@@ -98,13 +98,13 @@ class Row:
     @property
     def record(self) -> Record:
         """The record that says what the case is."""
-        found = self.head or self.base
-        assert found is not None
-        return found
+        record = self.head or self.base
+        assert record is not None
+        return record
 
     @property
     def both_ran(self) -> bool:
-        """Whether each side has a number."""
+        """True where each side has a number."""
         return all(record is not None and record.status == "ok" for record in (self.base, self.head))
 
     @property
@@ -124,12 +124,12 @@ class Comparison:
     @property
     def counts(self) -> dict[str, int]:
         """How many cases have each verdict, the most serious first."""
-        found = Counter(row.verdict for row in self.rows)
-        return {verdict: found[verdict] for verdict in ORDER if found[verdict]}
+        numbers = Counter(row.verdict for row in self.rows)
+        return {verdict: numbers[verdict] for verdict in ORDER if numbers[verdict]}
 
     @property
     def compared(self) -> bool:
-        """Whether any case at all was compared; "nothing" is never a success."""
+        """True where any case at all was compared; "nothing" is never a success."""
         return any(row.verdict in (BROKEN, MENDED) or (row.both_ran and row.verdict != INCOMPARABLE)
                    for row in self.rows)
 
@@ -163,20 +163,20 @@ def compare(base: Side, head: Side, terms: Terms) -> Comparison:
     """Every case that either side holds, judged."""
     impls = sides.several_impls((base, head))
     pairs = _pairs(sides.keyed(base, impls=impls), sides.keyed(head, impls=impls), terms)
-    found = [_row(one, other, terms, same_subject=not base.label) for one, other in pairs]
-    timed = [item for item in found if isinstance(item, _Timed)]
+    items = [_row(one, other, terms, same_subject=not base.label) for one, other in pairs]
+    timed = [item for item in items if isinstance(item, _Timed)]
     verdicts = iter(rule.judge([t.estimate for t in timed], [t.margin for t in timed]))
-    rows = [_judged(item, next(verdicts)) if isinstance(item, _Timed) else item for item in found]
+    rows = [_judged(item, next(verdicts)) if isinstance(item, _Timed) else item for item in items]
     return Comparison(ordered(rows))
 
 
 def quantity(record: Record) -> Quantity:
-    """What a record's number is."""
+    """Look up what a record's number is."""
     return quantities.of(record.measure, record.quantity, record.unit)
 
 
 def is_time(record: Record) -> bool:
-    """Whether a record's number is a time or a rate, which has noise."""
+    """True where a record's number is a time or a rate, which has noise."""
     return quantity(record).kind == "time"
 
 
@@ -208,14 +208,14 @@ def _pairs(base: Mapping[str, list[Record]], head: Mapping[str, list[Record]],
 
 def _by_environment(runs: Sequence[Record], terms: Terms) -> dict[tuple[str, ...], list[Record]]:
     """The runs of each environment; of a code that changed between them, the last version's."""
-    found: dict[tuple[str, ...], list[Record]] = {}
+    groups: dict[tuple[str, ...], list[Record]] = {}
     for record in runs:
         where = tuple(str(record.environment.get(key)) for key in relevant(record) if key not in terms.across)
-        group = found.setdefault(where, [])
+        group = groups.setdefault(where, [])
         if group and _code(group[-1]) != _code(record):
             group.clear()
         group.append(record)
-    return found
+    return groups
 
 
 def _code(record: Record) -> tuple[Any, ...]:
@@ -244,12 +244,12 @@ def _unlike(base: Record, head: Record, terms: Terms, same_subject: bool) -> str
     """Why these must not be compared; empty where they may."""
     if base.unit != head.unit:
         return f"unit {base.unit}, now {head.unit}"
-    found = [f"{key} {base.environment.get(key)}, now {head.environment.get(key)}" for key in relevant(head)
-             if key not in terms.across and base.environment.get(key) != head.environment.get(key)]
+    reasons = [f"{key} {base.environment.get(key)}, now {head.environment.get(key)}" for key in relevant(head)
+               if key not in terms.across and base.environment.get(key) != head.environment.get(key)]
     if same_subject:
-        found += [f"option {key} {base.options[key]}, now {head.options[key]}" for key in base.options
-                  if key in head.options and base.options[key] != head.options[key]]
-    return "; ".join(found)
+        reasons += [f"option {key} {base.options[key]}, now {head.options[key]}" for key in base.options
+                    if key in head.options and base.options[key] != head.options[key]]
+    return "; ".join(reasons)
 
 
 def _inexact(record: Record) -> str:

@@ -107,7 +107,7 @@ def _check_ours(path: Path) -> None:
 
 
 def is_begun(path: Path | str) -> bool:
-    """Whether a file holds records, or nothing yet: it is empty, or its first writer was cut off within a line."""
+    """True where a file holds records, or nothing yet: it is empty, or its first writer was cut off within a line."""
     text = files.read_text(path)
     if not text.strip() or (b"\n" not in text and _BEGIN.startswith(text[: len(_BEGIN)])):
         return True
@@ -159,13 +159,13 @@ def read(path: Path | str, *, begun: bool = False) -> tuple[list[Record], list[s
 
 def expand(patterns: Sequence[Path | str]) -> list[Path]:
     """Files that paths and globs name, in order, each once. Raises ResultsError where a pattern names none."""
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     for pattern in map(str, patterns):
         matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
         if not matches:
             raise ResultsError(f"No result file '{pattern}'. Record one with `softbench latency --out FILE`.")
-        found.update(dict.fromkeys(map(Path, matches)))
-    return list(found)
+        files.update(dict.fromkeys(map(Path, matches)))
+    return list(files)
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
@@ -179,7 +179,7 @@ def latest(records: Iterable[Record]) -> list[Record]:
     def task(record: Record) -> tuple[Any, ...]:
         return record.measure, record.coords.get("task"), *where(record)
 
-    found = list(records)
-    failed = {task(record): WHOLE_TASK in record.detail for record in found}  # the last one of a task decides
-    return list({(record.identity(), *where(record)): record for record in found
+    rows = list(records)
+    failed = {task(record): WHOLE_TASK in record.detail for record in rows}  # the last one of a task decides
+    return list({(record.identity(), *where(record)): record for record in rows
                  if "task" not in record.coords or failed[task(record)] == (WHOLE_TASK in record.detail)}.values())

@@ -46,8 +46,8 @@ def load(*paths: Path | str) -> pd.DataFrame:
 
     records = []
     for path in expand(paths):
-        found, problems = read(path)
-        records += found
+        rows, problems = read(path)
+        records += rows
         for problem in problems:
             warnings.warn(problem, stacklevel=2)
     return to_frame(latest(records))
@@ -57,6 +57,6 @@ def rows(frame: pd.DataFrame) -> list[dict[Any, Any]]:
     """The rows of a frame as mappings, with None where a field of a record does not exist."""
     import pandas as pd
 
-    found: list[dict[Any, Any]] = frame.to_dict("records")
+    dicts: list[dict[Any, Any]] = frame.to_dict("records")
     absent = [name for name in (*_TEXT, *WHOLE) if name in frame and frame[name].isna().any()]
-    return [row | {name: None for name in absent if pd.isna(row[name])} for row in found] if absent else found
+    return [row | {name: None for name in absent if pd.isna(row[name])} for row in dicts] if absent else dicts

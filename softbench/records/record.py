@@ -54,7 +54,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What it was measured of.
+    """Says what it was measured of.
 
     Attributes:
         options: complete, as plain JSON values; of a model, those given with it.
@@ -196,9 +196,9 @@ def from_json(line: bytes | str) -> Record:
         raise ValueError(f"unknown unit '{data['unit']}'")
     if not all(type(sample) in (int, float) for sample in data["samples"]):
         raise ValueError("samples are not numbers")
-    found = {name: data[name] for name in _FIELDS if name in data} if schema > 1 else _first_schema(data)
-    plausible.check(found, _FIELDS)
-    return _record(found)
+    fields = {name: data[name] for name in _FIELDS if name in data} if schema > 1 else _first_schema(data)
+    plausible.check(fields, _FIELDS)
+    return _record(fields)
 
 
 def _first_schema(data: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What all views have.
+    """All views have this.
 
     Attributes:
         name: what `--view` and the name of its picture say; lower case with underscores, unique in the study.
