@@ -177,7 +177,7 @@ def test_median_module_is_short() -> None:
 
 # Imports within functions: where, in how many places at most, and why they do not stand at the top of their file.
 HIDDEN = {
-    "softbench.cli": (64, "a verb loads what runs it when it is called, so that --help and list answer at once"),
+    "softbench.cli": (60, "a verb loads what runs it when it is called, so that --help and list answer at once"),
     "softbench.measures": (6, "the command line and reports read what a plugin says of itself, without torch"),
     "softbench.studies": (9, "the same; and timm, which takes seconds"),
     "softbench.subjects": (1, "timm, which takes seconds"),
@@ -187,7 +187,7 @@ HIDDEN = {
     "softbench.compare.rule": (2, "scipy, which reports and the command line start without"),
     "softbench.records": (3, "pandas, which list and --help start without"),
     "softbench.reports": (19, "matplotlib, which tables need not"),
-    "softbench.api": (2, "softbench.create needs neither configuration nor pandas"),
+    "softbench.api": (6, "softbench.create needs neither configuration nor pandas"),
     "softbench.ops": (3, "Triton, which is not everywhere"),
     "softbench.inputs": (6, "Pillow and scikit-learn, which come with an extra"),
     "softbench.tasks": (2, "scikit-learn, which comes with an extra"),

@@ -16,7 +16,8 @@ A measure file `softbench/measures/<name>.py` defines
 - optionally `GATED`: what `softbench check` runs it on, "attention" and "model" (default: attentions, where the
   headline is exact).
 
-Measures import torch inside their functions, so that `softbench <measure> --help` answers without it.
+A measure imports torch, and what needs it, within a function, or has it in modules of its folder that a function
+imports: `softbench <measure> --help` answers without it.
 """
 
 from __future__ import annotations

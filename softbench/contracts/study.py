@@ -21,7 +21,8 @@ file `softbench/studies/<name>.py` (the command is called `<name>` with hyphens)
 
 A task neither prints nor saves. A resumed study skips a task whose name it finds where all settings but the `CHOICES`
 are the same, and what these chose for it.
-Studies import torch inside their functions, so that `softbench <study> --help` answers without it.
+A study imports torch, and what needs it, within a function, or has it in modules of its folder that a function
+imports: `softbench <study> --help` answers without it.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from softbench.machine import control_groups
+from softbench.machine.control_groups import read
 from softbench.machine.cores import available_cores
 
 GOOD, BAD, UNKNOWN = "ok", "attend", "unknown"
@@ -51,8 +52,8 @@ def _others(busy: float | None) -> Finding:
 
 
 def _load(root: Path) -> Finding:
-    text = _read(root / "proc/loadavg")
-    if text is None:
+    text = read(root / "proc/loadavg")
+    if not text:
         return Finding("load", UNKNOWN, "no /proc/loadavg")
     load = float(text.split()[0])
     return Finding("load", GOOD, f"{load:.2f}") if load < 0.5 else Finding(
@@ -60,7 +61,7 @@ def _load(root: Path) -> Finding:
 
 
 def _memory(root: Path) -> Finding:
-    match = re.search(r"some avg10=([\d.]+)", _read(root / "proc/pressure/memory") or "")
+    match = re.search(r"some avg10=([\d.]+)", read(root / "proc/pressure/memory") or "")
     if match is None:
         return Finding("memory pressure", UNKNOWN, "no /proc/pressure/memory")
     share = float(match[1])
@@ -71,7 +72,7 @@ def _memory(root: Path) -> Finding:
 
 def _governor(root: Path) -> Finding:
     folder = root / "sys/devices/system/cpu"
-    governors = sorted({text for path in folder.glob("cpu[0-9]*/cpufreq/scaling_governor") if (text := _read(path))})
+    governors = sorted({text for path in folder.glob("cpu[0-9]*/cpufreq/scaling_governor") if (text := read(path))})
     if not governors:
         return Finding("governor", UNKNOWN, "the machine does not say (usual in a virtual machine)")
     return Finding("governor", GOOD, "performance") if governors == ["performance"] else Finding(
@@ -80,8 +81,8 @@ def _governor(root: Path) -> Finding:
 
 def _turbo(root: Path) -> Finding:
     folder = root / "sys/devices/system/cpu"
-    off, boost = _read(folder / "intel_pstate/no_turbo"), _read(folder / "cpufreq/boost")
-    if off is None and boost is None:
+    off, boost = read(folder / "intel_pstate/no_turbo"), read(folder / "cpufreq/boost")
+    if not off and not boost:
         return Finding("turbo", UNKNOWN, "the machine does not say")
     if off == "1" or boost == "0":
         return Finding("turbo", GOOD, "off")
@@ -101,7 +102,7 @@ def _quota(root: Path) -> Finding:
 
 def _throttling(root: Path) -> Finding:
     counts = [int(text) for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count")
-              if (text := _read(path)) and text.isdigit()]
+              if (text := read(path)) and text.isdigit()]
     if not counts:
         return Finding("throttling", UNKNOWN, "the machine does not say")
     return Finding("throttling", GOOD, "never since boot") if not any(counts) else Finding(
@@ -109,8 +110,8 @@ def _throttling(root: Path) -> Finding:
 
 
 def _siblings(root: Path) -> Finding:
-    active = _read(root / "sys/devices/system/cpu/smt/active")
-    if active is None:
+    active = read(root / "sys/devices/system/cpu/smt/active")
+    if not active:
         return Finding("SMT", UNKNOWN, "the machine does not say")
     return Finding("SMT", GOOD, "off") if active == "0" else Finding(
         "SMT", BAD, "on: two threads share a core",
@@ -147,10 +148,3 @@ def _smi(query: str) -> list[str] | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else None
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8").strip() or None
-    except (OSError, UnicodeDecodeError):
-        return None

@@ -111,9 +111,9 @@ def _numbers(group: Path, *names: str) -> list[int]:
     return [int(text) for text in texts if text and text.isdigit()]
 
 
-def read(path: Path) -> str | None:
+def read(path: Path | str) -> str | None:
     """The text of a file, without white space around it; None where it cannot be read."""
     try:
-        return path.read_text().strip()
+        return Path(path).read_text().strip()
     except (OSError, UnicodeDecodeError):
         return None

@@ -18,6 +18,7 @@ import softbench
 from softbench import plugins
 from softbench._version import __version__
 from softbench.machine import checkout, control_groups
+from softbench.machine.control_groups import read
 from softbench.machine.cores import available_cores
 from softbench.records import COMPARABLE as COMPARABLE
 
@@ -55,8 +56,8 @@ def take(process: dict[str, Any], device: str = "cpu", command: str = "") -> dic
         "interop_threads": torch.get_num_interop_threads(),
         "os": f"{platform.system()} {platform.release()}",
         "libc": " ".join(platform.libc_ver()),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "huge_pages": _bracketed(_read("/sys/kernel/mm/transparent_hugepage/enabled")),
+        "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "huge_pages": _bracketed(read("/sys/kernel/mm/transparent_hugepage/enabled")),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "command": command,
     }
@@ -68,8 +69,8 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def _cpu() -> dict[str, Any]:
-    total = re.search(r"MemTotal:\s+(\d+) kB", _read("/proc/meminfo") or "")
-    name = re.search(r"model name\s*:\s*(.+)", _read("/proc/cpuinfo") or "")
+    total = re.search(r"MemTotal:\s+(\d+) kB", read("/proc/meminfo") or "")
+    name = re.search(r"model name\s*:\s*(.+)", read("/proc/cpuinfo") or "")
     return {
         "cpu": name[1].strip() if name else platform.processor() or platform.machine(),
         "cores": available_cores(),
@@ -100,10 +101,3 @@ def _version(package: str) -> str | None:
 def _bracketed(text: str | None) -> str | None:
     match = re.search(r"\[(\w+)\]", text or "")
     return match[1] if match else None
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return None

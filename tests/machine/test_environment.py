@@ -83,7 +83,7 @@ def test_driver_is_read_from_both_kinds_of_kernel_module(monkeypatch: pytest.Mon
 
 
 def test_machine_without_proc_still_has_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "_read", lambda path: None)
+    monkeypatch.setattr(environment, "read", lambda path: None)
     monkeypatch.setattr(control_groups, "read", lambda path: None)
     monkeypatch.setattr(control_groups, "free_memory", lambda: None)
     taken = environment.take(STATE)

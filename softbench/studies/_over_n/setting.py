@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 from softbench import parsing
 from softbench.bench import session, sweep
@@ -16,30 +16,10 @@ from softbench.contracts.study import Finding
 from softbench.errors import UsageError
 from softbench.machine import device
 from softbench.records import About, Point, Reading, Record
+from softbench.studies._over_n.settings import CostsOverN
 from softbench.subjects import OneAttention
 
 INPUTS = "normal"
-
-
-class Settings(Protocol):
-    """The settings that both studies have."""
-
-    @property
-    def attn(self) -> str: ...
-    @property
-    def mode(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def heads(self) -> int: ...
-    @property
-    def head_dim(self) -> int: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def impl(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +29,7 @@ class Setting:
     subjects: list[OneAttention]
     points: list[tuple[str, str]]
     device: str
-    settings: Settings
+    settings: CostsOverN
 
     def case(self, subject: OneAttention, point: tuple[str, str], shape: Shape) -> Case:
         """Make the case that is run of an attention at a point."""
@@ -75,7 +55,7 @@ class Setting:
         return (f"{point[0]} {point[1]} H={s.heads} D={s.head_dim} {self.device} impl={s.impl} seed={s.seed}")
 
 
-def check(settings: Settings) -> Setting:
+def check(settings: CostsOverN) -> Setting:
     """The setting that is asked for.
 
     Raises:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from softbench import dtypes
 from softbench.options import option
+from softbench.studies._over_n.settings import CostsOverN
 
 
 @dataclass(frozen=True)
-class Settings:
-    attn: str = option("softmax,soft,performer", "attentions, each name[:option=value...] or a .py file")
+class Settings(CostsOverN):
     memory: str = option("", "memory that one call may hold, inputs and parameters included, as 16GiB or 2GB")
     latency: str = option("", "time that one call may take, as 50ms, 1.5s or 200us")
     vary: Literal["tokens", "batch"] = option("tokens", "tokens: the longest input; batch: the largest batch")
@@ -21,12 +20,5 @@ class Settings:
     max_tokens: str = option("1m", "the longest length that is tried")
     max_batch: int = option(4096, "the largest batch that is tried", low=1, high=1 << 20)
     precision: float = option(0.05, "share by which the answer and the next size may differ", low=0.001, high=4)
-    mode: str = option("forward", "forward, backward, training (which is forward_backward), comma-separated")
-    dtype: str = option(dtypes.FLOAT32, f"{dtypes.LISTED}, comma-separated")
-    heads: int = option(8, "heads H", low=1, high=1024)
-    head_dim: int = option(64, "size of a head D", low=1, high=4096)
-    device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")
-    impl: str = option("auto", "implementation; auto takes the first of each attention that runs here")
     rep: float = option(200.0, "ms of timed work for each trial of latency", unit="ms", low=1, high=3_600_000)
     timeout: float = option(60.0, "seconds that a trial may take", unit="s", low=0.1, high=1e6)
-    seed: int = option(0, "seed of inputs and parameters", low=0, high=2**31 - 1)

@@ -5,26 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from softbench import dtypes
 from softbench.options import option
+from softbench.studies._over_n.settings import CostsOverN
 
 COSTS = ("latency", "memory")
 
 
 @dataclass(frozen=True)
-class Settings:
-    attn: str = option("softmax,soft,performer", "attentions, each name[:option=value...] or a .py file")
+class Settings(CostsOverN):
     min_tokens: str = option("64", "the shortest length; k means 1,024")
     max_tokens: str = option("16k", "the longest length")
     per_doubling: Literal[1, 2, 4] = option(2, "lengths from one to its double")
     costs: str = option("latency,memory", "latency, memory or both")
-    mode: str = option("forward", "forward, backward, training (which is forward_backward), comma-separated")
-    dtype: str = option(dtypes.FLOAT32, f"{dtypes.LISTED}, comma-separated")
     batch: int = option(1, "batch size B", low=1, high=1 << 20)
-    heads: int = option(8, "heads H", low=1, high=1024)
-    head_dim: int = option(64, "size of a head D", low=1, high=4096)
-    device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")
-    impl: str = option("auto", "implementation; auto takes the first of each attention that runs here")
     rep: float = option(200.0, "ms of timed work for each case", unit="ms", low=1, high=3_600_000)
     rounds: int = option(5, "rounds that the cases of a length are interleaved over", low=1, high=1000)
     timeout: float = option(60.0, "seconds that a case may take; longer lengths are then not run", unit="s",
@@ -32,4 +25,3 @@ class Settings:
     extrapolate: str = option("", "lengths beyond the longest, comma-separated, to extrapolate to")
     memory_limit: str = option("", "memory for the length at which it runs out, as 16GiB; by default what is free")
     verify: bool = option(False, "run a call below and above that length in child processes")
-    seed: int = option(0, "seed of inputs and parameters", low=0, high=2**31 - 1)
