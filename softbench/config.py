@@ -74,7 +74,7 @@ class Config:
 
 def load(path: Path | None, assignments: Sequence[str] = (),
          flags: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
-    """The configuration.
+    """Return the configuration.
 
     Args:
         path: the file; None means ./bench.toml if there is one.

@@ -58,7 +58,7 @@ def types(cls: type) -> dict[str, Any]:
 
 
 def to_dict(options: Any) -> dict[str, Any]:
-    """The options as plain JSON values, in declaration order."""
+    """Return the options as plain JSON values, in declaration order."""
     return {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
 
 

@@ -100,7 +100,7 @@ def counts(text: str, what: str) -> list[int]:
 
 
 def token_range(low: str, high: str) -> tuple[int, int]:
-    """The lengths from `--min-tokens` to `--max-tokens`."""
+    """Return the lengths from `--min-tokens` to `--max-tokens`."""
     shortest, longest = count(low, "--min-tokens"), count(high, "--max-tokens")
     if shortest > longest:
         raise UsageError(f"--min-tokens {shortest:,} is above --max-tokens {longest:,}. Swap them.")

@@ -33,7 +33,7 @@ def landmarks(x: Tensor, sampling: str, count: int, seed: int) -> Tensor:
 
 
 def flops(tokens: int, sampling: str, count: int, head_dim: int) -> float:
-    """Operations for one head, of matrix products."""
+    """Count the operations for one head, of matrix products."""
     if tokens <= count:
         return 0.0
     if sampling == "kmeans":
@@ -115,5 +115,5 @@ def _rounding(x: Tensor) -> float:
 
 
 def _gathered(x: Tensor, index: Tensor) -> Tensor:
-    """Rows of each matrix: x [G, N, D], index [G, m] -> [G, m, D]."""
+    """Return rows of each matrix: x [G, N, D], index [G, m] -> [G, m, D]."""
     return x.gather(1, index.unsqueeze(2).expand(-1, -1, x.shape[2]))

@@ -61,7 +61,7 @@ class Band:
         return self.keys != self.length or self.extra > 0
 
     def select(self, x: Tensor, at: At) -> Tensor:
-        """The keys of some blocks, [G, T, D] -> [G', n', s, D]."""
+        """Return the keys of some blocks, [G, T, D] -> [G', n', s, D]."""
         first = self.first + at.low * self.length
         x = x[at.group:at.last]
         keys = x[:, first:first + (at.blocks - 1) * self.length + self.keys].unfold(1, self.keys, self.length).mT

@@ -96,5 +96,5 @@ def added(y: Tensor, v: Tensor, conv: DepthwiseConv | None, grid: tuple[int, int
 
 
 def quotient_flops(tokens: int, features: int, head_dim: int) -> float:
-    """Operations of `normalised` in one head: two products with N r E, and one for the denominator."""
+    """Count the operations of `normalised` in one head: two products with N r E, and one for the denominator."""
     return 4.0 * tokens * features * head_dim + 2.0 * tokens * features

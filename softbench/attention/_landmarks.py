@@ -179,7 +179,7 @@ class Landmarks(Drawn):
 
 
 def conv_window(grid: Grid, count: int, window: int = 0) -> Grid:
-    """Kernel and stride of the convolution that samples landmarks."""
+    """Return the kernel and the stride of the convolution that samples landmarks."""
     if window:
         return window, window
     to = landmark_grid(grid, count)

@@ -32,7 +32,7 @@ class Reduction(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, H, M, D] from [B, H, N, D], in the dtype of the arithmetic."""
+        """Return the keys and values [B, H, M, D] from [B, H, N, D], in the dtype of the arithmetic."""
         acc, heads, window = accumulation_dtype(k.dtype), k.shape[1], self.sr.kernel_size[0]
         patches = torch.cat([_patches(k, grid, window), _patches(v, grid, window)]).to(acc)
         flat = patches.flatten(1, 2).flatten(2)  # [2 B, M, window^2 H D]
@@ -62,5 +62,5 @@ def reduced_grid(grid: Grid, window: int) -> Grid:
 
 
 def reduction_flops(grid: Grid, window: int, dim: int) -> float:
-    """Operations of the convolution of the keys and of the values of one sample."""
+    """Count the operations of the convolution of the keys and of the values of one sample."""
     return 4.0 * math.prod(reduced_grid(grid, window)) * window**2 * dim**2

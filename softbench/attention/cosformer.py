@@ -71,7 +71,7 @@ class _Weighted(torch.autograd.Function):
 
 
 def _features(x: Tensor, weights: Tensor) -> Tensor:
-    """The two kinds of features in a row, [B, H, N, 2 D]."""
+    """Return the two kinds of features in a row, [B, H, N, 2 D]."""
     return _Weighted.apply(x, weights).flatten(-2)
 
 

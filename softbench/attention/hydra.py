@@ -49,7 +49,7 @@ class Hydra(nn.Module):
 
 
 def _norm(x: Tensor) -> Tensor:
-    """The length of each token over all heads, [B, 1, N, 1]."""
+    """Return the length of each token over all heads, [B, 1, N, 1]."""
     return x.norm(dim=(1, 3), keepdim=True).clamp_min(_LEAST_NORM)
 
 

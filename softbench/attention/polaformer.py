@@ -74,7 +74,7 @@ class Polaformer(nn.Module):
 
 
 def _features(x: Tensor, powers: Tensor, over: tuple[int, ...]) -> Tensor:
-    """The powers of positive and of negative entries, [B, H, N, 2 D], over the largest of them."""
+    """Return the powers of positive and of negative entries, [B, H, N, 2 D], over the largest of them."""
     exponent = powers * x.abs().clamp_min(_TINY).log()
     signed = (exponent - exponent.amax(over, keepdim=True)).exp_() * x.detach().sign()
     return torch.cat([signed, -signed], -1).relu_()

@@ -156,14 +156,14 @@ class _Moved(torch.autograd.Function):
 
 
 def _sort(x: Tensor, there: Tensor, back: Tensor, shape: torch.Size) -> Tensor:
-    """Tokens [G, T, D] in the order of chunks [G, C, size, D]."""
+    """Return tokens [G, T, D] in the order of chunks [G, C, size, D]."""
     rows = x.reshape(-1, x.shape[-1])
     moved: Tensor = _Moved.apply(rows, there, back, shape[1] * shape[2] // x.shape[1])
     return moved.view(*shape, x.shape[-1])
 
 
 def _with_last(x: Tensor, low: int, high: int) -> Tensor:
-    """Chunks low .. high [G, C, size, ...], each followed by the one before it."""
+    """Return chunks low .. high [G, C, size, ...], each followed by the one before it."""
     before = x[:, low - 1:high - 1] if low else torch.cat([x[:, -1:], x[:, :high - 1]], 1)
     return torch.cat([x[:, low:high], before], 2)
 

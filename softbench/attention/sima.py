@@ -47,7 +47,7 @@ class Sima(nn.Module):
 
 
 def _norm(x: Tensor) -> Tensor:
-    """The l1 norm along the tokens, [B, H, D, 1]."""
+    """Return the l1 norm along the tokens, [B, H, D, 1]."""
     return x.abs().sum(-2).clamp_min(_LEAST_NORM).unsqueeze(-1)
 
 

@@ -78,7 +78,7 @@ class _Axis:
 
 
 def _split(x: Tensor, axes: list[_Axis]) -> Tensor:
-    """Tokens [B, H, N, D] in the order of windows, [B H, windows * size, D]."""
+    """Return tokens [B, H, N, D] in the order of windows, [B H, windows * size, D]."""
     rows, cols = axes
     image = x.reshape(-1, rows.length, cols.length, x.shape[-1])
     if rows.spare or cols.spare:

@@ -33,7 +33,7 @@ class Estimate:
     units: int
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """The t interval that misses the true difference with probability `level`."""
+        """Return the t interval that misses the true difference with probability `level`."""
         if not self.freedom:
             return -math.inf, math.inf
         from scipy.special import stdtrit
@@ -108,7 +108,7 @@ def benjamini_hochberg(p_values: Sequence[float], q: float = FALSE_DISCOVERIES) 
 
 
 def judge(estimates: Sequence[Estimate], margins: Sequence[float], looks: int = 1) -> list[str]:
-    """The verdict on each case: slower, faster, same or inconclusive.
+    """Return the verdict on each case: slower, faster, same or inconclusive.
 
     Slower: the whole interval lies above the margin, and the case stands Benjamini-Hochberg over all cases. Faster: the
     same below. Same: the whole interval lies within the margins.

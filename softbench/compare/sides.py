@@ -41,7 +41,7 @@ class Side:
 
 
 def read(base: str, head: str) -> tuple[Side, Side]:
-    """Both sides.
+    """Return both sides.
 
     Raises:
         ResultsError: no such file, one that holds no record, or nothing but quoted numbers.

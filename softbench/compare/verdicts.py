@@ -263,7 +263,7 @@ def _inexact(record: Record) -> str:
 
 
 def not_both_ran(base: Record, head: Record) -> Row:
-    """The row of a case that gave no number on at least one side."""
+    """Return the row of a case that gave no number on at least one side."""
     if {base.status, head.status} in ({"ok", _UNDECIDED}, {_UNDECIDED}):
         sides = "both sides" if base.status == head.status else "the base" if head.status == "ok" else "the head"
         return Row(base, head, INCONCLUSIVE, note=f"its own run was inconclusive on {sides}")
@@ -348,7 +348,7 @@ def _groups(runs: Sequence[Record]) -> list[str]:
 
 
 def _judged(timed: _Timed, verdict: str) -> Row:
-    """The row with its verdict and interval, in terms of the record's own quantity."""
+    """Return the row with its verdict and interval, in terms of the record's own quantity."""
     low, high = timed.estimate.interval()
     if quantity(timed.row.record).better == "more":
         low, high = -high, -low

@@ -46,7 +46,7 @@ def readings(module: ModuleType, measured: Sequence[float] | Sequence[Reading]) 
 
 
 def unread(module: ModuleType, status: str = "ok", note: str = "") -> Reading:
-    """The reading of a case that gave no number, of the module's headline."""
+    """Return the reading of a case that gave no number, of the module's headline."""
     headline: quantities.Quantity = module.QUANTITIES[0]
     return Reading(headline.name, headline.unit, [], status=status, note=note)
 

@@ -49,7 +49,7 @@ R = TypeVar("R", bound=Recipe)
 
 
 def changed(recipe: R, values: Mapping[str, Any]) -> R:
-    """The recipe with other values, as text or numbers.
+    """Return the recipe with other values, as text or numbers.
 
     Raises:
         UsageError: an unknown key, a value of a wrong type or out of bounds, values that exclude each other.
@@ -70,5 +70,5 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def digest(value: Any) -> str:
-    """Eight characters for plain values."""
+    """Return eight characters for plain values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

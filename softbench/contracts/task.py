@@ -144,7 +144,7 @@ class Task:
         return samples
 
     def chance(self) -> float:
-        """The score of a guess."""
+        """Return the score of a guess."""
         try:
             with contained():
                 return float(self.module.chance(self.settings))

@@ -66,7 +66,7 @@ class Outcome:
 
     @property
     def comparison(self) -> Comparison:
-        """All verdicts, the most serious first."""
+        """Return all verdicts, the most serious first."""
         return Comparison(verdicts.ordered(self.rows))
 
     @contextmanager
@@ -88,7 +88,7 @@ def against(check: Check, head: Source, base: Source | Side) -> Outcome:
 
 
 def stored(folder: Path) -> Side:
-    """The baselines in a folder.
+    """Return the baselines in a folder.
 
     Raises:
         ResultsError: there is none.

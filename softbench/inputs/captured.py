@@ -93,7 +93,7 @@ def identity(text: str) -> str:
 
 
 def shape(text: str, tokens: int) -> Shape:
-    """Heads and head size of the place, and the most square grid of so many tokens."""
+    """Return heads and head size of the place, and the most square grid of so many tokens."""
     heads, head_dim = _heads(attention_of(parse(text)))
     return Shape(1, heads, *most_square(tokens), head_dim)
 
@@ -156,7 +156,7 @@ def capture(place: Place, count: int, grid: tuple[int, int], seed: int) -> Captu
 
 
 def attention_of(place: Place) -> nn.Module:
-    """The attention at a place.
+    """Return the attention at a place.
 
     Raises:
         UsageError: the weights cannot be read or do not fit, or there is no such block.
@@ -171,7 +171,7 @@ def attention_of(place: Place) -> nn.Module:
 
 @functools.lru_cache(maxsize=2)
 def _model(arch: str, file: str) -> nn.Module:
-    """The backbone with its weights, in evaluation mode."""
+    """Return the backbone with its weights, in evaluation mode."""
     try:
         return _loaded(arch, file).eval() if file else _initial(arch).eval()
     except ResultsError as error:
@@ -219,7 +219,7 @@ def _is_file(source: str) -> bool:
 
 
 def _heads(attention: nn.Module) -> tuple[int, int]:
-    """Heads and their size."""
+    """Return heads and their size."""
     if isinstance(attention, ProjectedAttention):
         return attention.heads, attention.shape.head_dim
     assert isinstance(attention, Attention)

@@ -94,7 +94,7 @@ def _own(root: Path, controller: str, controllers: list[str] | None) -> str | No
 
 
 def _plain(path: str) -> str:
-    """The path without the escapes of mountinfo."""
+    """Return the path without the escapes of mountinfo."""
     return path.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
 
 

@@ -117,7 +117,7 @@ class EncoderBlock(nn.Module):
         self.mlp = Mlp(size.width, round(size.width * size.mlp_ratio)) if size.mlp_ratio else None
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """Tokens [B, N, C] on their grid."""
+        """Return tokens [B, N, C] on their grid."""
         y = self.norm1(x)
         if self.conv is not None:
             y = self.conv(y.mT.unflatten(-1, grid)).flatten(2).mT

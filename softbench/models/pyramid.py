@@ -51,7 +51,7 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Grid]:
-        """The stage's tokens [B, N, C], the class token in front, and their grid."""
+        """Return the stage's tokens [B, N, C], the class token in front, and their grid."""
         x, grid = self.patch_embed(image)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)  # len(x) would fix an exported batch
@@ -152,7 +152,7 @@ class Pyramid(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Normalised tokens of the last stage, [B, N, C], the class token in front."""
+        """Return normalised tokens of the last stage, [B, N, C], the class token in front."""
         _check_images(x, self.in_chans)
         for stage in self._stages():
             tokens, grid = stage(x)
@@ -174,7 +174,7 @@ class Pyramid(nn.Module):
             self, x: Tensor, indices: int | list[int] | None = None, norm: bool = False, stop_early: bool = False,
             output_fmt: str = "NCHW", intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps [B, C, rows, cols] of the stages in `indices` (timm's interface for dense prediction).
+        """Return feature maps [B, C, rows, cols] of the stages in `indices` (timm's interface for dense prediction).
 
         Args:
             indices: stages, or how many of the last; None: all.
@@ -209,7 +209,7 @@ class Pyramid(nn.Module):
         return chosen
 
     def get_classifier(self) -> nn.Module:
-        """The linear layer of the head."""
+        """Return the linear layer of the head."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: Pool | None = None) -> None:
@@ -225,7 +225,7 @@ class Pyramid(nn.Module):
         return {name for name, _ in self.named_parameters() if name.endswith((".pos_embed", ".cls_token"))}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that order parameters by depth, for layer-wise learning rates in timm."""
+        """Return patterns that order parameters by depth, for layer-wise learning rates in timm."""
         parts = r"^stages\.(\d+)\.(?:patch_embed|pos_embed|cls_token)"
         return {"stem": r"^stages\.0\.(?:patch_embed|pos_embed)",
                 "blocks": r"^stages\.(\d+)" if coarse else [
@@ -300,7 +300,7 @@ def _check_side(rows: int, cols: int) -> None:
 
 
 def _image_of(tokens: Tensor, grid: Grid) -> Tensor:
-    """Tokens [B, prefix + rows * cols, C] as an image [B, C, rows, cols], without the prefix."""
+    """Return tokens [B, prefix + rows * cols, C] as an image [B, C, rows, cols], without the prefix."""
     return tokens[:, tokens.shape[1] - grid[0] * grid[1]:].mT.unflatten(-1, grid)
 
 

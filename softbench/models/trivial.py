@@ -54,7 +54,7 @@ def _at_places(samples: Samples, tokens: Array) -> Array:
 
 
 def _table(tokens: Array, labels: Array, kinds: int, classes: int) -> Array:
-    """The most frequent label of each token."""
+    """Return the most frequent label of each token."""
     counts = np.bincount(tokens * classes + labels, minlength=kinds * classes).reshape(kinds, classes)
     counts = counts * (len(labels) + 1) + np.bincount(labels, minlength=classes)  # a token not met has the usual label
     return counts.argmax(1)

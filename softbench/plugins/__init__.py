@@ -143,7 +143,7 @@ def digest(files: Iterable[Path]) -> str:
 
 
 def _beside(path: Path, files: set[Path]) -> set[Path]:
-    """The file, what it imports from its own folder, and what that imports from there."""
+    """Return the file, what it imports from its own folder, and what that imports from there."""
     tree = ast.parse(path.read_bytes())
     named = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     named += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
@@ -202,7 +202,7 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def where(kind: str, name: str) -> Path:
-    """The file of a plugin."""
+    """Return the file of a plugin."""
     if name in _builtin(kind):
         return _builtin(kind)[name]
     if is_path(name) and kind in _FROM_FILES:

@@ -84,7 +84,7 @@ class Child:
         return "failed", f"the child process died of {name}: {last}".removesuffix(": ")
 
     def last_words(self) -> str:
-        """The last line on standard error."""
+        """Return the last line on standard error."""
         return next((line for line in reversed(self.said().splitlines()) if line.strip()), "").strip()
 
     def said(self) -> str:

@@ -169,7 +169,7 @@ def expand(patterns: Sequence[Path | str]) -> list[Path]:
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """The last record of each identity on each comparable environment, in order of first appearance.
+    """Return the last record of each identity on each comparable environment, in order of first appearance.
 
     Where a task of a study failed as a whole and gave numbers at another time, only the last outcome counts.
     """

@@ -48,7 +48,7 @@ class Reading:
 
     @property
     def summary(self) -> float | None:
-        """The value, or the median of the samples."""
+        """Return the value, or the median of the samples."""
         return self.value if self.value is not None else median(self.samples) if self.samples else None
 
 
@@ -145,7 +145,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def make(measure: str, reading: Reading, about: About, point: Point, origin: Origin) -> Record:
-    """The record of a reading.
+    """Return the record of a reading.
 
     JSON holds no infinity and no NaN. A value that is not finite has diverged; samples that are not finite are left out
     and counted in `detail`; a reading said to be ok that has no value has failed.
@@ -216,7 +216,7 @@ def _record(fields_: dict[str, Any]) -> Record:
 
 
 def _part(whole: Any, part: type) -> dict[str, Any]:
-    """The fields of one part of a record."""
+    """Return the fields of one part of a record."""
     return {f.name: getattr(whole, f.name) for f in fields(part)}
 
 

@@ -73,7 +73,7 @@ class Backbone(Subject):
             return
 
     def on_meta(self, image: tuple[int, int]) -> nn.Module:
-        """The model without numbers in it."""
+        """Return the model without numbers in it."""
         with torch.device("meta"):
             return self.create(image, "auto").eval()
 
@@ -237,7 +237,7 @@ class _Caught:
     output: tuple[int, ...] = ()
 
     def call(self, stage: nn.Module) -> Callable[..., Tensor]:
-        """The stage as a function of its tensors; of several results the first tensor."""
+        """Return the stage as a function of its tensors; of several results the first tensor."""
         def call(*tensors: Tensor) -> Tensor:
             left = iter(tensors)
             args, kwargs = tree_unflatten([next(left) if o is _TENSOR else o for o in self.others], self.structure)
@@ -311,7 +311,7 @@ def anticipated(whole: Backbone, image: tuple[int, int]) -> Anticipated:
 
 
 def images(case: Case) -> Tensor:
-    """Seeded images [B, 3, rows, cols] on the case's device, in its dtype."""
+    """Return seeded images [B, 3, rows, cols] on the case's device, in its dtype."""
     size = (case.shape.batch, 3, *case.shape.grid)
     if case.device == "meta":
         return torch.empty(size, dtype=dtypes.of(case.dtype), device="meta")
@@ -325,7 +325,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, None]:
 
 
 def _literal(value: Any) -> Any:
-    """The value of an option of timm: a Python literal, true or false, otherwise text."""
+    """Return the value of an option of timm: a Python literal, true or false, otherwise text."""
     words = {"true": True, "false": False, "none": None}
     if not isinstance(value, str) or value.lower() in words:
         return words[value.lower()] if isinstance(value, str) else value

@@ -247,5 +247,5 @@ def _reversed(values: Tensor, share: float, channels: bool = False) -> Tensor:
 
 
 def rows_dim(values: Tensor) -> int:
-    """The dimension of the tokens."""
+    """Return the dimension of the tokens."""
     return -2 if values.dim() > 1 else -1

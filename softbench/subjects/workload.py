@@ -85,7 +85,7 @@ class Subject:
         raise NotImplementedError
 
     def call(self, module: nn.Module, case: Case) -> Callable[..., Tensor]:
-        """One forward, as a function of the workload's inputs."""
+        """Return one forward, as a function of the workload's inputs."""
         raise NotImplementedError
 
     def probed(self, case: Case) -> tuple[Subject, Case]:

@@ -38,12 +38,12 @@ QUICK = {"rep": 60.0, "warmup": 20.0, "rounds": 3}
 
 
 def measure(workload: Workload, settings: Settings) -> list[Reading]:
-    """The latency of one workload alone."""
+    """Return the latency of one workload alone."""
     return measure_group([workload], settings)[0]
 
 
 def measure_group(workloads: Sequence[Workload], settings: Settings) -> list[list[Reading]]:
-    """The latency of each workload, interleaved over rounds."""
+    """Return the latency of each workload, interleaved over rounds."""
     from softbench.measures.latency import timing
 
     return timing.measure_group(workloads, settings)

@@ -56,7 +56,7 @@ class _Run:
 
 
 def measure_group(workloads: Sequence[Workload], settings: Settings) -> list[list[Reading]]:
-    """The latency of each workload, interleaved over rounds."""
+    """Return the latency of each workload, interleaved over rounds."""
     runs = [_Run(workload) for workload in workloads]
     group = secrets.token_hex(6) if len(runs) > 1 else None
     for run in runs:

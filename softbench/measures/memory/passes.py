@@ -103,7 +103,7 @@ def _on_cpu(prepare: Callable[[], Any], run: Callable[[Any], Any]) -> Pass:
 
 
 def read_events(events: list[dict[str, Any]], marker: int) -> Pass:
-    """The peak between the events of the marker, a block of one byte at that address, in a Chrome trace.
+    """Return the peak between the events of the marker, a block of one byte at that address, in a Chrome trace.
 
     The allocator writes its running total into every event, under its lock. The total must move by exactly the bytes
     of each event; where it does not, an event was lost or is out of order.

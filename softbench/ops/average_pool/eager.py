@@ -24,7 +24,7 @@ def avg_pool(x: Tensor, grid: tuple[int, int], to: tuple[int, int], dtype: torch
 
 
 def add_gradient(dx: Tensor, dy: Tensor, grid: tuple[int, int], to: tuple[int, int]) -> None:
-    """One window after the other."""
+    """Add one window after the other."""
     image = dx.view(*dx.shape[:2], *grid, dx.shape[3])  # [B, H, rows, cols, D]
     windows = [[(i * n // m, -(-(i + 1) * n // m)) for i in range(m)] for n, m in zip(grid, to, strict=True)]
     for (top, bottom), row in zip(windows[0], dy.unflatten(2, to).unbind(2), strict=True):

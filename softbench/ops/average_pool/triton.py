@@ -26,7 +26,7 @@ def avg_pool(x: Tensor, grid: tuple[int, int], to: tuple[int, int], dtype: torch
 
 
 def add_gradient(dx: Tensor, dy: Tensor, grid: tuple[int, int], to: tuple[int, int]) -> None:
-    """All windows at once."""
+    """Add all windows at once."""
     _add_gradient(dx, dy, *grid, *to)
 
 
@@ -112,5 +112,5 @@ def _spread(dx, dy, x_b, x_h, x_n, x_d, heads, rows, cols, r, c, D: tl.constexpr
 
 @triton.jit
 def _window(i, tokens, windows):
-    """First token of window i along an axis, and the first after it."""
+    """Return the first token of window i along an axis, and the first after it."""
     return i * tokens // windows, ((i + 1) * tokens + windows - 1) // windows

@@ -55,7 +55,7 @@ def gaussian_kernel(x: Tensor, k: Tensor | None = None, *, impl: str = "auto") -
 @uncast
 def landmark_attention(x: Tensor, landmarks: Tensor, middle: Tensor, v: Tensor, *, scale: float = 1.0,
                        impl: str = "auto") -> Tensor:
-    """Attention through landmarks, `P^T M P v` with `P_ji = exp(-|l_j - scale x_i|^2 / 2)`: [B, H, N, E] like v.
+    """Return attention through landmarks, `P^T M P v` with `P_ji = exp(-|l_j - scale x_i|^2 / 2)`: [B, H, N, E] like v.
 
     x is [B, H, N, D], landmarks are [B, H, m, D], already scaled, middle is M [B, H, m, m], v is [B, H, N, E]. A head
     sees nothing of the others. Where an implementation has no way of its own, this is `gaussian_attention` twice.

@@ -101,7 +101,7 @@ class _Scores:
     known: int = 0
 
     def slices(self) -> Iterator[slice]:
-        """The tokens, a slice at a time."""
+        """Yield the tokens, a slice at a time."""
         length, rows = self.x.shape[1], self.tokens.shape[1]
         return (slice(start, min(start + rows, length)) for start in range(0, length, rows))
 

@@ -35,7 +35,7 @@ class Launch:
 
 
 def launch_sizes(owned: int, width: int, arithmetic: str, gradient: bool) -> Launch:
-    """The tiles for a program that owns some of `owned` tokens and streams the other side past them.
+    """Return the tiles for a program that owns some of `owned` tokens and streams the other side past them.
 
     Chosen so that a program's registers suffice, by the compiler's report for compute capability 9.0. A gradient holds
     two more tiles, and float32 products without TF32 ("ieee") keep their factors in registers.
@@ -53,7 +53,7 @@ def launch_sizes(owned: int, width: int, arithmetic: str, gradient: bool) -> Lau
 
 
 def _few_keys_launch(width: int, arithmetic: str) -> Launch:
-    """The tiles for a program that owns all keys, at most RESIDENT, and streams queries past them.
+    """Return the tiles for a program that owns all keys, at most RESIDENT, and streams queries past them.
 
     Of half numbers up to 64 dims, the loop for ordinary tokens leaves room for two such programs on a multiprocessor;
     with the loop for far ones a thread of 64 dims takes 251 registers, and one fits.
@@ -66,7 +66,7 @@ def _few_keys_launch(width: int, arithmetic: str) -> Launch:
 
 
 def _landmark_launch(arithmetic: str) -> Launch:
-    """The tiles for a program that owns all landmarks, for all their gradients."""
+    """Return the tiles for a program that owns all landmarks, for all their gradients."""
     return {"half": Launch(RESIDENT, 32, 4, 2), "tf32": Launch(RESIDENT, 32, 8, 2),
             "ieee": Launch(RESIDENT, 16, 8, 1)}[arithmetic]
 
@@ -158,7 +158,7 @@ def split(queries: int, keys: int) -> tuple[int, int]:
 
 
 def result(x: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """An unwritten [B, H, N, width] for the tokens of x [B, H, N, D].
+    """Return an unwritten [B, H, N, width] for the tokens of x [B, H, N, D].
 
     Where the heads of a token of x lie side by side, so do those of the result: what follows in a model joins them.
     """

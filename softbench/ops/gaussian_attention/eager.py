@@ -28,7 +28,7 @@ _TILE_ON_GPU, _SIDE_ON_GPU = 1 << 26, 2048  # 256 MiB: a GPU needs more work in 
 
 
 def kernel(x: Tensor, k: Tensor) -> Tensor:
-    """The scores themselves; x [B, H, N, D], k [B, H, M, D] -> [B, H, N, M], float32 for half inputs.
+    """Return the scores themselves; x [B, H, N, D], k [B, H, M, D] -> [B, H, N, M], float32 for half inputs.
 
     Where k is x, the scores of a token with itself are 1.
     """

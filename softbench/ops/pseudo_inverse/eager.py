@@ -56,12 +56,12 @@ def _newton(a: Tensor, ridge: float) -> Course:
 
 
 def _newton_ci(a: Tensor, ridge: float) -> Course:
-    """The same steps from V = 1.8 I / (||A||_1 + ridge)."""
+    """Take the same steps from V = 1.8 I / (||A||_1 + ridge)."""
     return _newton_steps(_ridged(a, ridge), _times_identity(1.8 / (_norm_1(a) + ridge), a))
 
 
 def _newton_batch(a: Tensor, ridge: float) -> Course:
-    """The same steps from V = alpha P, alpha = 2 / max ||A||_1^2, halved while max ||I - P V||_1 > 1.01."""
+    """Take the same steps from V = alpha P, alpha = 2 / max ||A||_1^2, halved while max ||I - P V||_1 > 1.01."""
     p = _ridged(a, ridge)
     alpha = 2 / _norm_1(a).amax().square()
     square, one = torch.bmm(p, p), torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
@@ -114,7 +114,7 @@ def _nystromformer(a: Tensor, ridge: float) -> Course:
 
 
 def _nystromformer_batch(a: Tensor, ridge: float) -> Course:
-    """The same steps with the largest norms of all matrices."""
+    """Take the same steps with the largest norms of all matrices."""
     p = _ridged(a, ridge)
     return _nystromformer_steps(p, p.mT / (_norm_1(p).amax() * _norm_1(p.mT).amax()))
 

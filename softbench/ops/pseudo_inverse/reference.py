@@ -56,7 +56,7 @@ def newton(a: Tensor, iterations: int, ridge: float) -> Tensor:
 
 
 def newton_ci(a: Tensor, iterations: int, ridge: float) -> Tensor:
-    """The same from A_0 = 1.8 I / (||A||_1 + ridge)."""
+    """Take the same steps from A_0 = 1.8 I / (||A||_1 + ridge)."""
     one = _identity(a)
     return _newton_steps(a + ridge * one, 1.8 / (_norm(a, 1) + ridge) * one, iterations)
 
@@ -102,7 +102,7 @@ def nystromformer(a: Tensor, iterations: int, ridge: float) -> Tensor:
 
 
 def nystromformer_batch(a: Tensor, iterations: int, ridge: float) -> Tensor:
-    """The same with the largest norms of the batch, as in the common codes."""
+    """Take the same steps with the largest norms of the batch, as in the common codes."""
     p = a + ridge * _identity(a)
     return _nystromformer_steps(p, p.mT / (_norm(p, 1).max() * _norm(p, torch.inf).max()), iterations)
 

@@ -49,5 +49,5 @@ class Grids:
 
 
 def _multiples(step: int, low: float, high: float) -> range:
-    """The multiples of `step` from `low` to `high`, both included; rounding of a quotient excludes neither."""
+    """Return the multiples of `step` from `low` to `high`, both included; rounding of a quotient excludes neither."""
     return range(step * max(1, math.ceil(low / step - 1e-9)), math.floor(high + 1e-9) + 1, step)

@@ -271,7 +271,7 @@ def _truth_of(point: Point, q: Tensor, k: Tensor) -> Truth:
 
 
 def _spectra(point: Point, seed: int) -> list[Tensor]:
-    """Singular values of the exact matrix of each head."""
+    """Return the singular values of the exact matrix of each head."""
     size = point.rank if point.kind == "gaussian_normalised" else None
     return _cached_spectra(point.kind, point.subject.attention.module.SHARES_QK, point.family, point.shape, seed, size)
 
@@ -302,5 +302,5 @@ def _largest(norms: list[tuple[float, float]]) -> float:
 
 
 def _digits(x: float) -> float:
-    """Six significant digits."""
+    """Return six significant digits."""
     return float(f"{x:.6g}")

@@ -41,7 +41,7 @@ class Subject:
         return self.attention.size_option
 
     def at(self, size: int) -> Subject:
-        """The same attention with another m."""
+        """Return the same attention with another m."""
         assert self.size_option is not None
         return replace(self, size=size, attention=_contract.load(_with(self.spec, self.size_option, size)))
 
@@ -101,7 +101,7 @@ class Point:
         return None if size is None else min(size, self.shape.tokens)
 
     def finding(self, quantity: str, value: float | None, **more: Any) -> Finding:
-        """One number of this point."""
+        """Return one number of this point."""
         subject, shape = self.subject, self.shape
         coords: dict[str, Any] = {"part": subject.part, "inputs": self.family, "against": self.kind}
         if subject.size is not None:

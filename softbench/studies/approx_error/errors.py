@@ -41,7 +41,7 @@ class Squares:
 
     @property
     def worst(self) -> float:
-        """The largest relative error of a single row."""
+        """Return the largest relative error of a single row."""
         ratios = torch.where(self.distance == 0, 0.0, self.distance / self.size)
         return float(ratios.max().sqrt())
 
@@ -203,7 +203,7 @@ def row_quantities(heads: Sequence[HeadErrors]) -> dict[str, float]:
 
 
 def gradient_quantities(heads: Sequence[dict[str, tuple[float, float]]]) -> dict[str, float]:
-    """Relative errors of the gradients, over all heads."""
+    """Return the relative errors of the gradients, over all heads."""
     return {f"error_{name}": _ratio(sum(h[name][0] for h in heads), sum(h[name][1] for h in heads)) ** 0.5
             for name in heads[0]}
 

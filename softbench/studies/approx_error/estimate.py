@@ -36,20 +36,20 @@ def matrix_rows(module: nn.Module, q: Tensor, k: Tensor, grid: tuple[int, int], 
 
 
 def apply(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The module's output [N, E] for one head, without a graph."""
+    """Return the module's output [N, E] for one head, without a graph."""
     with torch.no_grad():
         return call(module, q, k, v, grid)
 
 
 def call(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The module's output [N, E] for one head."""
+    """Return the module's output [N, E] for one head."""
     keys = q[None, None] if k is q else k[None, None]
     output: Tensor = module(q[None, None], keys, v[None, None], grid=grid)
     return output[0, 0]
 
 
 def single(rows: Rows) -> Rows:
-    """The same rows in float32."""
+    """Return the same rows in float32."""
     if isinstance(rows, _LowRank):
         return _LowRank(rows.left.float(), rows.right.float())
     return lambda index: rows(index).float()

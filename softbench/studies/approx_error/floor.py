@@ -47,7 +47,7 @@ def frobenius(spectra: list[Tensor], rank: int, smallest: float = 0.0) -> float:
 
 
 def spectral(spectra: list[Tensor], rank: int, smallest: float = 0.0) -> float:
-    """Relative spectral error of the best rank-m matrices, with the same exceptions."""
+    """Return the relative spectral error of the best rank-m matrices, with the same exceptions."""
     if rank >= len(spectra[0]):
         return 0.0
     return _at_least(smallest, max(float(s[rank]) for s in spectra) / max(float(s[0]) for s in spectra))

@@ -41,7 +41,7 @@ class Truth(ABC):
         """S[index], [n, N], newly allocated."""
 
     def single(self) -> Self:
-        """The same matrix in float32."""
+        """Return the same matrix in float32."""
         other = copy.copy(self)
         other.q = self.q.float()
         other.k = other.q if self.k is self.q else self.k.float()

@@ -49,7 +49,7 @@ def measure(jobs: Sequence[tuple[Job, Job]], timing: latency.Settings, rounds: i
 
 
 def _answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The child's part."""
+    """Do the child's part."""
     timing = latency.Settings(**request["timing"])
     for pair in request["pairs"]:
         side = ATTENTION

@@ -141,7 +141,7 @@ def _ends(centre: float, square: float, middle: float, constant: float) -> tuple
 
 
 def _extended(xs: Sequence[float], rounds: Sequence[Sequence[float]], straight: Zero) -> Zero:
-    """The interval with the one of the same width around the zero of a parabola."""
+    """Return the interval with the one of the same width around the zero of a parabola."""
     zero, low, high = straight
     shift = _bent(xs, [len(r) for r in rounds], [fmean(r) for r in rounds], zero) - zero
     return zero, min(low, low + shift), max(high, high + shift)

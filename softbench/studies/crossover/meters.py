@@ -52,7 +52,7 @@ class Pair:
     foreign: dict[int, float] = field(default_factory=dict)
 
     def job(self, side: str, grid: Grid) -> Job:
-        """One side at a grid of tokens."""
+        """Return one side at a grid of tokens."""
         subject = self.attention if side == ATTENTION else self.baseline
         shape = replace(self.case.shape, rows=grid[0], cols=grid[1])
         return Job(replace(self.case, spec=subject.spec, shape=shape, impl=subject.spec.impl or "auto"), subject)
@@ -64,7 +64,7 @@ class Pair:
 
 
 def meter(quantity: str, pair: Pair) -> Meter:
-    """The meter of latency, memory or flops."""
+    """Return the meter of latency, memory or flops."""
     meters: dict[str, Callable[[Pair], Meter]] = {"latency": _Latency, "memory": _Memory, "flops": _Flops}
     return meters[quantity](pair)
 

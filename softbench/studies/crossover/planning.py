@@ -41,7 +41,7 @@ class _Budget:
 
 
 def tasks(settings: Settings) -> list[Task]:
-    """One task for each quantity, mode, dtype, head_dim and attention.
+    """Plan one task for each quantity, mode, dtype, head_dim and attention.
 
     Raises:
         UsageError: an unknown name, a bad value, or a range of lengths that holds no two.

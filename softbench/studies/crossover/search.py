@@ -119,7 +119,7 @@ class Bracket:
 
     @property
     def middle(self) -> float:
-        """The length in the middle of a closed bracket, by ratio."""
+        """Return the length in the middle of a closed bracket, by ratio."""
         return math.sqrt((self.low or math.nan) * (self.high or math.nan))
 
 
@@ -180,7 +180,7 @@ class Search:
 
     @property
     def ordered(self) -> list[Probe]:
-        """All probes by their tokens."""
+        """Return all probes by their tokens."""
         return [self.probes[tokens] for tokens in sorted(self.probes)]
 
     def _scan(self) -> None:

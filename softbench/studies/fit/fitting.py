@@ -29,7 +29,7 @@ _SLOW = 20.0  # times the budget of latency, that a trial may take at least
 
 
 def tasks(settings: Settings) -> list[Task]:
-    """One task for each attention, mode and dtype.
+    """Plan one task for each attention, mode and dtype.
 
     Raises:
         UsageError: no budget, an unknown name or a bad value, or sizes that end before they begin.
@@ -189,7 +189,7 @@ class Fitting:
 
 
 def _whole(size: float, above: float, below: float) -> int | None:
-    """The whole number nearest to a size, strictly between two others."""
+    """Return the whole number nearest to a size, strictly between two others."""
     low, high = math.floor(above) + 1, math.ceil(below) - 1
     return min(max(round(size), low), high) if low <= high else None
 

@@ -27,7 +27,7 @@ class Sizes:
     between: Callable[[float, float, float], int | None]
 
     def at(self, size: float) -> int | None:
-        """The size nearest to one."""
+        """Return the size nearest to one."""
         return self.between(size, self.low - 1, self.high + 1)
 
 

@@ -53,7 +53,7 @@ class Truth:
         return cls(a, ridge, inverse, _assembled(vectors, torch.where(zero, 0, 1 / values)))
 
     def distances(self, v: Tensor) -> dict[str, Tensor]:
-        """The quantities for V [G, m, m] of any dtype, each [G]."""
+        """Return the quantities for V [G, m, m] of any dtype, each [G]."""
         v = v.double()
         av = self.a @ v
         one = torch.eye(v.shape[-1], dtype=v.dtype)
@@ -78,7 +78,7 @@ class Course:
     direct: bool
 
     def after(self, steps: int) -> dict[str, Tensor]:
-        """The distances [G] after that many steps."""
+        """Return the distances [G] after that many steps."""
         return {name: values[0 if self.direct else steps] for name, values in self.distances.items()}
 
     def needed(self, tolerance: float, quantity: str = "residual") -> Tensor:

@@ -160,7 +160,7 @@ FAMILIES: dict[str, Callable[[str, Sizes, torch.Generator], Tensor]] = {
 
 
 def _number(family: str, default: float = 0.0) -> float:
-    """The parameter of a family, or its default."""
+    """Return the parameter of a family, or its default."""
     name, _, text = family.partition(":")
     if not text:
         return default

@@ -212,7 +212,7 @@ def _change(a: Tensor, others: Tensor, method: str) -> Tensor:
 
 
 def _needed(subject: _Subject, course: Course, settings: Settings) -> list[Finding]:
-    """The steps needed by the larger residual, and by I - P V alone."""
+    """Return the steps needed by the larger residual, and by I - P V alone."""
     findings = []
     for name, judged, words in (("needed_steps", "residual", "the larger of I-PV and I-VP"),
                                 ("needed_steps_ipv", "residual_ipv", "I-PV")):

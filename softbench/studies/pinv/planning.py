@@ -18,7 +18,7 @@ _MOST_RIDGE = 1e6  # of methods that converge with any
 
 
 def tasks(settings: Settings) -> list[Task]:
-    """The pieces of the study.
+    """Plan the pieces of the study.
 
     Raises:
         UsageError: something the settings name does not exist, or is no number.

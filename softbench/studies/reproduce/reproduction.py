@@ -55,7 +55,7 @@ class Point:
 
 
 def tasks(settings: Settings) -> list[Task]:
-    """The pieces of the study.
+    """Plan the pieces of the study.
 
     Raises:
         UsageError: no such table or device, or a size that is no number. ResultsError: a file of `trained` cannot be
@@ -204,7 +204,7 @@ def _architecture(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model(row: Row) -> Pyramid:
-    """The model of a row for images of the paper's size, without numbers in it."""
+    """Return the model of a row for images of the paper's size, without numbers in it."""
     with torch.device("meta"):
         model = models.create(row.arch, attn_options=row.options, img_size=paper.IMAGE)
     assert isinstance(model, Pyramid)

@@ -52,7 +52,7 @@ def measured(growth: Growth) -> str:
 
 
 def course(growth: Growth) -> str:
-    """The regimes from the shortest length on: `overhead floor to 512, then linear`."""
+    """Return the regimes from the shortest length on: `overhead floor to 512, then linear`."""
     edges = [growth.lengths[0], *growth.breaks, growth.lengths[1]]
     named = [_regime(exponent, interval, math.sqrt(edges[i] * edges[i + 1]))
              for i, (exponent, interval) in enumerate(zip(growth.exponents, growth.intervals, strict=True))]

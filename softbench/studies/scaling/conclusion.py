@@ -179,6 +179,6 @@ def _without(records: Sequence[Record]) -> tuple[str, str]:
 
 
 def _spaced(low: float, high: float, breaks: Sequence[float]) -> list[float]:
-    """Lengths between two, evenly in their logarithm, the breaks among them."""
+    """Return lengths between two, evenly in their logarithm, the breaks among them."""
     even = [low * (high / low) ** (i / (_CURVE - 1)) for i in range(_CURVE)]
     return sorted({*even, *(b for b in breaks if low < b < high)})

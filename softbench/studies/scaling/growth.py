@@ -141,7 +141,7 @@ def _line(x: Array, parameters: Array) -> tuple[Array, Array]:
 
 
 def _overhead(x: Array, parameters: Array) -> tuple[Array, Array]:
-    """Values of ln(e^overhead + e^(constant + power x)), and their derivatives."""
+    """Return values of ln(e^overhead + e^(constant + power x)), and their derivatives."""
     overhead, constant, power = parameters
     z = np.logaddexp(overhead, constant + power * x)
     share = np.exp(constant + power * x - z)
@@ -152,7 +152,7 @@ _SHAPES = {"pieces": _line, "floor": _overhead}
 
 
 def _pieces(x: Array, z: Array, breaks: int) -> _Candidate | None:
-    """The best line with so many breaks; None where one of them hardly bends it."""
+    """Return the best line with so many breaks; None where one of them hardly bends it."""
     if not breaks:
         slope, constant = np.polyfit(x - x.mean(), z, 1)
         parameters = np.array([constant - slope * x.mean(), slope])
@@ -166,7 +166,7 @@ def _pieces(x: Array, z: Array, breaks: int) -> _Candidate | None:
 
 
 def _search(x: Array, z: Array, breaks: int) -> Array:
-    """Places of the breaks, by trying all on a grid, and then on a finer one around the best."""
+    """Return the places of the breaks, by trying all on a grid, and then on a finer one around the best."""
     gaps = [x[i] + (x[i + 1] - x[i]) * (np.arange(_PLACES) + 0.5) / _PLACES for i in range(len(x) - 1)]
     ends = [(chosen, np.diff([0, *(i + 1 for i in chosen), len(x)]))
             for chosen in itertools.combinations(range(len(x) - 1), breaks)]

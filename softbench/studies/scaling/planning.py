@@ -16,7 +16,7 @@ from softbench.studies.scaling.settings import COSTS, Settings
 
 
 def tasks(settings: Settings) -> list[Task]:
-    """One task for each length at each mode and dtype, then one that concludes for each attention.
+    """Plan one task for each length at each mode and dtype, then one that concludes for each attention.
 
     Raises:
         UsageError: an unknown name or a bad value, or too few lengths for a slope.
