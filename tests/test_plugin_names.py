@@ -26,7 +26,7 @@ ALLOWED = {
                         "the tables of a paper"),
     "models/pyramid.py": ({"soft", "window"}, "the default of the model, and an option"),
     "ops": ({"nystromformer", "flops"}, "the name of a method, and of a public function"),
-    "reports/_view_roofline.py": ({"flops"}, "a key of a record's detail"),
+    "reports/figures/roofline.py": ({"flops"}, "a key of a record's detail"),
     "reports/page/__init__.py": ({"memory"}, "the end of entries of an environment"),
 }
 

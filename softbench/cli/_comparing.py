@@ -13,7 +13,7 @@ from softbench.compare.verdicts import Comparison, Terms
 def show(found: Comparison, base: sides.Side, head: sides.Side, terms: Terms, form: str, *,
          everything: bool = False) -> None:
     """The comparison on stdout in the format asked for."""
-    from softbench.reports import comparison
+    from softbench.reports.tables import comparison
 
     if form == "jsonl":
         for row in comparison.flat(found):

@@ -107,9 +107,9 @@ def output(name: str, out: Path | None, resume: bool, plot: Path | None, chosen:
     stem = name.replace("_", "-")
     target = out or Path("results") / f"{stem}-{datetime.now():%Y%m%d-%H%M%S}.jsonl"
     if plot is not None:
-        from softbench.reports import plots
+        from softbench.reports import figures
 
-        plots.check_path(plot)
+        figures.check_path(plot)
         files.keep_apart({"--out": [target], "--plot": _presenting.targets(plot, name, chosen)}, named_files(values))
     return target
 

@@ -47,9 +47,9 @@ def compare_command(context: click.Context, base: str, head: str, threshold: flo
     5 a case failed or is missing, or nothing could be compared.
     """
     if plot is not None:
-        from softbench.reports import plots
+        from softbench.reports import figures
 
-        plots.check_path(plot)
+        figures.check_path(plot)
     from softbench.gate import store
 
     one, other = sides.read(base, head)
@@ -72,7 +72,7 @@ def compare_command(context: click.Context, base: str, head: str, threshold: flo
 
 
 def _draw(found: Comparison, base: sides.Side, head: sides.Side, path: Path) -> bool:
-    from softbench.reports import ratios
+    from softbench.reports.figures import ratios
 
     try:
         ratios.plot(found, base, head, path)

@@ -19,9 +19,9 @@ from softbench.files import keep_apart
 def plot_command(files: Sequence[str], out: Path, measure: str | None, attn: str | None, model: str | None,
                  where: tuple[str, ...], baseline: str, view: str | None) -> None:
     """Draw result files: numbers against tokens and ratios to the baseline; of a study, a picture for each view."""
-    from softbench.reports import plots
+    from softbench.reports import figures
 
-    plots.check_path(out)
+    figures.check_path(out)
     found = _selecting.select(files, measure, attn, model, where, baseline)
     chosen = _presenting.choose((r.measure for r in found), view, plot=True)
     pictures = [path for name in {r.measure for r in found} for path in _presenting.targets(out, name, chosen)]

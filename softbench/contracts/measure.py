@@ -10,7 +10,8 @@ A measure file `softbench/measures/<name>.py` defines
 - `measure(workload, settings) -> list[float] | list[Reading]`; it neither prints nor saves;
 - optionally `measure_group(workloads, settings) -> list[list[Reading]]`, for a measure that interleaves workloads;
 - optionally `measure_case(case, subject, settings)`, used instead of `measure` where nothing need be built or run;
-- optionally `VIEWS`: pictures that `softbench plot --view` draws of its records besides the one that all measures have;
+- optionally `VIEWS`: how its numbers are shown, as data (`softbench.records.views.View`): its `Cases`, which are its
+  table, its `Curves`, which are its picture, and others; without `Cases`, plain ones of both come first;
 - optionally `MODES`: the modes that it can measure (default: all), the first being its default;
 - optionally `SECTION`: its part of the page (`softbench.contracts.quantities.Section`);
 - optionally `GATED`: what `softbench check` runs it on, "attention" and "model" (default: attentions, where the

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 from softbench import plugins
 from softbench.errors import PluginError, UsageError
 from softbench.records import UNITS
+from softbench.records.views import Cases, Curves, View
 
 Kind = Literal["time", "exact", "seeded", "derived"]
 Better = Literal["less", "more"]
@@ -38,14 +39,10 @@ class Quantity:
             or not, as bytes and counts. "seeded": the same within rounding, as errors of drawn inputs. "derived": it
             follows from times or from what is free on a machine, so that no rule judges it.
         better: "less" or "more", or None where neither is.
-        headline: what it is in one sentence, above tables; "" for its name alone.
-        title: what stands above its picture.
         column: the header of its column; "" for its name.
         counts: what is counted, in the plural; "" for what the unit says.
-        order: columns stand in ascending order, and as listed where it is the same.
-        drawn: whether the picture of a measure shows it.
-        per_image: of a whole model, its picture and tables give it for one image: a time as images a second, operations
-            as multiply-adds.
+        per_image: of a whole model, pictures and tables of cases give it for one image: a time as images a second,
+            operations as multiply-adds.
         audit: quantities of one audit count the same thing independently, and must agree.
         depends: entries of the environment on which a number that is no time depends.
         answers: the question of the page's first part that it answers: which attention is "fastest" (a time in
@@ -57,12 +54,8 @@ class Quantity:
     kind: Kind
     better: Better | None = None
     _: KW_ONLY
-    headline: str = ""
-    title: str = ""
     column: str = ""
     counts: str = ""
-    order: int = 0
-    drawn: bool = True
     per_image: bool = False
     audit: str = ""
     depends: tuple[str, ...] = ()
@@ -129,6 +122,14 @@ def section(measure: str) -> Section:
     """Where a measure or study stands on the page, and under which title."""
     declared = _VERBS[measure][0] if measure in _VERBS else getattr(_module(measure), "SECTION", Section())
     return declared if isinstance(declared, Section) else Section()
+
+
+def views(measure: str) -> tuple[View, ...]:
+    """How the records of a measure or study are shown: as its plugin lists, measures at least as cases."""
+    listed = tuple(getattr(_module(measure), "VIEWS", ()))
+    if listed and (measure not in plugins.names("measures") or any(isinstance(view, Cases) for view in listed)):
+        return listed
+    return Cases(name="cases", title=f"{measure}."), Curves(name="curves", title=measure), *listed
 
 
 def load(kind: str, name: str, required: Iterable[str]) -> ModuleType:

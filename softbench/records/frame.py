@@ -22,16 +22,17 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     entries of `coords` as columns of their own, and the environment's as `env.<key>`. What does not exist is NA."""
     import pandas as pd
 
-    rows = []
-    for record in records:
-        row = {name: getattr(record, name) for name in ORDER if name not in ("coords", "environment")}
-        row["tokens"] = record.tokens or None
-        row["q1"], row["q3"] = quartiles(record.samples)
-        row |= record.coords | {f"env.{key}": value for key, value in record.environment.items()}
-        rows.append(row)
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame([columns(record) for record in records])
     whole = [name for name in WHOLE if name in frame and frame[name].isna().any()]  # else they would become floats
-    return frame.astype({"value": float} | dict.fromkeys(whole, "Int64")) if rows else frame
+    return frame.astype({"value": float} | dict.fromkeys(whole, "Int64")) if len(frame) else frame
+
+
+def columns(record: Record) -> dict[str, Any]:
+    """The entries of a record's row."""
+    row = {name: getattr(record, name) for name in ORDER if name not in ("coords", "environment")}
+    row["tokens"] = record.tokens or None
+    row["q1"], row["q3"] = quartiles(record.samples)
+    return row | record.coords | {f"env.{key}": value for key, value in record.environment.items()}
 
 
 def load(*paths: Path | str) -> pd.DataFrame:

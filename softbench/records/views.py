@@ -1,6 +1,6 @@
-"""Views: how the numbers of a study are shown, as data. A study lists them, `softbench.reports.views` draws them.
+"""Views: how numbers are shown, as data. Measures and studies list them, `softbench.reports` makes tables and pictures.
 
-A view names columns and quantities of the study's records. A column is a field of the record (`attention`, `dtype`,
+A view names columns and quantities of their records. A column is a field of the record (`attention`, `dtype`,
 `tokens`), a coordinate by its name (`family`), or an entry of a mapping (`options.landmarks`, `detail.steps`). A
 quantity is what a record calls its number. Records that a view cannot tell apart by the columns it names, such as those
 of two machines, are told apart by the columns in which they differ: a table shows these too, and a figure gets more
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class View:
     """All views have this.
 
     Attributes:
-        name: what `--view` and the name of its picture say; lower case with underscores, unique in the study.
+        name: what `--view` and the name of its picture say; lower case with underscores, unique in its plugin.
         title: one sentence that says what is shown.
         where: keeps only records that have this value, or one of these values (a tuple), in that column. The title
             should say which these are.
@@ -39,6 +39,34 @@ class View:
     words: Mapping[str, str] = field(default_factory=dict)
     forms: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    is_table: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cases(View):
+    """The table of a measure: a row for each subject at each point, each number with its ratio to the baseline.
+
+    It shows all records of the measure, attentions and whole models apart.
+
+    Attributes:
+        quantities: in the order of the columns; others follow.
+    """
+
+    is_table = True
+    quantities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves(View):
+    """The picture of a measure: its numbers against the tokens, and how much faster than the baseline a time is.
+
+    Of a single length, they are bars. Other pictures of a measure are drawn where `--view` names them, and on the page.
+
+    Attributes:
+        quantities: those that have panels; of an audit one is drawn. Empty: all.
+    """
+
+    quantities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +84,7 @@ class Rows(View):
         among: columns within which rows compete for that mark.
     """
 
+    is_table = True
     by: tuple[str, ...]
     quantities: tuple[str, ...]
     always: tuple[str, ...] = ()

@@ -33,7 +33,7 @@ from softbench.gate.check import Check
 from softbench.gate.paired import Pair
 from softbench.gate.programme import Scope
 from softbench.gate.source import Source
-from softbench.reports import comparison
+from softbench.reports.tables import comparison
 
 _SLOWED = '''
 

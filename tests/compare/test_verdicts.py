@@ -14,7 +14,7 @@ from reports import fake_records as fake
 from softbench.compare import verdicts
 from softbench.compare.verdicts import Comparison, Row, Terms
 from softbench.records import Record
-from softbench.reports import comparison
+from softbench.reports.tables import comparison
 from softbench.stats import median
 
 TERMS = Terms()

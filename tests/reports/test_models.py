@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 from reports import fake_records as fake
+from reports import reader
 
+from softbench.contracts import quantities
 from softbench.errors import UsageError
 from softbench.records import Record, to_frame
-from softbench.reports import plots, tables
-from softbench.reports.sheet import sheets
+from softbench.records.views import Curves
+from softbench.reports import figures, tables
+from softbench.reports.figures import curves
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def draw(records: list[Record], baseline: str = "") -> str:
-    return tables.plain(tables.table(to_frame(records), baseline))
+    return tables.plain(reader.table(records, baseline))
 
 
 def counts(batch: int) -> list[Record]:
@@ -28,15 +31,6 @@ def counts(batch: int) -> list[Record]:
 
 def test_whole_table() -> None:
     assert draw(fake.models()) == (GOLDEN / "models.txt").read_text(encoding="utf-8")
-
-
-def test_images_a_second_are_the_batch_over_the_time() -> None:
-    (sheet,) = sheets(to_frame(fake.models()))
-    assert sheet.models
-    for entry in sheet.entries:
-        seconds = entry.value("latency")
-        assert entry.rate("latency") == (None if seconds is None else entry.batch / seconds)
-    assert [entry.rate("latency") for entry in sheet.entries].count(None) == 1
 
 
 def test_gmac_are_of_one_image_and_parameters_are_no_count_of_operations() -> None:
@@ -58,10 +52,8 @@ def test_attentions_and_models_have_tables_of_their_own() -> None:
     first, second = tables.tables(frame)
     assert tables.plain(first) == draw(fake.latency())
     assert tables.plain(second) == draw(fake.models())
-    with pytest.raises(UsageError, match="both attentions and models"):
-        tables.table(frame)
     with pytest.raises(UsageError, match="both attentions and whole models"):
-        plots.plot(frame, "x.png")
+        figures.plot(frame, "x.png")
 
 
 def test_stages_stand_below_the_whole_of_each_image() -> None:
@@ -75,9 +67,10 @@ def test_stages_stand_below_the_whole_of_each_image() -> None:
 @pytest.mark.parametrize(("measure", "words"), [("latency", "Images per second"), ("memory", "Peak memory")])
 def test_plots_name_images(tmp_path: Path, measure: str, words: str) -> None:
     unit = {"latency": "s", "memory": "B"}[measure]
-    plots.plot(to_frame(fake.models(measure, unit=unit)), tmp_path / "x.svg")
-    (sheet,) = sheets(to_frame(fake.models(measure, unit=unit)))
-    figure = plots.draw(sheet)
+    records = fake.models(measure, unit=unit)
+    assert figures.plot(to_frame(records), tmp_path / "x.svg")
+    figure = reader.figure(quantities.views(measure)[1], records)
+    assert figure is not None
     labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert labels == ["224x224", "512x384"]
     assert figure.axes[0].get_xlabel() == "image, by its number of pixels"
@@ -85,9 +78,8 @@ def test_plots_name_images(tmp_path: Path, measure: str, words: str) -> None:
 
 
 def test_lines_of_latency_are_images_a_second() -> None:
-    (sheet,) = sheets(to_frame(fake.models()))
-    panel = plots._panels(sheet, bars=False)[0]
+    panel = curves._panels(Curves(name="curves", title=""), reader.sheet(fake.models()), bars=False)[0]
     assert panel.unit == "image/s"
     point = panel.lines["soft-tiny"][0]
-    assert point.value == pytest.approx(1 / (2e-7 * 224 * 224))
-    assert point.low <= point.value <= point.high or point.low < point.high
+    assert point.y == pytest.approx(1 / (2e-7 * 224 * 224))
+    assert point.low <= point.y <= point.high or point.low < point.high

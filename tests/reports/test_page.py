@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 from reports import fake_records as fake
 from reports import fake_study as study
+from reports import reader
 from reports.read_page import Element, Page, cells, outline
 
+from softbench.contracts import quantities
 from softbench.errors import ResultsError
-from softbench.records import Record, to_frame
+from softbench.records import Record
 from softbench.records.views import View
-from softbench.reports import _drawing, format, plots, views
+from softbench.reports import format
+from softbench.reports.figures import drawing
 from softbench.reports.page import _answers, _grids, _machines, _pictures, page
-from softbench.reports.sheet import sheets
 from softbench.reports.tables import Column, Table
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -369,10 +371,9 @@ def test_rows_say_what_they_can_be_chosen_by() -> None:
 
 
 def drawn(view: View, records: Sequence[Record]) -> tuple[_pictures.Picture, list[Element]]:
-    with _drawing.settings():
-        figure = views.draw(view, to_frame(records))
+    with drawing.settings():
+        figure = reader.figure(view, records)
         assert figure is not None
-        assert not isinstance(figure, Table)
         picture = _pictures.cut(figure, "p")
     return picture, [Page(panel.svg).root.one("svg") for panel in picture.panels]
 
@@ -394,8 +395,10 @@ def test_each_panel_stands_by_itself() -> None:
 
 
 def test_what_is_drawn_lies_within_its_panel() -> None:
-    with _drawing.settings():
-        picture = _pictures.cut(plots.draw(sheets(to_frame(fake.latency()))[0]), "p")
+    figure = reader.figure(quantities.views("latency")[1], fake.latency())
+    assert figure is not None
+    with drawing.settings():
+        picture = _pictures.cut(figure, "p")
     for panel in picture.panels:
         svg = Page(panel.svg).root.one("svg")
         left, top, width, height = map(float, svg.attributes["viewbox"].split())

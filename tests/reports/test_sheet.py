@@ -5,19 +5,21 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 from reports import fake_records as fake
+from reports import reader
 
 from softbench.errors import UsageError
 from softbench.records import Record, to_frame
+from softbench.reports.rows import of
 from softbench.reports.sheet import Sheet, sheets
 
 
 def sheet(records: list[Record], baseline: str = "softmax") -> Sheet:
-    (only,) = sheets(to_frame(records), baseline)
-    return only
+    return reader.sheet(records, baseline)
 
 
 def ratios(found: Sheet) -> dict[tuple[str, int], float | None]:
-    return {(e.name, e.tokens): r for e, r in zip(found.entries, found.ratios(found.quantities[0]), strict=True)}
+    quantity = next(iter(found.known))
+    return {(e.name, e.tokens): e.ratio(quantity) for e in found.entries}
 
 
 def test_the_baseline_comes_first_and_points_are_sorted() -> None:
@@ -33,8 +35,7 @@ def test_ratios_are_to_the_baseline_of_the_same_point() -> None:
         ("softmax", 256, "float32", 1.0), ("soft", 256, "float32", 2.0), ("softmax", 1024, "float32", 8.0),
         ("soft", 1024, "float32", 4.0), ("softmax", 256, "float16", 5.0), ("soft", 512, "float16", 3.0))]
     found = sheet(records)
-    by_point = [(e.name, e.tokens, e.point["dtype"], ratio)
-                for e, ratio in zip(found.entries, found.ratios("latency"), strict=True)]
+    by_point = [(e.name, e.tokens, e.at("dtype"), e.ratio("latency")) for e in found.entries]
     assert by_point == [
         ("softmax", 256, "float32", 1.0), ("soft", 256, "float32", 2.0), ("softmax", 1024, "float32", 1.0),
         ("soft", 1024, "float32", 0.5), ("softmax", 256, "float16", 1.0), ("soft", 512, "float16", None)]
@@ -102,36 +103,36 @@ def test_the_last_record_of_a_case_counts() -> None:
 def test_grids_are_points_only_where_a_token_count_has_several() -> None:
     several = sheet([fake.record(rows=28, cols=28), fake.record(rows=14, cols=56), fake.record(rows=7, cols=7)])
     assert several.varying == ["grid"]
-    assert [e.point["grid"] for e in several.entries] == ["7x7", "28x28", "14x56"]
+    assert [e.at("grid") for e in several.entries] == ["7x7", "28x28", "14x56"]
     assert sheet([fake.record(tokens=256), fake.record(tokens=1024)]).varying == []
 
 
 def test_coordinates_of_plugins_are_points() -> None:
     found = sheet([fake.record(coords={"noise": n, "set": ["a"]}) for n in (0.5, 0.1)] + [fake.record(coords={})])
     assert found.varying == ["noise", "set"]
-    assert [e.point["noise"] for e in found.entries] == [0.1, 0.5, None]
+    assert [e.at("noise") for e in found.entries] == [0.1, 0.5, None]
 
 
 def test_captions_hold_what_is_the_same_throughout() -> None:
-    what, where = sheet([fake.record(), fake.record(tokens=256, batch=4)]).captions()
+    what, where = sheet([fake.record(), fake.record(tokens=256, batch=4)]).captions
     assert what == "forward, float32, heads 8, head_dim 64, cpu, seed 0, inputs normal, impl sdpa"
     assert where == "xeon-2c-8g-1a2b3c, Intel Xeon (fake), threads 2, malloc fixed, denormals flush, torch 2.10.0"
     on_gpu = fake.ENVIRONMENT | {"gpu": "NVIDIA H100", "cuda": "12.8"}
-    assert sheet([fake.record(device="cuda", environment=on_gpu)]).captions()[1] == (
+    assert sheet([fake.record(device="cuda", environment=on_gpu)]).captions[1] == (
         "xeon-2c-8g-1a2b3c, NVIDIA H100, threads 2, malloc fixed, denormals flush, tf32 false, torch 2.10.0, cuda 12.8")
-    assert len(sheet([fake.record(environment={})]).captions()) == 1
+    assert len(sheet([fake.record(environment={})]).captions) == 1
 
 
 def test_a_case_that_failed_as_a_whole_fails_every_quantity() -> None:
     records = [r for r in fake.flops((1024,)) if r.attention == "softmax"]
     records.append(fake.failed("timeout", measure="flops", quantity="flops_torch", unit="flop", attention="soft"))
     found = sheet(records)
-    assert found.quantities == ["flops_closed_form", "flops_torch", "flops_fvcore"]
+    assert list(found.known) == ["flops_torch", "flops_closed_form", "flops_fvcore"]
     soft = found.entries[1]
-    assert [number.status for q in found.quantities if (number := soft.number(q))] == ["timeout"] * 3
+    assert [row.status for q in found.known if (row := soft.number(q))] == ["timeout"] * 3
 
 
 def test_measures_are_kept_apart_and_no_records_are_an_error() -> None:
-    assert [s.measure for s in sheets(to_frame(fake.memory() + fake.latency()))] == ["memory", "latency"]
+    assert [s.measure for s in sheets(of(to_frame(fake.memory() + fake.latency())))] == ["memory", "latency"]
     with pytest.raises(UsageError, match="no records"):
-        sheets(pd.DataFrame())
+        sheets(of(pd.DataFrame()))

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 from reports import fake_records as fake
+from reports import reader
 
 from softbench.records import Record, to_frame
 from softbench.records.views import Lines
-from softbench.reports import _drawing, views
+from softbench.reports import figures
+from softbench.reports.figures import drawing
 
 VIEW = Lines(name="ratios", title="Ratios", x="tokens", quantities=("ratio",), series="label", panels="compared",
              log_x=True, level=1.0, span="crossover")
@@ -38,9 +40,9 @@ def patches(figure: Figure, panel: int) -> dict[str, tuple[float, float]]:
 
 
 def test_each_span_is_shaded_in_its_panel() -> None:
-    frame = to_frame([*line("soft", "latency", ci95=[250.0, 350.0]), *line("performer", "latency", ci95=[500.0, 700.0]),
-                      *line("soft", "memory")])
-    figure = views.draw(VIEW, frame)
+    records = [*line("soft", "latency", ci95=[250.0, 350.0]), *line("performer", "latency", ci95=[500.0, 700.0]),
+               *line("soft", "memory")]
+    figure = reader.figure(VIEW, records)
     assert isinstance(figure, Figure)
     latency = patches(figure, 0)
     assert latency["panel0-span0"] == pytest.approx((250, 350), rel=1e-6)
@@ -51,8 +53,7 @@ def test_each_span_is_shaded_in_its_panel() -> None:
 
 
 def test_many_spans_lie_below_each_other() -> None:
-    frame = to_frame([r for i in range(4) for r in line(f"a{i}", "latency", ci95=[200.0, 400.0])])
-    figure = views.draw(VIEW, frame)
+    figure = reader.figure(VIEW, [r for i in range(4) for r in line(f"a{i}", "latency", ci95=[200.0, 400.0])])
     assert isinstance(figure, Figure)
     boxes = [patch.get_window_extent().transformed(figure.axes[0].transAxes.inverted())
              for patch in figure.axes[0].patches]
@@ -61,12 +62,12 @@ def test_many_spans_lie_below_each_other() -> None:
 
 
 def test_a_dozen_lines_look_different() -> None:
-    looks = _drawing.styles(f"a{i}" for i in range(24))
+    looks = drawing.styles(f"a{i}" for i in range(24))
     assert len({(look.colour, look.marker) for look in looks.values()}) == 24
     assert len({(look.colour, str(look.dash)) for look in looks.values()}) == 24
 
 
 def test_the_figure_is_written(tmp_path: Path) -> None:
     frame = to_frame(line("soft", "latency", ci95=[250.0, 350.0]))
-    assert views.plot(VIEW, frame, tmp_path / "x.svg")
+    assert figures.plot(frame, tmp_path / "x.svg", view=VIEW)
     assert "panel0-span0" in (tmp_path / "x.svg").read_text()

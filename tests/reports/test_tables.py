@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from reports import fake_records as fake
+from reports import reader
 from rich.console import Console
 
 from softbench.cli import _presenting
-from softbench.errors import UsageError
 from softbench.records import Record, latest, read, to_frame
-from softbench.reports import tables, views
+from softbench.reports import tables
 
 GOLDEN = Path(__file__).parent / "golden"
 EPYC = fake.ENVIRONMENT | {"machine": "epyc-64c-256g-ffffff", "cpu": "AMD EPYC (fake)", "threads": 64}
@@ -37,7 +37,7 @@ def two_machines() -> list[Record]:
 
 
 def draw(records: list[Record], width: int | None = None, baseline: str = "softmax") -> str:
-    return tables.plain(tables.table(to_frame(records), baseline), width)
+    return tables.plain(reader.table(records, baseline), width)
 
 
 def cells(text: str, attention: str) -> list[list[str]]:
@@ -59,7 +59,7 @@ def test_whole_table(name: str, records: list[Record], width: int | None) -> Non
 
 
 def test_whole_markdown_table() -> None:
-    drawn = tables.markdown(tables.table(to_frame(fake.flops())))
+    drawn = tables.markdown(reader.table(fake.flops()))
     assert drawn == (GOLDEN / "flops.md").read_text(encoding="utf-8")
 
 
@@ -74,10 +74,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 def committed(name: str) -> list[tables.Table]:
     """All tables of a file of results, as `softbench show` makes them."""
     frame = to_frame(latest(read(RESULTS / name)[0]))
-    chosen = _presenting.choose(frame["measure"], None, plot=False)
-    parts = [(measure, frame[frame["measure"] == measure]) for measure in dict.fromkeys(frame["measure"])]
-    return [table for measure, part in parts for table in (
-        views.tables(chosen.tables(measure), part) if measure in chosen.views else tables.tables(part))]
+    return tables.tables(frame, views=_presenting.choose(frame["measure"]).views)
 
 
 @pytest.mark.parametrize("name", ["latency-cpu", "roofline-cpu"])
@@ -157,8 +154,6 @@ def test_what_varies_is_a_column_and_what_does_not_is_in_the_caption() -> None:
 def test_several_measures_give_several_tables() -> None:
     frame = to_frame(fake.latency() + fake.memory())
     assert [t.captions[0].partition(":")[0] for t in tables.tables(frame)] == ["latency", "memory"]
-    with pytest.raises(UsageError, match=r"several measures \(latency, memory\)"):
-        tables.table(frame)
 
 
 @pytest.mark.parametrize("width", [1, 40, 60])
@@ -188,22 +183,21 @@ def console(width: int, colour: bool) -> Console:
 @pytest.mark.parametrize("width", [50, 80, 140])
 def test_a_terminal_shows_what_the_pipe_shows(width: int) -> None:
     screen = console(width, colour=False)
-    screen.print(tables.rich_table(tables.table(to_frame(long_labels()))))
+    screen.print(tables.rich_table(reader.table(long_labels())))
     shown = screen.file.getvalue()  # type: ignore[attr-defined]
     assert re.sub(r"\s", "", shown) == re.sub(r"\s", "", draw(long_labels(), width))
 
 
 def test_a_terminal_colours_status_words_and_reads_no_markup() -> None:
     screen = console(100, colour=True)
-    screen.print(tables.rich_table(tables.table(to_frame(
-        [fake.record(label="[red]x[/red]"), fake.failed("oom", tokens=64)]))))
+    screen.print(tables.rich_table(reader.table([fake.record(label="[red]x[/red]"), fake.failed("oom", tokens=64)])))
     shown = screen.file.getvalue()  # type: ignore[attr-defined]
     assert "[red]x[/red]" in shown
     assert "\x1b[31moom\x1b[0m" in shown
 
 
 def test_markdown_escapes_what_would_break_the_table() -> None:
-    drawn = tables.markdown(tables.table(to_frame([fake.record(label="a|b<c>*d*\\", note="see [x](y)\nnow")])))
+    drawn = tables.markdown(reader.table([fake.record(label="a|b<c>*d*\\", note="see [x](y)\nnow")]))
     row = next(line for line in drawn.splitlines() if "b\\<c" in line)
     assert "a\\|b\\<c\\>\\*d\\*\\\\" in row
     assert len(re.findall(r"(?<!\\)\|", row)) == len(re.findall(r"\|", drawn.splitlines()[5]))
@@ -216,7 +210,7 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 
 
 def test_old_or_partial_environments_are_shown_as_far_as_they_go() -> None:
-    assert len(tables.table(to_frame([fake.record(environment={})])).captions) == 2
+    assert len(reader.table([fake.record(environment={})]).captions) == 2
     partly = [fake.record(environment={}), fake.record(tokens=64, environment={"machine": "m", "torch": "2.10.0"})]
     assert header(draw(partly))[:2] == ["machine", "torch"]
 
@@ -245,6 +239,6 @@ def test_csv_leaves_the_frame_as_it_was() -> None:
 
 
 def test_reports_import_no_torch() -> None:
-    code = ("import sys; import softbench.reports.tables, softbench.reports.plots, softbench.reports.format;"
+    code = ("import sys; import softbench.reports.tables, softbench.reports.figures, softbench.reports.format;"
             "sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'matplotlib', 'rich')))")
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -11,25 +11,26 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 from reports import fake_study as fake
+from reports import reader
 
 from softbench.errors import UsageError
 from softbench.records import Record, to_frame
 from softbench.records.views import Dots, Heatmap, Lines, Rows, Scatter, View
-from softbench.reports import format, tables, views
-from softbench.reports._drawing import _decades
-from softbench.reports._seen import Seen, front, grouped, select, telling
+from softbench.reports import figures, format, tables
+from softbench.reports.figures.drawing import _decades
+from softbench.reports.rows import Row, front, grouped, of, select, telling
 
 GOLDEN = Path(__file__).parent / "golden"
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def text(view: Rows, records: list[Record]) -> str:
-    return "\n".join(tables.plain(table) for table in views.tables([view], to_frame(records)))
+    return "\n".join(tables.plain(table) for table in reader.listed(view, records))
 
 
 def rows(view: Rows, records: list[Record]) -> list[list[str]]:
     """The cells of the view's table, without empty ones."""
-    table = views.tables([view], to_frame(records))[0]
+    table = reader.listed(view, records)[0]
     return [[cell for cell in row if cell] for row in table.rows]
 
 
@@ -38,7 +39,7 @@ class Picture:
 
     def __init__(self, view: View, records: list[Record], folder: Path) -> None:
         path = folder / "figure.svg"
-        assert views.plot(view, to_frame(records), path)
+        assert figures.plot(to_frame(records), path, view=view)
         self.root = ET.parse(path).getroot()
         self.texts = [node.text or "" for node in self.root.iter(f"{SVG}text")]
         self.ids = [node.get("id", "") for node in self.root.iter(f"{SVG}g")]
@@ -81,17 +82,17 @@ def test_usual_tables_fit_eighty_columns() -> None:
 
 
 def test_columns_that_are_the_same_throughout_go_into_the_caption() -> None:
-    table = views.tables([replace(fake.ERRORS, where={"inputs": "image", "m": 49})], to_frame(fake.errors()))[0]
+    table = reader.listed(replace(fake.ERRORS, where={"inputs": "image", "m": 49}), fake.errors())[0]
     assert [column.header for column in table.columns][:2] == ["attention", "output"]
     assert "float32, heads 8, head_dim 64, cpu, tokens 1,024" in table.captions
     few = [r for r in fake.errors() if r.coords["inputs"] == "image"]
-    assert "float32, heads 8, head_dim 64, cpu, tokens 1,024, inputs image" in views.tables(
-        [fake.ERRORS], to_frame(few))[0].captions
+    (table,) = reader.listed(fake.ERRORS, few)
+    assert "float32, heads 8, head_dim 64, cpu, tokens 1,024, inputs image" in table.captions
 
 
 def test_outer_columns_may_stand_above_their_rows() -> None:
     view = replace(fake.ERRORS, headings=("inputs",))
-    table = views.tables([view], to_frame(fake.errors()))[0]
+    table = reader.listed(view, fake.errors())[0]
     assert table.headings == {0: "normal", 16: "structured", 32: "image"}
     assert table.breaks == [16, 32]
     assert [column.header for column in table.columns][:2] == ["attention", "m"]
@@ -100,7 +101,7 @@ def test_outer_columns_may_stand_above_their_rows() -> None:
     assert lines[lines.index("structured") + 1].startswith("soft ")
     assert "| **image** | " in tables.markdown(table)
     one = [r for r in fake.errors() if r.coords["inputs"] == "image"]
-    assert not views.tables([view], to_frame(one))[0].headings
+    assert not reader.listed(view, one)[0].headings
 
 
 def test_middle_of_a_column_is_chosen_when_the_table_is_drawn() -> None:
@@ -108,7 +109,7 @@ def test_middle_of_a_column_is_chosen_when_the_table_is_drawn() -> None:
     records = [r for r in fake.errors() if r.coords["inputs"] == "image" and "m" in r.coords]
     assert len(rows(fake.ERRORS, records)) == 16
     for kept, middle in (((16, 49, 144), 49), ((16, 49), 49), ((16,), 16)):
-        table = views.tables([view], to_frame([r for r in records if r.coords["m"] in kept]))[0]
+        table = reader.listed(view, [r for r in records if r.coords["m"] in kept])[0]
         assert len(table.rows) == 4
         assert f"m {middle}" in " ".join(table.captions)
 
@@ -122,8 +123,8 @@ def test_intervals_may_be_left_out() -> None:
 def test_where_keeps_a_value_or_one_of_several() -> None:
     for where, left in (({"inputs": "image"}, {"image"}), ({"inputs": ("image", "normal")}, {"image", "normal"}),
                         ({"options.size": 16, "inputs": "normal"}, {"normal"}), ({"inputs": "none"}, set())):
-        found = select(replace(fake.ERRORS, where=where), to_frame(fake.errors()), ["error_output"])
-        assert {seen.at("inputs") for seen in found} == left
+        kept = select(replace(fake.ERRORS, where=where), of(to_frame(fake.errors())), ["error_output"])
+        assert {row.at("inputs") for row in kept} == left
 
 
 def test_rows_are_told_apart_by_what_the_view_forgot() -> None:
@@ -141,16 +142,15 @@ def test_rows_are_told_apart_by_what_the_view_forgot() -> None:
 
 def test_only_as_many_columns_are_added_as_it_takes() -> None:
     same = [number(coords={"family": "a", "m": m}, options={"landmarks": m}, label=f"soft:{m}") for m in (16, 49)]
-    found = select(PLAIN, to_frame(same), ["error"])
-    assert telling(found, ["family"]) == ["m"]
-    assert telling(found, ["label"]) == []
-    assert telling(found[:1], []) == []
+    both = of(to_frame(same))
+    assert telling(both, ["family"]) == ["m"]
+    assert telling(both, ["label"]) == []
+    assert telling(both[:1], []) == []
 
 
 def test_numbers_ascend_and_text_keeps_the_order_of_the_records() -> None:
     records = [number(coords={"family": name, "m": m}) for name in ("z", "a") for m in (64, 9, 144)]
-    found = select(PLAIN, to_frame(records), ["error"])
-    assert list(grouped(found, ["family", "m"])) == [(n, m) for n in ("z", "a") for m in (9, 64, 144)]
+    assert list(grouped(of(to_frame(records)), ["family", "m"])) == [(n, m) for n in ("z", "a") for m in (9, 64, 144)]
 
 
 @pytest.mark.parametrize(("record", "cell"), [
@@ -167,7 +167,7 @@ def test_numbers_ascend_and_text_keeps_the_order_of_the_records() -> None:
     (number(0.0123, unit="s", detail={"ci95": [0.0023, 0.0223]}), "12±10 ms"),
 ])
 def test_cells(record: Record, cell: str) -> None:
-    table = views.tables([PLAIN], to_frame([record]))[0]
+    table = reader.listed(PLAIN, [record])[0]
     assert table.rows[0][0] == cell
     assert any("diverged" in note for note in table.footnotes) == ("!" in cell)
 
@@ -177,7 +177,7 @@ def test_a_quantity_without_a_record_is_left_out_or_missing() -> None:
     records = [number(coords={"family": "a"}), number(coords={"family": "b"}), number(2.0, "time", unit="s",
                                                                                  coords={"family": "b"})]
     assert rows(view, records) == [["a", "1.00", "n/a"], ["b", "1.00", "2.00 s"]]
-    assert views.draw(view, to_frame([number(1.0, "other")])) is None
+    assert reader.listed(view, [number(1.0, "other")]) == []
 
 
 def test_the_pareto_mark_ignores_numbers_in_doubt_and_stays_within_its_group() -> None:
@@ -187,9 +187,9 @@ def test_the_pareto_mark_ignores_numbers_in_doubt_and_stays_within_its_group() -
     records = [r for (family, m), (error, time, status) in points.items() for r in (
         number(error, coords={"family": family, "m": m}, status=status),
         number(time, "time", coords={"family": family, "m": m}))]
-    table = views.tables([view], to_frame(records))[0]
+    table = reader.listed(view, records)[0]
     assert [row[-1] for row in table.rows] == ["*", "*", "", "", "*"]  # the fourth is in doubt
-    everywhere = views.tables([replace(view, among=())], to_frame(records))[0]
+    everywhere = reader.listed(replace(view, among=()), records)[0]
     assert [row[-1] for row in everywhere.rows] == ["*", "*", "", "", ""]
 
 
@@ -200,10 +200,10 @@ def test_front() -> None:
 
 def test_tasks_without_a_result_are_told_once() -> None:
     records = [*fake.inverse(), fake.lost(), fake.lost(task="newton, zero"), fake.lost(note="out of memory", task="x")]
-    table = views.tables([fake.SUMMARY], to_frame(records))[-1]
+    table = reader.listed(fake.SUMMARY, records)[-1]
     assert table.rows == [["newton, huge", "failed", "[1]"], ["newton, zero", "failed", "[1]"], ["x", "failed", "[2]"]]
     assert table.footnotes == ["[1] RuntimeError: broken", "[2] out of memory"]
-    assert len(views.tables([fake.SUMMARY], to_frame([fake.lost()]))) == 1
+    assert len(reader.listed(fake.SUMMARY, [fake.lost()])) == 1
 
 
 def test_courses_have_a_row_of_panels_for_each_family(tmp_path: Path) -> None:
@@ -293,8 +293,8 @@ def test_dots_have_a_line_for_each_name(tmp_path: Path) -> None:
 def test_nothing_to_draw_draws_nothing(view: View, tmp_path: Path) -> None:
     quantities = ("error_v", "iterations", "seconds", "error_output", "latency", "error_choice")
     for records in ([number()], [number(None, q, status="failed", note="no") for q in quantities]):
-        assert views.draw(view, to_frame(records)) is None
-        assert not views.plot(view, to_frame(records), tmp_path / "x.png")
+        assert reader.figure(view, records) is None
+        assert not figures.plot(to_frame(records), tmp_path / "x.png", view=view)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -312,27 +312,27 @@ def test_odd_values_are_drawn(view: View, values: list[float | None], tmp_path: 
     records = [r for i, value in enumerate(values) for r in (
         number(value, coords={"family": f"$a_{i}$", "m": i + 1}, status="ok" if value is not None else "oom"),
         number(1.0 + i, "time", unit="s", coords={"family": f"$a_{i}$", "m": i + 1}))]
-    assert isinstance(views.draw(view, to_frame(records)), Figure)
-    assert views.plot(view, to_frame(records), tmp_path / "x.png")
+    assert isinstance(reader.figure(view, records), Figure)
+    assert figures.plot(to_frame(records), tmp_path / "x.png", view=view)
 
 
 def test_too_many_panels_are_refused() -> None:
     records = [number(coords={"family": f"f{i}", "m": m}) for i in range(25) for m in (1, 2)]
     view = Lines(name="many", title="t", quantities=("error",), x="m", series="method", panels="family")
     with pytest.raises(UsageError, match=r"'many' would need 25 panels, and 24 fit.*fewer values of family"):
-        views.draw(view, to_frame(records))
+        reader.figure(view, records)
 
 
 def test_other_suffixes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"must end in \.png or \.svg"):
-        views.plot(fake.HEAT, to_frame(fake.inverse()), tmp_path / "x.pdf")
+        figures.plot(to_frame(fake.inverse()), tmp_path / "x.pdf", view=fake.HEAT)
 
 
 def test_columns_are_fields_coordinates_and_entries_of_mappings() -> None:
     record = number(coords={"family": "a"}, options={"m": 49}, detail={"steps": 7, "trace": [1.0]}, dtype="float16",
                     rows=1, cols=1)
-    seen: Seen = select(PLAIN, to_frame([record, number()]), ["error"])[0]
-    assert [seen.at(c) for c in ("family", "dtype", "tokens", "options.m", "detail.steps", "options.none", "none.x",
+    row: Row = of(to_frame([record, number()]))[0]
+    assert [row.at(c) for c in ("family", "dtype", "tokens", "options.m", "detail.steps", "options.none", "none.x",
                                  "label")] == ["a", "float16", 1, 49, 7, None, None, None]
 
 
@@ -354,8 +354,8 @@ def test_ticks_of_numbers_without_a_unit(value: float, written: str) -> None:
 def test_groups_of_one_row_are_not_set_apart() -> None:
     view = replace(PLAIN, by=("family", "m"))
     records = [number(coords={"family": f, "m": m}) for f, m in (("a", 1), ("b", 1), ("c", 1), ("c", 2), ("d", 1))]
-    assert views.tables([view], to_frame(records))[0].breaks == [2, 4]
-    assert views.tables([view], to_frame(records[:3]))[0].breaks == []
+    assert reader.listed(view, records)[0].breaks == [2, 4]
+    assert reader.listed(view, records[:3])[0].breaks == []
 
 
 def test_a_panel_column_with_one_value_is_told_in_the_caption(tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_names_of_points_do_not_cover_each_other(tmp_path: Path) -> None:
 def test_columns_of_a_heat_map_are_as_wide_as_their_names() -> None:
     def width(name: str) -> float:
         records = [number(coords={"family": family, "method": "a"}) for family in (name, "b", "c")]
-        figure = views.draw(Heatmap(name="h", title="t", quantity="error", x="family", y="method"), to_frame(records))
+        figure = reader.figure(Heatmap(name="h", title="t", quantity="error", x="family", y="method"), records)
         assert isinstance(figure, Figure)
         return float(figure.get_size_inches()[0])
 

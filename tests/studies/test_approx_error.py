@@ -10,6 +10,7 @@ from pathlib import Path
 import helpers
 import pytest
 import torch
+from reports import reader
 
 from softbench import inputs, options, plugins
 from softbench.bench import study
@@ -61,6 +62,7 @@ POOLED = '''
 """Attention to means of as many segments as `anchors` says."""
 
 import torch
+from reports import reader
 from dataclasses import dataclass
 from torch import nn
 
@@ -338,12 +340,9 @@ def test_records_do_not_depend_on_what_else_was_asked_for() -> None:
 
 
 def test_only_the_middle_size_is_shown_of_the_details() -> None:
-    from softbench.records import to_frame
-    from softbench.reports import views
-
     details = next(view for view in approx_error.VIEWS if view.name == "details")
     for sizes, middle in (("16,4,9", "9"), ("9,16", "16")):
-        table = views.draw(details, to_frame(records(sizes=sizes, seeds="1", attn="soft,soft:landmarks=5")))
+        table, = reader.listed(details, records(sizes=sizes, seeds="1", attn="soft,soft:landmarks=5"))
         assert [row[:2] for row in table.rows] == [["soft", middle], ["soft:landmarks=5", "5"]]
 
 

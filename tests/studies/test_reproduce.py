@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reports import reader
 
 from softbench import records
 from softbench.bench import session
@@ -17,8 +18,8 @@ from softbench.contracts.study import Finding
 from softbench.errors import ResultsError, UsageError
 from softbench.models import paper
 from softbench.records import Record, to_frame
+from softbench.reports import figures
 from softbench.reports import tables as text
-from softbench.reports import views as reports
 from softbench.studies import reproduce
 from softbench.studies.reproduce import Settings, tasks
 from softbench.studies.reproduce import reproduction as run
@@ -270,7 +271,7 @@ def test_quoted_records_of_two_machines_are_one(found: list[Record]) -> None:
 
 
 def shown(view: str, found: list[Record]) -> str:
-    [drawn] = reports.tables([v for v in reproduce.VIEWS if v.name == view], to_frame(found))
+    [drawn] = [table for v in reproduce.VIEWS if v.name == view for table in reader.listed(v, found)]
     return "\n".join(" ".join(line.split()) for line in text.plain(drawn).splitlines())
 
 
@@ -293,7 +294,7 @@ def test_tables_show_the_paper_beside_what_is_here(found: list[Record]) -> None:
 @pytest.mark.parametrize("view", [v.name for v in reproduce.VIEWS if not hasattr(v, "by")])
 def test_pictures_are_drawn(view: str, found: list[Record], tmp_path: Path) -> None:
     picture = next(v for v in reproduce.VIEWS if v.name == view)
-    assert reports.plot(picture, to_frame(found), tmp_path / "out.svg")
+    assert figures.plot(to_frame(found), tmp_path / "out.svg", view=picture)
     drawn = (tmp_path / "out.svg").read_text()
     words = {"parameters": "soft-small-d20", "gmac": "GMAC, all", "accuracy": "not run", "speed": "inference",
              "memory": "linformer-tiny", "memory_by_landmarks": "landmarks m"}

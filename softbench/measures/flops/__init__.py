@@ -24,18 +24,23 @@ from typing import TYPE_CHECKING, Literal
 from softbench.contracts.measure import Reading
 from softbench.contracts.quantities import Quantity, Section
 from softbench.options import option
+from softbench.records.views import Cases, Curves
 
 if TYPE_CHECKING:
     from softbench.case import Case
     from softbench.subjects.workload import Subject, Workload
 
 QUANTITIES = (
-    Quantity("flops_torch", "flop", "exact", "less", headline="operations of one call, counted independently.",
-             title="Operations of one call (2 FLOP a multiply-add)", column="torch", per_image=True, audit="flops"),
-    Quantity("flops_closed_form", "flop", "exact", "less", column="closed form", order=-1, per_image=True,
-             audit="flops"),
+    Quantity("flops_torch", "flop", "exact", "less", column="torch", per_image=True, audit="flops"),
+    Quantity("flops_closed_form", "flop", "exact", "less", column="closed form", per_image=True, audit="flops"),
     Quantity("flops_fvcore", "flop", "exact", "less", column="fvcore", per_image=True, audit="flops"),
-    Quantity("parameters", "1", "exact", counts="parameters", order=-2, drawn=False),
+    Quantity("parameters", "1", "exact", counts="parameters"),
+)
+VIEWS = (
+    Cases(name="cases", title="flops: operations of one call, counted independently.",
+          quantities=("parameters", "flops_closed_form", "flops_torch", "flops_fvcore")),
+    Curves(name="curves", title="Operations of one call (2 FLOP a multiply-add)",
+           quantities=("flops_closed_form", "flops_torch", "flops_fvcore")),
 )
 SECTION = Section("Operations", place=7)
 GATED = ("attention", "model")

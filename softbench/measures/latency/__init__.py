@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING
 from softbench.contracts.measure import Reading
 from softbench.contracts.quantities import Quantity, Section
 from softbench.measures.latency.settings import Settings as Settings
-from softbench.records.views import Roofline
+from softbench.records.views import Cases, Curves, Roofline
 
 if TYPE_CHECKING:
     from softbench.subjects.workload import Workload
 
 QUANTITIES = (
-    Quantity("latency", "s", "time", "less", headline="median time of one call; IQR is the middle half of its samples.",
-             title="Latency of one call", column="median", per_image=True, answers="fastest"),
+    Quantity("latency", "s", "time", "less", column="median", per_image=True, answers="fastest"),
 )
 SECTION = Section(place=1)
 MODES = ("forward", "backward", "forward_backward")
 VIEWS = (
+    Cases(name="cases", title="latency: median time of one call; IQR is the middle half of its samples."),
+    Curves(name="curves", title="Latency of one call"),
     Roofline(name="roofline", title="What each call does a second, below what this machine can do at most",
              quantity="latency", series="label", panels="mode",
              note="Bytes: each input read once, each output written once. FLOP: by closed form, a training step three "

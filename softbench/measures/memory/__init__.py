@@ -22,15 +22,19 @@ from typing import TYPE_CHECKING
 from softbench.contracts.measure import Reading
 from softbench.contracts.quantities import Quantity, Section
 from softbench.options import option
+from softbench.records.views import Cases, Curves
 
 if TYPE_CHECKING:
     from softbench.subjects.workload import Workload
 
 QUANTITIES = (
-    Quantity("peak_memory", "B", "exact", "less",
-             headline="the most bytes that one call holds at once, beyond its inputs and parameters.",
-             title="Peak memory of one call, beyond inputs and parameters"),
-    Quantity("weights", "B", "exact", "less", drawn=False),
+    Quantity("peak_memory", "B", "exact", "less"),
+    Quantity("weights", "B", "exact", "less"),
+)
+VIEWS = (
+    Cases(name="cases",
+          title="memory: the most bytes that one call holds at once, beyond its inputs and parameters."),
+    Curves(name="curves", title="Peak memory of one call, beyond inputs and parameters", quantities=("peak_memory",)),
 )
 SECTION = Section(place=6)
 MODES = ("forward", "forward_backward", "backward")

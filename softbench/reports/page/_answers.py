@@ -22,7 +22,8 @@ from softbench.contracts import quantities
 from softbench.records import Record
 from softbench.reports import format
 from softbench.reports.page._machines import Machine
-from softbench.reports.sheet import BASELINE, phrase
+from softbench.reports.rows import phrase
+from softbench.reports.sheet import BASELINE
 from softbench.reports.tables import Column, Table
 from softbench.stats import quartiles
 

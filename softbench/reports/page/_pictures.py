@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as xml
 
-from softbench.reports import _drawing, format
+from softbench.reports import format
+from softbench.reports.figures import drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 # Colours that differ between light and dark pages: what a figure says -> the class that style.css paints.
 CLASSES: Mapping[str, str] = {
-    **{colour.lower(): f"c{number}" for number, colour in enumerate(_drawing.COLOURS)},
-    _drawing.GREY: "grey", "#999999": "grey", "#444444": "grey", _drawing.PALE: "pale", "#cccccc": "pale",
+    **{colour.lower(): f"c{number}" for number, colour in enumerate(drawing.COLOURS)},
+    drawing.GREY: "grey", "#999999": "grey", "#444444": "grey", drawing.PALE: "pale", "#cccccc": "pale",
     "#ffffff": "paper",
 }
 _POINTS = 72.0  # in an inch
@@ -58,7 +59,7 @@ class Picture:
 
 
 def cut(figure: Figure, name: str) -> Picture:
-    """The figure as a picture of the page. To be called under `_drawing.settings`.
+    """The figure as a picture of the page. To be called under `drawing.settings`.
 
     Args:
         name: unique in the page; ids begin with it.
@@ -75,7 +76,7 @@ def cut(figure: Figure, name: str) -> Picture:
         handle.set_gid(f"key{number}")
     for number, axes in enumerate(figure.axes):
         axes.set_gid(f"axes{number}")
-        for place, text in enumerate(text for text in axes.texts if text.get_label() == _drawing.ON_COLOUR):
+        for place, text in enumerate(text for text in axes.texts if text.get_label() == drawing.ON_COLOUR):
             text.set_gid(f"cell{number}-{place}")
     root = _parse(figure)
     height = figure.get_size_inches()[1] * _POINTS

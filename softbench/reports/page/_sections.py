@@ -9,24 +9,28 @@ from typing import TYPE_CHECKING
 from softbench.contracts import quantities
 from softbench.errors import UsageError
 from softbench.records import Record, to_frame
-from softbench.records.views import Rows, View
-from softbench.reports import _drawing, format, plots, tables
-from softbench.reports import views as drawn
+from softbench.records.views import Cases, Curves, View
+from softbench.reports import figures, format, tables
+from softbench.reports import rows as reports
+from softbench.reports.figures import curves, drawing
 from softbench.reports.page import _grids, _pictures
 from softbench.reports.page._grids import Grid
 from softbench.reports.page._machines import Machine
 from softbench.reports.page._pictures import Picture
+from softbench.reports.rows import Row, grouped
 from softbench.reports.sheet import Sheet, sheets
 from softbench.reports.tables import Column, Table
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
+
+
+_PLACE = ("mode", "dtype", "batch")  # what tells rows apart that machines share
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one machine has to show in a section.
+    """One machine's tables and pictures in a section.
 
     Attributes:
         where: the machine and its settings in one line, which captions need not repeat.
@@ -57,118 +61,115 @@ def sections(machines: Sequence[Machine], views: Mapping[str, Sequence[View]], a
     """All sections in the order of their places, those of one place in the order of the files.
 
     Args:
-        views: of each study, and what a measure draws beside its own picture.
+        views: of each measure and study; those that are not among them are shown as they list.
         about: of each measure and study, what it is in one line.
     """
-    found = list(dict.fromkeys(record.measure for machine in machines for record in machine.records))
-    order = sorted(found, key=lambda name: quantities.section(name).place)
-    result = []
-    for number, measure in enumerate(order):
-        parts, every = [], []
+    measures = dict.fromkeys(record.measure for machine in machines for record in machine.records)
+    made = []
+    for number, measure in enumerate(sorted(measures, key=lambda name: quantities.section(name).place)):
+        parts, shown = [], []
         for machine in machines:
             if records := machine.of(measure):
-                part, shown = _part(machine, records, views.get(measure, ()), baseline, f"s{number}{machine.key}",
-                                    study=_is_study(measure, views))
+                part, arranged = _part(machine, records, views.get(measure) or quantities.views(measure), baseline,
+                                       f"s{number}{machine.key}")
                 parts.append(part)
-                every.append((machine, shown))
+                shown += [(machine.name, sheet) for sheet in arranged]
         title = quantities.section(measure).title or measure.replace("_", " ").capitalize()
-        result.append(Section(f"s{number}", measure, format.text(title), format.text(about.get(measure, "")), parts,
-                              list(_merged(every))))
-    return result
+        made.append(Section(f"s{number}", measure, format.text(title), format.text(about.get(measure, "")), parts,
+                            list(_merged(shown))))
+    return made
 
 
-def _is_study(measure: str, views: Mapping[str, Sequence[View]]) -> bool:
-    """Whether its views have tables; those of a measure are pictures alone, beside its own table."""
-    return any(isinstance(view, Rows) for view in views.get(measure, ()))
-
-
-def _part(machine: Machine, records: Sequence[Record], views: Sequence[View], baseline: str, key: str, *,
-          study: bool) -> tuple[Part, list[Sheet]]:
-    frame = to_frame(records)
-    shown = [] if study else sheets(frame, baseline)
-    found = drawn.tables([view for view in views if isinstance(view, Rows)], frame) if study else \
-        tables.tables(frame, baseline)
+def _part(machine: Machine, records: Sequence[Record], views: Sequence[View], baseline: str,
+          key: str) -> tuple[Part, list[Sheet]]:
+    rows = reports.of(to_frame(records))
     remarks: list[str] = []
-    with _drawing.settings():
-        figures = [*_of_sheets(shown, frame, baseline, remarks), *_of_views(views, frame, remarks)]
-        pictures = [_pictures.cut(figure, f"{key}p{number}") for number, figure in enumerate(figures)]
+    with drawing.settings():
+        pictures = [_pictures.cut(figure, f"{key}p{number}")
+                    for number, figure in enumerate(_figures(views, rows, baseline, remarks))]
     facets = _facets(records)
-    grids = [_grids.grid(table, facets) for table in found]
+    grids = [_grids.grid(table, facets) for table in tables.of_rows(views, rows, baseline)]
     where = _taken_out([*(grid.captions for grid in grids), *(picture.captions for picture in pictures)],
                        format.text(machine.environment.get("machine", "")))
-    return Part(machine.name, where, pictures, grids, remarks), shown
+    arranged = sheets(rows, baseline) if any(isinstance(view, Cases) for view in views) else []
+    return Part(machine.name, where, pictures, grids, remarks), arranged
 
 
 def _taken_out(captions: Sequence[list[str]], machine: str) -> str:
     """Remove the line that begins with the machine's name wherever there is one; the longest of them."""
-    lines = {line for found in captions for line in found if machine and line.startswith(f"{machine}, ")}
-    for found in captions:
-        found[:] = [line for line in found if line not in lines]
+    lines = {line for several in captions for line in several if machine and line.startswith(f"{machine}, ")}
+    for several in captions:
+        several[:] = [line for line in several if line not in lines]
     return max(lines, key=lambda line: (len(line), line), default="")
 
 
 def _facets(records: Sequence[Record]) -> dict[str, str]:
     """What all these records have in common of what rows are chosen by."""
-    found = {}
+    facets = {}
     for facet in _grids.FACETS:
         values = {getattr(record, facet) for record in records}
         if len(values) == 1 and (only := format.text(values.pop())):
-            found[facet] = only
-    return found
+            facets[facet] = only
+    return facets
 
 
-def _of_sheets(found: Sequence[Sheet], frame: pd.DataFrame, baseline: str, remarks: list[str]) -> Iterator[Figure]:
-    """The pictures of a measure; where one would need too many panels, one for each value of what varies first."""
-    for sheet in found:
-        try:
-            yield plots.draw(sheet)
-        except UsageError as error:
-            column = next((c for c in sheet.varying if c in frame and frame[c].map(str).nunique() > 1), "")
-            if not column or not any(number.value is not None for e in sheet.entries for number in e.numbers.values()):
+def _figures(views: Sequence[View], rows: Sequence[Row], baseline: str, remarks: list[str]) -> Iterator[Figure]:
+    """All pictures; what cannot be drawn becomes a remark."""
+    for view in views:
+        if isinstance(view, Curves):
+            yield from _curves(view, rows, baseline, remarks)
+        elif not view.is_table:
+            try:
+                figure = figures.draw(view, rows)
+            except UsageError as error:
                 remarks.append(format.text(error))
                 continue
-            mine = frame[frame["model"].notna() == sheet.models]
-            for _, part in mine.groupby(mine[column].map(str), sort=False):
-                yield from _of_sheets(sheets(part, baseline), part, baseline, remarks)
+            if figure is not None:
+                yield figure
 
 
-def _of_views(views: Sequence[View], frame: pd.DataFrame, remarks: list[str]) -> Iterator[Figure]:
-    for view in views:
-        if isinstance(view, Rows):
-            continue
+def _curves(view: Curves, rows: Sequence[Row], baseline: str, remarks: list[str]) -> Iterator[Figure]:
+    """A picture for each sheet; where one would need too many panels, one for each value of what varies first."""
+    for sheet in sheets(rows, baseline, view.quantities):
         try:
-            figure = drawn.draw(view, frame)
+            figure = curves.draw(view, sheet)
         except UsageError as error:
-            remarks.append(format.text(error))
+            mine = [row for row in rows if bool(row.at("model")) == sheet.models]
+            column = next((c for c in sheet.varying if len({row.at(c) for row in mine}) > 1), "")
+            if not column:
+                remarks.append(format.text(error))
+            for part in grouped(mine, [column]).values() if column else ():
+                yield from _curves(view, part, baseline, remarks)
             continue
-        if figure is not None:
-            assert not isinstance(figure, Table)
+        if figure is None:
+            remarks.append(f"No record of {sheet.measure} has a value to plot.")
+        else:
             yield figure
 
 
-def _merged(found: Sequence[tuple[Machine, list[Sheet]]]) -> Iterator[Grid]:
+def _merged(shown: Sequence[tuple[str, Sheet]]) -> Iterator[Grid]:
     """Speed-ups of several machines, each over its own baseline: one column a machine."""
     for models in (False, True):
-        sides = [(machine.name, sheet) for machine, shown in found for sheet in shown
+        sides = [(machine, sheet) for machine, sheet in shown
                  if sheet.headline.is_duration and sheet.compares and sheet.models == models]
         if len(sides) < 2:
             continue
         bases = dict.fromkeys(str(sheet.baseline) for _, sheet in sides)
         rows: dict[tuple[str, ...], dict[str, str]] = {}
         sizes: dict[tuple[str, ...], int] = {}
-        for name, sheet in sides:
-            for entry, ratio in zip(sheet.entries, sheet.ratios(sheet.headline.name), strict=True):
-                place = (*(format.text(entry.point[c]) for c in ("mode", "dtype", "batch")),
-                         entry.grid if models else format.count(entry.tokens), entry.name)
-                rows.setdefault(place, {})[name] = format.ratio(1 / ratio if ratio else None)
+        for machine, sheet in sides:
+            for entry in sheet.entries:
+                place = (*(format.text(entry.at(c)) for c in _PLACE),
+                         entry.at("grid") if models else format.count(entry.tokens), entry.name)
+                rows.setdefault(place, {})[machine] = format.ratio(entry.faster(sheet.headline.name))
                 sizes[place] = entry.tokens
-        names = [name for name, _ in sides]
         order = sorted(rows, key=lambda place: (place[:3], sizes[place]))
         varying = [i for i in range(3) if len({place[i] for place in order}) > 1]
-        columns = [Column(("mode", "dtype", "batch")[i], right=i == 2) for i in varying]
+        columns = [Column(_PLACE[i], right=i == 2) for i in varying]
         columns += [Column("image" if models else "tokens"), Column("model" if models else "attention", right=False)]
-        cells = [[*(place[i] for i in varying), *place[3:], *(rows[place].get(name, format.MISSING) for name in names)]
+        machines = [machine for machine, _ in sides]
+        cells = [[*(place[i] for i in varying), *place[3:], *(rows[place].get(m, format.MISSING) for m in machines)]
                  for place in order]
         title = f"How many times faster than {' or '.join(bases)}, each machine against its own."
-        fixed = {name: order[0][i] for i, name in enumerate(("mode", "dtype")) if i not in varying}
-        yield _grids.grid(Table([title], [*columns, *map(Column, names)], cells), fixed)
+        fixed = {name: order[0][i] for i, name in enumerate(_PLACE[:2]) if i not in varying}
+        yield _grids.grid(Table([title], [*columns, *map(Column, machines)], cells), fixed)

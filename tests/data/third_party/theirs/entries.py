@@ -8,11 +8,15 @@ from typing import Any
 from softbench.contracts.measure import Reading
 from softbench.contracts.quantities import Quantity, Section
 from softbench.options import option
+from softbench.records.views import Cases, Curves
 
 QUANTITIES = (
-    Quantity("entries", "1", "exact", "less", headline="numbers that one call takes in.", title="Numbers taken in",
-             column="numbers", counts="numbers"),
-    Quantity("fullness", "1", "derived", "more", drawn=False),
+    Quantity("entries", "1", "exact", "less", column="numbers", counts="numbers"),
+    Quantity("fullness", "1", "derived", "more"),
+)
+VIEWS = (
+    Cases(name="cases", title="entries: numbers that one call takes in."),
+    Curves(name="curves", title="Numbers taken in", quantities=("entries",)),
 )
 SECTION = Section("What goes in", place=0)
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from softbench.compare import verdicts
 from softbench.compare.sides import Side
 from softbench.compare.verdicts import Comparison, Row, Terms
-from softbench.machine import environment
 from softbench.records import Record
+from softbench.records import frame as frames
 from softbench.reports import format
-from softbench.reports.sheet import POINT, hardware, phrase
-from softbench.reports.tables import Column, Table
+from softbench.reports import rows as reports
+from softbench.reports.rows import POINT, phrase
+from softbench.reports.tables.text import Column, Notes, Table, build
 
 _TIMES = {
     "s": "time of the head over that of the base (below 1x is faster), with its 95 % interval",
@@ -73,24 +76,17 @@ def _short(value: float | None, digits: int = 6) -> float | None:
 def _table(rows: Sequence[Row], comparison: Comparison, base: Side, head: Side, terms: Terms) -> Table:
     first = rows[0].record
     timed = any(row.low is not None for row in rows)
-    columns = [*_point_columns(rows, named=not base.label), *_value_columns(timed)]
-    notes: dict[str, int] = {}
-    for row in rows:
-        if row.note:
-            notes.setdefault(row.note, len(notes) + 1)
-    if notes:
-        columns.append((Column("notes", right=False), lambda r: f"[{notes[r.note]}]" if r.note else ""))
-    footnotes = [f"[{number}] {note}" for note, number in notes.items()]
-    if timed:
-        footnotes[:0] = [*_means(rows, comparison), _terms(rows, terms)]
+    notes = Notes()
     captions = [f"{first.measure}: {_how(first)}.",
                 f"base: {_origin(base, rows, 'base')}; head: {_origin(head, rows, 'head')}", *_captions(rows)]
-    return Table(captions, [column for column, _ in columns], [[cell(row) for _, cell in columns] for row in rows],
-                 footnotes=footnotes)
+    table = build(captions, [*_point_columns(rows, named=not base.label), *_value_columns(timed)], rows,
+                  lambda row: notes.mark([row.note]))
+    above = [*_means(rows, comparison), _terms(rows, terms)] if timed else []
+    return replace(table, footnotes=[*above, *notes.lines()])
 
 
 def _how(record: Record) -> str:
-    """What the ratio of a table is."""
+    """The first caption of a table, which says how to read its ratio."""
     known = verdicts.quantity(record)
     if known.kind == "time":
         return _TIMES[known.unit]
@@ -131,7 +127,7 @@ def _interval(row: Row) -> str:
 
 
 def _point_columns(rows: Sequence[Row], *, named: bool) -> list[tuple[Column, _Cell]]:
-    """What tells the cases apart: the varying parts of their points, tokens or image, and the subject."""
+    """The columns that tell the cases apart: the varying parts of their points, tokens or image, and the subject."""
     columns: list[tuple[Column, _Cell]] = [(Column(name, right=False, wraps=True), _of(name))
                                            for name, values in _places(rows).items() if len(values) > 1]
     if any(row.record.tokens > 1 for row in rows):
@@ -151,40 +147,32 @@ def _of(name: str) -> _Cell:
 
 def _place(record: Record) -> dict[str, str]:
     """Where a case stands, as text: quantity, point and coordinates; of grids that are as square as can be, nothing."""
-    found = {"quantity": record.quantity} | {name: format.text(getattr(record, name)) for name in POINT
+    place = {"quantity": record.quantity} | {name: format.text(getattr(record, name)) for name in POINT
                                              if name != "model" and getattr(record, name)}
     if record.seed is not None:
-        found["seed"] = str(record.seed)
+        place["seed"] = str(record.seed)
     if record.grid[0] > 1 and not record.model:
-        found["grid"] = f"{record.rows}x{record.cols}"
-    return found | {name: format.text(value) for name, value in record.coords.items() if name != "task"}
+        place["grid"] = f"{record.rows}x{record.cols}"
+    return place | {name: format.text(value) for name, value in record.coords.items() if name != "task"}
 
 
 def _places(rows: Sequence[Row]) -> dict[str, list[str]]:
     """The distinct values of each part of a point, in the order met."""
-    found: dict[str, dict[str, None]] = {}
+    places: dict[str, dict[str, None]] = {}
     for row in rows:
         for name, value in _place(row.record).items():
-            found.setdefault(name, {})[value] = None
-    tokens = {row.record.tokens for row in rows}
-    if len(found.get("grid", {})) == len(tokens):
-        found.pop("grid", None)  # the number of tokens tells the grids apart
-    return {name: list(values) for name, values in found.items()}
+            places.setdefault(name, {})[value] = None
+    if len(places.get("grid", {})) == len({row.record.tokens for row in rows}):
+        places.pop("grid", None)  # the number of tokens tells the grids apart
+    return {name: list(values) for name, values in places.items()}
 
 
 def _captions(rows: Sequence[Row]) -> list[str]:
     what = [phrase(name, values[0]) for name, values in _places(rows).items()
             if len(values) == 1 and name not in ("quantity", "grid")]
     records = [row.head for row in rows if row.head] or [row.record for row in rows]
-    where = []
-    for key in environment.COMPARABLE:
-        values = {format.text(record.environment.get(key)) for record in records}
-        if len(values) == 1 and values != {format.MISSING} and (key, values) != ("tf32", {"false"}):
-            where.append(phrase(f"env.{key}", values.pop()))
-    chip = hardware([{"device": r.device, "env.gpu": r.environment.get("gpu"), "env.cpu": r.environment.get("cpu")}
-                     for r in records])
-    where[1:1] = [chip] if chip else []
-    return [", ".join(line) for line in (what, where) if line]
+    where = reports.made_at([reports.Row(frames.columns(record)) for record in records])
+    return [line for line in (", ".join(what), where) if line]
 
 
 def _origin(side: Side, rows: Sequence[Row], which: str) -> str:
@@ -197,28 +185,21 @@ def _origin(side: Side, rows: Sequence[Row], which: str) -> str:
 
 
 def _means(rows: Sequence[Row], comparison: Comparison) -> list[str]:
-    first = rows[0].record
-    found = []
-    for quantity in dict.fromkeys(row.record.quantity for row in rows):
-        count = sum(row.low is not None and row.record.quantity == quantity for row in rows)
-        mean = comparison.mean_ratio(first.measure, quantity)
-        if mean is not None and count > 1:
-            found.append(f"Geometric mean of {quantity}: {format.ratio(mean)} over {count} cases.")
-    return found
+    """The geometric mean of each quantity that has several ratios."""
+    counts = Counter(row.record.quantity for row in rows if row.low is not None)
+    means = {name: comparison.mean_ratio(rows[0].record.measure, name) for name, count in counts.items() if count > 1}
+    return [f"Geometric mean of {name}: {format.ratio(mean)} over {counts[name]} cases."
+            for name, mean in means.items() if mean is not None]
 
 
 def _terms(rows: Sequence[Row], terms: Terms) -> str:
-    """What counts as a change, and what the intervals are over."""
+    """The sentences on when something counts as a change, and on what the intervals are over."""
     wide = max((row.margin for row in rows if row.margin is not None and _is_noise(row, terms)), default=0.0)
     kinds = dict.fromkeys(row.units.partition(" ")[2].removesuffix("s") + "s" for row in rows if row.units)
-    said = f"A change counts from {100 * terms.threshold:g} %"
-    if wide:
-        said = f"A change counts from {100 * wide:.2g} %, twice the noise of this machine,"
-    said += f" and {format.tick(terms.floor, 's')} on; times are geometric means over {' and '.join(kinds)}, as"
-    said += " are intervals."
-    if "rounds" in kinds:
-        said += " Rounds of one run do not show how runs differ: record several runs a side where it matters."
-    return said
+    least = f"{100 * wide:.2g} %, twice the noise of this machine," if wide else f"{100 * terms.threshold:g} %"
+    single = " Rounds of one run do not show how runs differ: record several runs a side where it matters."
+    return (f"A change counts from {least} and {format.tick(terms.floor, 's')} on; times are geometric means over"
+            f" {' and '.join(kinds)}, as are intervals.{single if 'rounds' in kinds else ''}")
 
 
 def _is_noise(row: Row, terms: Terms) -> bool:
@@ -228,7 +209,7 @@ def _is_noise(row: Row, terms: Terms) -> bool:
 
 
 def name(row: Row, among: Sequence[Row]) -> str:
-    """What a case is called beside an axis: its subject, and whatever tells it apart from the others."""
+    """The name of a case beside an axis: its subject, and whatever tells it apart from the others."""
     varying = [n for n, values in _places(among).items() if len(values) > 1]
     parts = [format.text(row.record.label), *(_place(row.record).get(n, "") for n in varying)]
     if len({other.record.measure for other in among}) > 1:

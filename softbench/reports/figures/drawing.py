@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,17 @@ class Style:
     colour: str
     marker: str
     dash: Any
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a line; where `y` is None, `word` says why."""
+
+    x: float
+    y: float | None
+    low: float = math.nan
+    high: float = math.nan
+    word: str = ""
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
@@ -144,6 +156,21 @@ def scale_values(axes: Axes, values: Sequence[float], tick: Callable[[float], st
     axes.tick_params(axis="y" if side == "y" else "x", which="minor", length=0)
 
 
+def scale_steps(axes: Axes, places: Sequence[float], name: Callable[[float], str], *, log: bool = True,
+                ticks: Sequence[float] = ()) -> None:
+    """An axis below the panel that holds these ascending places, with names at some of them, or of `ticks`."""
+    from matplotlib.ticker import NullFormatter
+
+    log = log and places[0] > 0
+    if log:
+        axes.set_xscale("log", base=2)
+        axes.set_xlim(places[0] / 1.15, places[-1] * 1.15)
+    ticks = spread(ticks or places, log)
+    axes.set_xticks(ticks, [name(tick) for tick in ticks])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", which="minor", length=0)
+
+
 def _decades(low: float, high: float) -> list[float]:
     """Three to nine round ticks of a logarithmic axis: powers of ten, or simple parts of them where it is short."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -163,6 +190,33 @@ def spread(values: Sequence[float], log: bool = True) -> list[float]:
         if place(value) - place(ticks[-1]) > room:
             ticks.append(value)
     return ticks
+
+
+def draw_line(axes: Axes, points: Sequence[Point], style: Style, name: tuple[str, int], taken: list[float] | None, *,
+              lowest: float = -math.inf, size: float = 4, width: float = 1.4, alpha: float = 0.2,
+              every: int | None = None) -> None:
+    """A line with its markers, the band of its intervals, and a word at each gap in it.
+
+    Args:
+        name: the group and number of which the ids in an SVG are made.
+        taken: as for `write_word`; None for no words.
+        lowest: what is lower is drawn there, as zero has no place on a logarithmic axis.
+        every: the step from marker to marker.
+    """
+    group, number = name
+    x = [p.x for p in points]
+    axes.plot(x, [math.nan if p.y is None else max(p.y, lowest) for p in points], color=style.colour,
+              linestyle=style.dash, marker=style.marker, markersize=size, linewidth=width, markevery=every,
+              gid=f"{group}-line{number}")
+    if any(p.high > p.low for p in points):
+        axes.fill_between(x, [max(p.low, lowest) for p in points], [p.high for p in points], color=style.colour,
+                          alpha=alpha, linewidth=0, gid=f"{group}-band{number}")
+    begun = False
+    for one, other in pairwise(points if taken is not None else []):
+        begun = begun or one.y is not None
+        value, gone = (one, other) if begun else (other, one)
+        if value.y is not None and gone.y is None and taken is not None:
+            write_word(axes, gone.x, gone.word, (value.x, max(value.y, lowest)), style, taken)
 
 
 def write_word(axes: Axes, x: float, text: str, end: tuple[float, float], style: Style, taken: list[float]) -> None:

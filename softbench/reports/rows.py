@@ -1,0 +1,280 @@
+"""Rows: a record as tables and figures read it; which of them a view keeps, how they group, what captions say."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from softbench.machine.kinds import was_gpu
+from softbench.machine.environment import COMPARABLE
+from softbench.records import WHOLE_TASK, Record
+from softbench.records import frame as frames
+from softbench.records.views import View
+from softbench.reports import format
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOREIGN_CPU = 0.05  # a larger share of the CPU in other processes makes a time doubtful
+POINT = ("model", "mode", "dtype", "batch", "heads", "head_dim", "device", "seed")
+_KNOWN = {f.name for f in fields(Record)} | {"tokens", "q1", "q3"}
+_TASK = "task"  # the coordinate that names the piece of the study, and nothing about its numbers
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record: its fields, coordinates and environment by column, as in a frame."""
+
+    columns: Mapping[Any, Any]
+
+    @property
+    def quantity(self) -> str:
+        return format.text(self.columns["quantity"])
+
+    @property
+    def unit(self) -> str:
+        return str(self.columns["unit"])
+
+    @property
+    def status(self) -> str:
+        return str(self.columns["status"])
+
+    @property
+    def note(self) -> str:
+        return format.text(self.columns["note"] or "")
+
+    @property
+    def detail(self) -> Mapping[str, Any]:
+        detail = self.columns["detail"]
+        return detail if isinstance(detail, Mapping) else {}
+
+    @property
+    def value(self) -> float | None:
+        """The number, whatever its status; None where there is none."""
+        value = self.columns["value"]
+        return None if format.missing(value) else float(value)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether there is a value that no status casts doubt on."""
+        return self.status == "ok" and self.value is not None
+
+    @property
+    def sound(self) -> float | None:
+        """The value, where it can be trusted."""
+        return self.value if self.trusted else None
+
+    @property
+    def word(self) -> str:
+        """What stands where the value would."""
+        return format.MISSING if self.status == "ok" else self.status.replace("_", " ")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The bounds of its confidence interval, NaN where it has none."""
+        ends = self.detail.get("ci95")
+        return (ends[0], ends[1]) if isinstance(ends, list) and None not in ends else (math.nan, math.nan)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The middle half of its samples, NaN without samples."""
+        return self.columns["q1"], self.columns["q3"]
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        samples = self.columns["samples"]
+        return len(samples) if isinstance(samples, list) else 0
+
+    @property
+    def trace(self) -> list[float | None]:
+        """The course of an iteration, an entry a step."""
+        trace = self.detail.get("trace")
+        return trace if isinstance(trace, list) else []
+
+    @property
+    def printed(self) -> str:
+        """How a quoted number is written where it comes from; "" for one that was measured."""
+        return format.text(self.detail.get("printed") or "")
+
+    @property
+    def floor(self) -> float | None:
+        """The time that the machine's ceilings allow at best, where they are known."""
+        limit = self.detail.get("limit")
+        floor = limit.get("floor") if isinstance(limit, Mapping) else None
+        return float(floor) if isinstance(floor, int | float) else None
+
+    @property
+    def foreign_cpu(self) -> float | None:
+        """The share of the CPU that other processes had, where that is known."""
+        share = self.detail.get("foreign_cpu")
+        return float(share) if isinstance(share, int | float) else None
+
+    @property
+    def disturbed(self) -> bool:
+        return (self.foreign_cpu or 0.0) > FOREIGN_CPU
+
+    @property
+    def grid(self) -> str:
+        """Rows and columns of tokens or pixels, as in 56x56."""
+        return f"{self.at('rows') or 0}x{self.at('cols') or 0}"
+
+    def at(self, column: str) -> Any:
+        """The record's entry in a column; None where it has none."""
+        value = self.columns.get(column)
+        if column not in self.columns and "." in column:
+            head, _, key = column.partition(".")
+            mapping = self.columns.get(head)
+            value = mapping.get(key) if isinstance(mapping, Mapping) else None
+        if isinstance(value, list | dict):
+            return json.dumps(value, sort_keys=True, default=str)
+        return None if format.missing(value) or value == "" else value
+
+    def key(self, columns: Iterable[str]) -> Key:
+        return tuple(self.at(column) for column in columns)
+
+
+def of(frame: pd.DataFrame) -> list[Row]:
+    """The rows of a frame."""
+    return [Row(columns) for columns in frames.rows(frame)]
+
+
+def select(view: View, rows: Iterable[Row], quantities: Iterable[str]) -> list[Row]:
+    """The rows that the view keeps, of these quantities, without those that stand for whole tasks."""
+    wanted = set(quantities)
+    kept = [row for row in rows if row.quantity in wanted and not row.detail.get(WHOLE_TASK)]
+    return [row for row in kept if all(_fits(row.at(column), value) for column, value in view.where.items())]
+
+
+def telling(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+    """Columns to add to these, so that no two rows of a quantity agree in all of them.
+
+    Only as many as it takes, from the outermost: another machine, then another point, then other options.
+    """
+    added: list[str] = []
+    for candidate in _candidates(rows):
+        if candidate in columns:
+            continue
+        groups: dict[Key, set[Any]] = {}
+        for row in rows:
+            groups.setdefault((row.quantity, *row.key([*columns, *added])), set()).add(row.at(candidate))
+        if any(len(entries) > 1 for entries in groups.values()):
+            added.append(candidate)
+    return added
+
+
+def grouped(rows: Iterable[Row], columns: Sequence[str]) -> dict[Key, list[Row]]:
+    """Rows by what they have in these columns: numbers ascend, text keeps the order of the records."""
+    groups: dict[Key, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.key(columns), []).append(row)
+    places = [ranks(entries) for entries in zip(*groups, strict=True)]
+
+    def order(key: Key) -> list[int]:
+        return [place[value] for place, value in zip(places, key, strict=True)]
+
+    return {key: groups[key] for key in sorted(groups, key=order)}
+
+
+def ranks(values: Iterable[Any]) -> dict[Any, int]:
+    """Numbers in ascending order, text in order of first appearance, missing values last."""
+    distinct = list(dict.fromkeys(values))
+    present = [v for v in distinct if v is not None]
+    if all(isinstance(v, int | float) for v in present):
+        present.sort()
+    return {value: rank for rank, value in enumerate([*present, *(v for v in distinct if v is None)])}
+
+
+def front(points: Sequence[Sequence[float]]) -> list[bool]:
+    """Which points no other point beats: is nowhere larger and somewhere smaller."""
+    def beats(one: Sequence[float], other: Sequence[float]) -> bool:
+        return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
+
+    return [not any(beats(other, point) for other in points) for point in points]
+
+
+def captions(rows: Sequence[Row], view: View, shown: Iterable[str]) -> list[str]:
+    """One line on what is the same in all these rows and not shown elsewhere, and one on where they were made.
+
+    What a view selects by a coordinate is for its title to say. Quoted numbers have no place of their own.
+    """
+    rows = [row for row in rows if not row.printed] or rows
+    shown = {*shown, *(column for column in view.where if column not in POINT)}
+    same = {column: rows[0].at(column) for column in _candidates(rows)
+            if column not in shown and not column.startswith(("env.", "options.")) and _fixed(rows, column)
+            and not _says_nothing(column, rows[0].at(column))}
+    if rows[0].at("model") and "tokens" in same:
+        same["tokens"] = rows[0].grid
+        view = replace(view, words={**view.words, "tokens": "image"})
+    what = [phrase(column, value) if column in POINT else f"{word(view, column)} {entry(column, value)}"
+            for column, value in same.items()]
+    return [line for line in (", ".join(what), made_at(rows)) if line]
+
+
+def made_at(rows: Sequence[Row]) -> str:
+    """What is the same in the environments of all these rows, in one line; "" where nothing is."""
+    on_gpu = any(was_gpu(row.at("device")) for row in rows)
+    where = [phrase(f"env.{key}", rows[0].at(f"env.{key}")) for key in COMPARABLE
+             if _fixed(rows, f"env.{key}") and (on_gpu or key != "tf32")]
+    chips = {row.at("env.gpu" if was_gpu(row.at("device")) else "env.cpu") for row in rows}
+    if len(chips) == 1 and (chip := chips.pop()):
+        where.insert(1, format.text(chip))
+    return ", ".join(where)
+
+
+def phrase(column: str, value: Any) -> str:
+    """`float32`, `batch 8`, `torch 2.10.0`: a name is written where the value does not speak for itself."""
+    if column in ("mode", "dtype", "device", "env.machine"):
+        return format.text(value)
+    name = format.text(column.removeprefix("env."))
+    return f"{name} {format.count(value) if name == 'tokens' else format.text(value)}"
+
+
+def word(view: View, name: str) -> str:
+    """What a column or quantity is called."""
+    return view.words[name] if name in view.words else format.text(name.rpartition(".")[2].replace("_", " "))
+
+
+def described(view: View, column: str, value: Any) -> str:
+    """`smooth`, `landmarks 49`: text speaks for itself, a number needs its column."""
+    return format.text(value) if isinstance(value, str) else f"{word(view, column)} {entry(column, value)}"
+
+
+def entry(column: str, value: Any) -> str:
+    """An entry of a column as text."""
+    if value is None:
+        return "-"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return format.count(value) if column == "tokens" else format.coordinate(value)
+    return format.text(value)
+
+
+def coordinates(rows: Sequence[Row]) -> list[str]:
+    """The columns that plugins added to those of every record."""
+    return [column for column in rows[0].columns if column not in _KNOWN and not column.startswith("env.")]
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    return value in wanted if isinstance(wanted, tuple) else bool(value == wanted)
+
+
+def _candidates(rows: Sequence[Row]) -> list[str]:
+    """Columns that may tell rows apart, from the outermost to the innermost."""
+    options = dict.fromkeys(f"options.{key}" for row in rows for key in row.columns["options"])
+    machine = (f"env.{key}" for key in COMPARABLE)
+    return [*machine, *POINT, "tokens", *(c for c in coordinates(rows) if c != _TASK), "attention", *options, "label",
+            "impl"]
+
+
+def _fixed(rows: Sequence[Row], column: str) -> bool:
+    return rows[0].at(column) is not None and len({row.at(column) for row in rows}) == 1
+
+
+def _says_nothing(column: str, value: Any) -> bool:
+    """Whether a caption leaves it out: 1 and 0 stand for what matrices and models have not; labels are shown."""
+    return column in ("attention", "label", "impl", "seed") or (column, value) == ("mode", "forward") or (
+        column in ("batch", "heads", "head_dim", "tokens") and value in (0, 1))
