@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from softbench.machine.kinds import was_gpu
 from softbench.machine.environment import COMPARABLE
+from softbench.machine.kinds import was_gpu
 from softbench.records import WHOLE_TASK, Record
 from softbench.records import frame as frames
 from softbench.records.views import View
