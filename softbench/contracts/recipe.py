@@ -44,6 +44,24 @@ class Recipe:
     seed: int = option(42, "of the weights, the order of the samples and all augmentation",
                        low=0, high=2**31 - 1)  # code
 
+    def warmup(self, epoch: int) -> int:
+        """The length of the warm-up, where an epoch is so many updates, or one."""
+        return self.warmup_epochs * epoch
+
+
+@dataclass(frozen=True)
+class SmallRecipe(Recipe):
+    """The recipe of tasks that are learned in a few epochs: an epoch is too long a warm-up there."""
+
+    warmup_share: float = option(0.1, "share of all updates that the learning rate rises in", low=0, high=1)
+
+    def warmup(self, epoch: int) -> int:
+        return super().warmup(epoch) or round(self.warmup_share * self.epochs * epoch)
+
+
+# Our own: plain AdamW as recall is usually trained. A task changes it by its RECIPE.
+SMALL = SmallRecipe(epochs=10, total_batch=64, batch=64, lr=1e-3, lr_batch=64, min_lr=0.0, warmup_epochs=0,
+                    schedule="update", weight_decay=0.1, ema=0.0)
 
 R = TypeVar("R", bound=Recipe)
 

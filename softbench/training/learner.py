@@ -239,5 +239,5 @@ def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> C
     by_update = recipe.schedule == "update"
     unit = steps if by_update else 1
     return CosineLRScheduler(
-        optimizer, t_initial=recipe.epochs * unit, lr_min=recipe.min_lr, warmup_t=recipe.warmup_epochs * unit,
+        optimizer, t_initial=recipe.epochs * unit, lr_min=recipe.min_lr, warmup_t=recipe.warmup(unit),
         warmup_lr_init=recipe.warmup_lr, t_in_epochs=not by_update)

@@ -1,7 +1,5 @@
 """Loading: images in an order and with an augmentation that depend on (seed, epoch, index) alone.
 
-A step's total batch is cut into micro-batches, which the devices take in turn: micro-batch j goes to process
-j mod world. One process that accumulates two micro-batches thus computes what two processes do with one each.
 Images travel as bytes and become normalised floats on the device.
 """
 
@@ -22,20 +20,18 @@ import torch
 from PIL import Image
 from timm.data import auto_augment, create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from softbench.errors import ResultsError, UsageError
 from softbench.inputs import pictures, seeding
+from softbench.inputs.order import EVALUATION, PADDING, Key, Order, Shard
 from softbench.processes.stopping import SIGNALS
 from softbench.tasks.images.preparing import Prepared
 from softbench.tasks.images.recipe import Recipe
 from softbench.tasks.images.sources import Split
 
-PADDING = -1  # index of a place that only fills up a batch
 _TRIES = 100  # images in a row that may be unreadable
-EVALUATION = -1  # epoch of images that are not augmented
 
-Key = tuple[int, int]  # epoch, index
 Sample = tuple[Tensor, int, int, list[int]]
 
 
@@ -138,46 +134,6 @@ def _decoded(image: Any, label: int) -> tuple[Image.Image, int]:
         return pictures.rgb(image), int(label)
     with image:
         return pictures.opened(image), int(label)
-
-
-class Order(Sampler[list[Key]]):
-    """The micro-batches of one process, from any step of any epoch on.
-
-    An epoch is a permutation; what is left after the last whole total batch is not seen in it.
-    """
-
-    def __init__(self, images: int, batch: int, accumulate: int, rank: int, world: int, seed: int) -> None:
-        self.images, self.batch, self.accumulate, self.rank, self.world = images, batch, accumulate, rank, world
-        self.seed, self.epoch, self.step = seed, 0, 0
-        self.steps = images // (batch * accumulate * world)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        generator = torch.Generator().manual_seed(seeding.derived(self.seed, seeding.ORDER, self.epoch))
-        order = torch.randperm(self.images, generator=generator)
-        for step in range(self.step, self.steps):
-            for turn in range(self.accumulate):
-                number = (step * self.accumulate + turn) * self.world + self.rank
-                part = order[number * self.batch:(number + 1) * self.batch]
-                yield [(self.epoch, place) for place in part.tolist()]
-
-    def __len__(self) -> int:
-        return (self.steps - self.step) * self.accumulate
-
-
-class Shard(Sampler[list[Key]]):
-    """Every image once over all processes, which all get the same number of batches: padding fills the last one up."""
-
-    def __init__(self, images: int, batch: int, rank: int, world: int) -> None:
-        own = list(range(rank, images, world))
-        own += [PADDING] * (-(-images // world) - len(own))
-        self.batches = [[(EVALUATION, place) for place in own[start:start + batch]]
-                        for start in range(0, len(own), batch)]
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 class TrainingLoader:
