@@ -19,6 +19,7 @@ _ALIASES = {"training": "forward_backward"}  # of modes
 _BYTES = {"": 1, "b": 1} | {f"{prefix}{unit}": base**power for power, prefix in enumerate("kmgt", 1)
                             for unit, base in (("b", 1000), ("ib", 1024))}
 _MOST_BYTES = 1 << 60
+_EXAMPLES = {"--attn": "soft:landmarks=64", "--task": "needle:tokens=256"}
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -31,6 +32,20 @@ def attentions(text: str, flag: str = "--attn") -> list[AttentionSpec]:
         specs.append(AttentionSpec(name, options, options.pop("impl", None)))
     _once(specs, flag)
     return specs
+
+
+def task(text: str, flag: str = "--task") -> tuple[str, dict[str, Any]]:
+    """`mqar:pairs=16`, `./mine.py` -> a task's name and its settings. The syntax is checked, not the names."""
+    name, *pairs = text.strip().split(":")
+    return name, _options(pairs, text, flag)
+
+
+def splits(text: str) -> tuple[str, str]:
+    """The two names of `--splits`. Raises UsageError where they are not two."""
+    train, comma, val = text.partition(",")
+    if not comma or not train or not val or "," in val:
+        raise UsageError(f"--splits takes two names, as in train,validation; not '{text}'.")
+    return train, val
 
 
 def models(text: str, flag: str = "--model") -> list[ModelSpec]:
@@ -63,7 +78,7 @@ def _options(pairs: Sequence[str], item: str, flag: str) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key or not value:
             raise UsageError(f"{flag}: '{pair}' in '{item}' is not an option. Write name:key=value, as in"
-                             f" {'soft' if flag == '--attn' else 'soft-tiny'}:landmarks=64.")
+                             f" {_EXAMPLES.get(flag, 'soft-tiny:landmarks=64')}.")
         if key in options:
             raise UsageError(f"{flag}: option '{key}' is given twice in '{item}'.")
         options[key] = value

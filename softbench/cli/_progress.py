@@ -14,6 +14,7 @@ from softbench.bench.run import Run, Watch
 from softbench.cli import _printing
 from softbench.errors import SoftbenchError
 from softbench.records import Record
+from softbench.training.views import WORDS
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -96,8 +97,8 @@ class Watcher:
     Should nobody be there to listen any more (a closed pipe, a log on a full disk), training goes on untold.
     """
 
-    def __init__(self, speaks: bool) -> None:
-        self.speaks, self._said = speaks, time.monotonic()
+    def __init__(self, speaks: bool, word: str = "image", score: str = "top1") -> None:
+        self.speaks, self._said, self._word, self._score = speaks, time.monotonic(), word, score
         self._bar: Any = _bar() if speaks and sys.stderr and sys.stderr.isatty() else None
         self._task: Any = None
         self._begun: tuple[float, int] | None = None  # when, and after how many steps
@@ -125,7 +126,7 @@ class Watcher:
     def step(self, position: Position, steps: int, epochs: int, loss: float, lr: float, speed: float) -> None:
         """A step is done."""
         done, total = position.epoch * steps + position.step, epochs * steps
-        text = f"epoch {position.epoch + 1}/{epochs}  loss {loss:.4f}  lr {lr:.2e}  {speed:,.0f} images/s"
+        text = f"epoch {position.epoch + 1}/{epochs}  loss {loss:.4f}  lr {lr:.2e}  {speed:,.0f} {self._word}s/s"
         if self._bar:
             if self._task is None:
                 self._task = self._bar.add_task("", total=total, completed=done)  # what was done before has no speed
@@ -141,9 +142,11 @@ class Watcher:
 
     def epoch(self, number: int, epochs: int, numbers: dict[str, float]) -> None:
         """An epoch is done and evaluated."""
-        averaged = f" (EMA {numbers['top1_ema']:.2%})" if "top1_ema" in numbers else ""
+        score, averaged = self._score, f"{self._score}_ema"
+        more = f" (EMA {numbers[averaged]:.2%})" if averaged in numbers else ""
         self.say(f"Epoch {number}/{epochs}: train loss {numbers['train_loss']:.4f}, val. loss {numbers['loss']:.4f},"
-                 f" top-1 {numbers['top1']:.2%}{averaged}, {numbers['images_per_second']:,.0f} images/s")
+                 f" {WORDS.get(score, score)} {numbers[score]:.2%}{more},"
+                 f" {numbers[f'{self._word}s_per_second']:,.0f} {self._word}s/s")
 
 
 

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from softbench import plugins
+from softbench import options, plugins
 from softbench.case import TIMM
+from softbench.cli import _presenting, _printing, _running
+from softbench.cli._progress import Watcher
+from softbench.contracts import recipe as recipes
 from softbench.dtypes import BFLOAT16, FLOAT16
 from softbench.errors import UsageError, unknown
-from softbench.machine.kinds import is_gpu
+from softbench.machine.device import is_gpu
 from softbench.tasks.images.recipe import Recipe
 
+if TYPE_CHECKING:
+    from softbench.training.task import Task
+
+Command = Callable[..., int]
+Flag = Callable[[Command], Command]
 _AMP = ("auto", "none", BFLOAT16, FLOAT16)
 _PEER = f"{TIMM}:"
-OF_IMAGES = ("data", "class_map", "classes", "limit")
 
 
-def options(command: Command) -> Command:
+def of_images(command: Command) -> Command:
     """The flags that training and evaluation on images have in common."""
     return _with((
         click.option("--data", required=True, metavar="DIR|NAME",
@@ -31,10 +39,6 @@ def options(command: Command) -> Command:
         click.option("--class-map", default="", metavar="FILE",
                      help="Labels of the classes: a name a line, or a name and its label."),
         click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N images of each split."),
-        click.option("--workers", type=click.IntRange(0, 256), metavar="N",
-                     help="Processes that load images. [4 for each GPU, 0 on a CPU]"),
-        click.option("--max-bad", type=click.IntRange(min=0), default=100, show_default=True, metavar="N",
-                     help="Images that may be unreadable; they are named in bad-images.txt."),
     ), running(command))
 
 
@@ -45,8 +49,12 @@ def running(command: Command) -> Command:
                      help="cpu, cuda; auto takes a GPU if there is one."),
         click.option("--amp", type=click.Choice(_AMP), default="auto", show_default=True,
                      help="Autocast; auto is bfloat16 on a GPU and none on a CPU."),
+        click.option("--workers", type=click.IntRange(0, 256), metavar="N",
+                     help="Processes that load images. [4 for each GPU, 0 on a CPU]"),
         click.option("--threads", type=click.IntRange(0, 1024), default=0, metavar="N",
                      help="CPU threads; 0 shares all cores among the processes here. [0]"),
+        click.option("--max-bad", type=click.IntRange(min=0), default=100, show_default=True, metavar="N",
+                     help="Images that may be unreadable; they are named in bad-images.txt."),
         click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
                      help="Any key of the recipe, or an option of the attention, as in landmarks=64. Repeatable."),
     ), command)
@@ -77,7 +85,7 @@ def learning(command: Command) -> Command:
     ), command)
 
 
-def _with(flags: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+def _with(flags: Sequence[Flag], command: Command) -> Command:
     for flag in reversed(flags):
         command = flag(command)
     return command
@@ -137,29 +145,29 @@ def with_flags(settings: dict[str, Any], flags: dict[str, Any], names: Sequence[
     return settings | given
 
 
-def run(arch: str, task: Task, recipe: common.Recipe, options_: dict[str, Any], flags: dict[str, Any], *,
+def run(arch: str, task: Task, recipe: recipes.Recipe, attention: dict[str, Any], flags: dict[str, Any], *,
         given_batch: bool) -> int:
-    """Train a task with an arch, or say what would be done, by the flags of `learning` and `running`."""
+    """Train an arch on a task, or say what would be done, by the flags of `running` and `learning`."""
     from softbench.machine.device import find
     from softbench.training import distributed, job
     from softbench.training.learner import Arithmetic
     from softbench.training.plan import Job
 
-    form, dry_run, where = flags.pop("form"), flags.pop("dry_run"), find(flags.pop("device"))
-    arithmetic = Arithmetic(amp(flags.pop("amp"), where), *(flags.pop(key) for key in ("compile", "sync_bn", "fsdp")))
+    form, dry_run, device = flags.pop("form"), flags.pop("dry_run"), find(flags.pop("device"))
+    arithmetic = Arithmetic(amp(flags.pop("amp"), device), *(flags.pop(key) for key in ("compile", "sync_bn", "fsdp")))
     out = flags.pop("out") or Path("results") / "train" / f"{slug(arch)}-{slug(Path(task.data).name or task.data)}"
-    asked = Job(
-        arch=arch, task=task, out=out, recipe=recipe, options=options_, arithmetic=arithmetic, device=where,
-        given_batch=given_batch, workers=workers(flags.pop("workers"), where),
-        minutes=flags.pop("checkpoint_minutes"), command=_running.command(), **flags)
+    training = Job(
+        arch=arch, task=task, out=out, recipe=recipe, options=attention, arithmetic=arithmetic, device=device,
+        given_batch=given_batch, workers=workers(flags.pop("workers"), device), minutes=flags.pop("checkpoint_minutes"),
+        command=_running.command(), **flags)
     if dry_run:
-        job.look(asked, _printing.say)
+        job.look(training, _printing.say)
         rows = [(name, str(getattr(recipe, name)), text) for name, _, _, text in options.describe(type(recipe))]
         title = f"The recipe of {arch} on {task.data}, not run."
         _printing.print_tables([_printing.listing(title, ("key", "value", "what"), rows)], form)
         return 0
     with Watcher(distributed.is_leader(), task.word, task.scores[0]) as watch:
-        epochs = job.train(asked, watch)
+        epochs = job.train(training, watch)
     if epochs:
         _presenting.print_records(epochs, form, "", _presenting.choose(("train",), None, plot=False))
         _printing.say(f"Run: {out}")
@@ -190,11 +198,3 @@ def amp(name: str, device: str) -> str:
 def workers(count: int | None, device: str) -> int:
     """The number that `--workers` comes to on a device."""
     return count if count is not None else 4 if is_gpu(device) else 0
-
-
-def splits(text: str) -> tuple[str, str]:
-    """The two names of `--splits`. Raises UsageError where they are not two."""
-    train, comma, val = text.partition(",")
-    if not comma or not train or not val or "," in val:
-        raise UsageError(f"--splits takes two names, as in train,validation; not '{text}'.")
-    return train, val

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from softbench import parsing
 from softbench.cli import _presenting, _printing, _running, _training
 from softbench.errors import UsageError
 
@@ -33,7 +34,7 @@ def _colours(context: click.Context, flag: click.Parameter, text: str | None) ->
 @click.option("--arch", default="", metavar="NAME", help="What the checkpoint is of. [what it says itself]")
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True, metavar="FILE",
               help="A checkpoint of train-imagenet, official weights, or a state dict of a timm model.")
-@_training.options
+@_training.of_images
 @click.option("--weights", type=click.Choice(["best", "ema", "model"]), default="best", show_default=True,
               help="Which of a checkpoint's: those that scored best in training, the averaged, or the last ones.")
 @click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True, metavar="N",
@@ -62,7 +63,7 @@ def eval_imagenet_command(arch: str, checkpoint: Path, out: Path | None, device:
     if settings:
         raise UsageError(f"eval-imagenet trains nothing: --set {next(iter(settings))} has no effect here.")
     where = find(device)
-    images = ImageTask(flags.pop("data"), _training.splits(splits), flags.pop("class_map"), limit=flags.pop("limit"))
+    images = ImageTask(flags.pop("data"), parsing.splits(splits), flags.pop("class_map"), limit=flags.pop("limit"))
     running = {key: flags.pop(key) for key in ("batch", "threads", "max_bad")}
     scores = scoring.score(scoring.Scoring(
         Weights(checkpoint, images, arch=arch, options=attention, **flags), images, device=where,

@@ -17,7 +17,7 @@ _RESERVED = ("tokens", "q1", "q3")  # columns of a frame beside the fields of a 
 
 # The least and largest value by unit: 30 years, a yottabyte, and what may come of an iteration that diverges.
 _RANGES = {"s": (0.0, 1e9), "B": (0.0, 1e24), "flop": (0.0, 1e30), "1": (-1e300, 1e300),
-           "image/s": (0.0, 1e15), "B/s": (0.0, 1e24), "flop/s": (0.0, 1e30)}
+           "image/s": (0.0, 1e15), "sample/s": (0.0, 1e15), "B/s": (0.0, 1e24), "flop/s": (0.0, 1e30)}
 _WIDEST = 1e300
 
 _Check = Callable[[Any], bool]

@@ -18,7 +18,7 @@ from softbench.stats import median
 
 SCHEMA = 2
 _READS = (1, 2)
-UNITS = ("s", "B", "flop", "1", "image/s", "B/s", "flop/s")
+UNITS = ("s", "B", "flop", "1", "image/s", "sample/s", "B/s", "flop/s")
 STATUSES = ("ok", "oom", "unsupported", "timeout", "failed", "diverged", "not_run", "inconclusive")
 WHOLE_TASK = "whole_task"  # in `detail`: this record stands for a task of a study that gave nothing else
 UNFINISHED = "unfinished"  # in `detail`: the budget ended this task of a study, and a resumed run begins it anew

@@ -31,7 +31,7 @@ _SCALES: dict[str, tuple[tuple[float, str], ...]] = {
 _WRITTEN = re.compile(r"""(?P<number>[<>]?\(?(?P<first>-?\d[\d,]*(?:\.\d+)?)(?:(?:±|\.\.)-?\d[\d,]*(?:\.\d+)?)?\)?
                           (?:e(?P<power>-?\d+))?!?)[ ]?(?P<unit>[A-Za-z%/]*)""", re.VERBOSE)
 _SIZES = {name: size for scales in _SCALES.values() for size, name in scales} | {
-    "x": 1.0, "%": 0.01, "MB": 1e6, "GB": 1e9, "image/s": 1.0}
+    "x": 1.0, "%": 0.01, "MB": 1e6, "GB": 1e9, "image/s": 1.0, "sample/s": 1.0}
 
 
 def missing(value: Any) -> bool:

@@ -104,7 +104,7 @@ def _kept(job: Job, say: Callable[[str], None]) -> dict[str, Any] | None:
     if not (trained and type(trained.run.get("batch")) is int and trained.run["batch"] > 0
             and all(isinstance(kept.get(part), dict) for part in ("state_dict", "optimizer", "scaler"))
             and isinstance(kept.get("records", []), list)):
-        raise ResultsError(f"{path} is not a checkpoint of a run of train-imagenet. Start anew with another --out.")
+        raise ResultsError(f"{path} is not a checkpoint of a training. Start anew with another --out.")
     return kept
 
 

@@ -62,8 +62,8 @@ def restored(lines: Sequence[Any], where: Path) -> list[Record]:
     try:
         return [records.from_json(line) for line in lines]
     except (TypeError, ValueError) as error:
-        raise ResultsError(f"A checkpoint in {where} keeps records that are none: it is damaged, or not by"
-                           " train-imagenet. Start anew with another --out.") from error
+        raise ResultsError(f"A checkpoint in {where} keeps records that are none: it is damaged, or of no"
+                           " training. Start anew with another --out.") from error
 
 
 def settle(folder: Path, run: str, epochs: int, last: Sequence[Record]) -> None:

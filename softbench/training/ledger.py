@@ -68,7 +68,7 @@ class Ledger:
             grid=plan.lesson.grid, amp=job.arithmetic.amp, device=plan.group.device.type, seed=recipe.seed,
             environment=self.environment,
             coords={"data": job.task.title, "epoch": position.epoch + 1, "epochs": recipe.epochs,
-                    "total_batch": recipe.total_batch, **plan.lesson.coords, f"{job.task.word}s": answers,
+                    "total_batch": recipe.total_batch, **plan.lesson.coords(answers),
                     "run": plan.name},
             detail={"settings": job.identity, "devices": plan.group.world, "accumulated": plan.accumulate,
                     "first_step_seconds": position.first or None, "waited_share": waited,

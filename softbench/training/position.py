@@ -49,8 +49,8 @@ class Position:
                 and all(_alike(value, getattr(fresh, name)) for name, value in table.items())
                 and all(_alike(index, 0) for index in table.get("bad", ()))
                 and all(_alike(value, _BEST.get(key, 0.0)) for key, value in table.get("best", {}).items())):
-            raise ResultsError(f"{path} does not say how far its training had come: it is damaged, or not by"
-                               " train-imagenet.")
+            raise ResultsError(f"{path} does not say how far its training had come: it is damaged, or of no"
+                               " training.")
         return cls(**table)
 
     def as_dict(self) -> dict[str, Any]:

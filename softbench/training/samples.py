@@ -99,8 +99,12 @@ class Split:
         self.labels = torch.from_numpy(samples.labels).to(device).long()
         self.fingerprint: dict[str, Any] = {split: samples.digest()}
         self.shard = Shard(len(samples), batch, rank, world)
-        self.grid, self.coords = self.form.grid, {"classes": samples.classes}
+        self.grid = self.form.grid
         self.remarks = [f"Chance: {task.task.chance():.4g}"]
+
+    def coords(self, answers: int) -> dict[str, Any]:
+        """The coordinates of scores over so many answers."""
+        return {"classes": self.form.classes, "answers": answers}
 
     def name(self, split: str, index: int) -> str:
         """The name of a sample, none of which is unreadable."""

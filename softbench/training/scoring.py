@@ -127,8 +127,9 @@ def _scored(scoring: Scoring, group: Group, stop: Stop, stack: ExitStack, state:
     return journal.made(
         EVAL, {**scores.means, f"{word}s_per_second": scores.answers / scores.seconds}, spec=opened.spec, model=model,
         batch=scoring.batch, grid=opened.judged.grid, amp=scoring.amp, device=group.device.type, seed=opened.seed,
-        coords={"data": scoring.task.title, "weights": opened.weights, **opened.judged.coords,
-                f"{word}s": scores.answers, "checkpoint": path.name, "digest": digest(opened.judged.fingerprint)},
+        coords={"data": scoring.task.title, "weights": opened.weights,
+                **opened.judged.coords(scores.answers), "checkpoint": path.name,
+                "digest": digest(opened.judged.fingerprint)},
         detail={"waited_share": scores.waited / scores.seconds, f"bad_{word}s": len(bad.known), "devices": group.world,
                 **opened.detail, "trained": trained.run if trained else None,
                 "epochs_done": position.epoch if position else None},

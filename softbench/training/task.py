@@ -38,7 +38,7 @@ class Judged(Protocol):
     Attributes:
         shared: the processes have different batches, each sample once; otherwise each process has all of them.
         grid: rows and columns of a sample.
-        coords: what records say of the data; `remarks`: what is to be said of them once.
+        remarks: what is to be said of the data once.
         fingerprint: plain values that tell these data from others of the same name.
     """
 
@@ -49,8 +49,8 @@ class Judged(Protocol):
     @property
     def grid(self) -> tuple[int, int]: ...
 
-    @property
-    def coords(self) -> Mapping[str, Any]: ...
+    def coords(self, answers: int) -> dict[str, Any]:
+        """The coordinates of scores over so many answers."""
 
     def name(self, split: str, index: int) -> str:
         """The name of a sample of "train" or "val"."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from softbench import records
-from softbench.cli import _progress, _training, cli, train_imagenet
+from softbench.cli import _progress, _training, cli
 from softbench.errors import ResultsError
 from softbench.tasks.images.recipe import Recipe
 from softbench.training.position import Position
@@ -148,8 +148,8 @@ def test_settings_go_where_they_belong():
 
 
 def test_runs_go_into_folders_of_their_own():
-    assert train_imagenet._slug("./mine.py-tiny") == "mine-py-tiny"
-    assert train_imagenet._slug("timm:resnet18") == "timm-resnet18"
+    assert _training.slug("./mine.py-tiny") == "mine-py-tiny"
+    assert _training.slug("timm:resnet18") == "timm-resnet18"
 
 
 def told(watch: _progress.Watcher, *steps: int, of: int = 100) -> None:

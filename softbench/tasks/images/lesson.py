@@ -77,18 +77,21 @@ class Judged:
     Attributes:
         shared: the processes have different batches; of a stream each has all of them.
         grid: rows and columns of an image.
-        coords: what records say of the data.
     """
 
     def __init__(self, images: ImageTask, source: Source, prepared: Prepared, *, batch: int, seed: int, rank: int,
                  world: int, workers: int, device: torch.device) -> None:
         self.images, self.source, self.prepared, self.device = images, source, prepared, device
-        self.shared, self.grid, self.coords = source.val.stream is None, prepared.size, {"classes": source.classes}
+        self.shared, self.grid = source.val.stream is None, prepared.size
         self.fingerprint = fingerprint.of(source)
         self.remarks = [f"Evaluation: {prepared}", *source.remarks]
         self._validation = data.evaluation_loader(
             source.val, prepared, batch=batch, rank=rank, world=world, workers=workers, pin=is_gpu(device),
             subset=data.subset(source.val.size, images.limit, seed))
+
+    def coords(self, answers: int) -> dict[str, Any]:
+        """The coordinates of scores over so many images."""
+        return {"classes": self.source.classes, "images": answers}
 
     def name(self, split: str, index: int) -> str:
         """The name of an image of "train" or "val"."""

@@ -78,6 +78,9 @@ class Weights:
                 raise UsageError(f"{self.checkpoint} does not say what it is a checkpoint of: give --arch.")
             attention, variant = ("", "") if self.arch.startswith(models.PEER) else models.parse(self.arch)
             return self.arch, self.options, row(attention, variant, self.images.data)
+        if other := next((key for key in trained.run if key.startswith("task.")), ""):
+            raise UsageError(f"{self.checkpoint} has learned {trained.run.get('data')}, whose setting {other} it keeps,"
+                             " and not images: it cannot be scored on them.")
         if self.arch and ModelSpec(self.arch).display_name != trained.run["arch"]:
             raise UsageError(f"{self.checkpoint} is a checkpoint of {trained.run['arch']}, not of {self.arch}: leave"
                              " out --arch.")
