@@ -190,7 +190,7 @@ HIDDEN = {
     "softbench.api": (6, "softbench.create needs neither configuration nor pandas"),
     "softbench.ops": (3, "Triton, which is not everywhere"),
     "softbench.inputs": (6, "Pillow and scikit-learn, which come with an extra"),
-    "softbench.tasks": (2, "scikit-learn, which comes with an extra"),
+    "softbench.tasks": (4, "scikit-learn, which comes with an extra; and what a task says of itself, without torch"),
     "softbench.training": (5, "what not every training has, nor every machine: TensorBoard, FSDP"),
 }
 

@@ -16,7 +16,7 @@ from softbench.cli._progress import Watcher
 from softbench.contracts import recipe as recipes
 from softbench.dtypes import BFLOAT16, FLOAT16
 from softbench.errors import UsageError, unknown
-from softbench.machine.device import is_gpu
+from softbench.machine.kinds import is_gpu
 from softbench.tasks.images.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ SECTION = "Train"
 @click.command("train", context_settings=_running.CONTEXT)
 @click.option("--task", required=True, metavar="NAME[:KEY=VALUE]",
               help="What is learned: a task of `softbench list`, or a file, with settings.")
-@click.option("--attn", default="soft", show_default=True, metavar="NAME[:KEY=VALUE]",
+@click.option("--attn", required=True, metavar="NAME[:KEY=VALUE]",
               help="The attention that learns it, or a file, with options.")
 @click.option("--data", default="", metavar="DIR", help="The folder of tasks that read one, their setting data.")
 @_training.running

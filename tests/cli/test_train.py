@@ -35,7 +35,8 @@ def test_images_are_a_task_as_train_imagenet_has_it(run, monkeypatch):
     jobs = []
     monkeypatch.setattr(job, "train", lambda asked, watch: jobs.append(asked) or [])
     flags = ("--total-batch", "32", "--epochs", "1", "--set", "landmarks=9", "--set", "mixup=0", "--device", "cpu")
-    assert run("train", "--task", "images:limit=32", "--set", "variant=small", "--data", "x", *flags)[0] == 0
+    own = ("--task", "images:limit=32", "--attn", "soft", "--set", "variant=small", "--data", "x")
+    assert run("train", *own, *flags)[0] == 0
     assert run("train-imagenet", "--arch", "soft-small", "--data", "x", "--limit", "32", *flags)[0] == 0
     one, other = jobs
     assert replace(one, command="") == replace(other, command="")
@@ -61,7 +62,8 @@ def test_images_are_a_task_as_train_imagenet_has_it(run, monkeypatch):
     ([], "Missing option '--task'"),
 ])
 def test_mistakes_are_one_line(run, arguments, said):
-    code, out, err = run("train", *arguments, "--device", "cpu", "--dry-run")
+    attn = [] if "--attn" in arguments else ["--attn", "soft"]
+    code, out, err = run("train", *arguments, *attn, "--device", "cpu", "--dry-run")
     assert (code, out) == (2, "")
     assert said in err
     assert err.count("\n") == 1
