@@ -1,4 +1,4 @@
-"""What the subjects of a study cost: softbench's own latency and memory, taken on the same machine in the same run."""
+"""Costs of the subjects of a study: softbench's own latency and memory, taken on the same machine in the same run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def disturbance(detail: Mapping[str, Any]) -> str:
 
 
 class Costs:
-    """Latency and peak memory of one forward of each job, measured when first asked for: then of all of them."""
+    """Latency and peak memory of one forward of each job, measured for all jobs when one is first wanted."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs = {job.case: job for job in jobs}

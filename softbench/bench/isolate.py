@@ -55,7 +55,7 @@ class Isolated(Sweep):
         return (Step(str(job.case), 1, partial(self._run_child, job)) for job in self.jobs)
 
     def request(self, job: Job) -> dict[str, Any]:
-        """What a child is told, as plain JSON values."""
+        """Say all that a child must know, as plain JSON values."""
         return {
             "measure": self.name, "settings": options.to_dict(self.settings), "case": asdict(job.case),
             "kind": type(job.case.spec).__name__, "options": job.subject.options,
@@ -70,20 +70,20 @@ class Isolated(Sweep):
         return self._records(job, [self.unread(*answer)])
 
 
-def ask(module: str, asked: dict[str, Any], timeout: float | None,
+def ask(module: str, request: dict[str, Any], timeout: float | None,
         memory_limit: int | None) -> list[str] | tuple[str, str]:
     """Run `python -m module` on a request; the lines that it answers after `ready`, or why it gave none.
 
     Args:
         timeout: seconds from `ready` on.
-        memory_limit: what the child was told; some ways to die then mean that memory ran out.
+        memory_limit: what the child was given; some ways to die then mean that memory ran out.
     Returns:
         The lines of a child that said it was done; a status and a note of any other, however it ended.
     """
     with child.started("-m", module, environment=_child_environment()) as asking:
         assert asking.process.stdout is not None
         with asking.within(_START_SECONDS):
-            _write(asking, asked)
+            _write(asking, request)
             ready = asking.process.stdout.readline() == _READY
         if not ready:
             return asking.post_mortem(_START_SECONDS, memory_limit)
@@ -96,11 +96,11 @@ def ask(module: str, asked: dict[str, Any], timeout: float | None,
             return asking.post_mortem(timeout, memory_limit)
 
 
-def _write(asking: Child, asked: dict[str, Any]) -> None:
+def _write(asking: Child, request: dict[str, Any]) -> None:
     stream = asking.process.stdin
     assert stream is not None
     with contextlib.suppress(BrokenPipeError):  # it has ended already, and is asked below why
-        stream.write(json.dumps(asked))
+        stream.write(json.dumps(request))
         stream.close()
 
 

@@ -51,7 +51,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Programme(ABC):
-    """What a measure or a study, under these settings, has to run on this machine.
+    """A measure or a study, under these settings, as steps to run on this machine.
 
     Attributes:
         held: the records of items that a resumed run leaves out.

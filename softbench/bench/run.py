@@ -24,14 +24,14 @@ Held = dict[int, list[Record]]  # what is known of items already, by their posit
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a programme: the records of all its items, in their order, and those of them that are new."""
+    """Hold what came of a programme: the records of all its items, in their order, and those of them that are new."""
 
     records: list[Record]
     new: list[Record]
 
     @property
     def failed(self) -> bool:
-        """Whether the exit code must say that cases failed: one did, or took too long, or none gave a number."""
+        """Say whether the exit code must say that cases failed: one did, or took too long, or none gave a number."""
         return (any(record.status in ("failed", "timeout") for record in self.records)
                 or all(record.value is None for record in self.records))
 
@@ -130,7 +130,7 @@ def _perform(left: Programme, out: Path | None, new: list[Record], watch: Watch,
 
 
 def recalled(programme: Programme, watch: Watch) -> Held:
-    """What is known of this machine already, where a study is run once for it."""
+    """Give what is known of this machine already, where a study is run once for it."""
     if not hasattr(programme.module, "recall"):
         return {}
     if held := _by_item(programme, programme.module.recall(programme.environment, programme.device.partition(":")[0])):
@@ -150,7 +150,7 @@ def _remember(programme: Programme, sound: list[Record], watch: Watch) -> None:
 
 
 def resumed(programme: Programme, out: Path, watch: Watch) -> Held:
-    """What `out` holds of the programme and need not run again; says what was found there, and what does not fit.
+    """Give what `out` holds of the programme and need not run again; say what there is, and what does not fit.
 
     What failed, was cut short by a budget, or is of another environment, of other settings or of other code runs again.
     """
@@ -201,7 +201,7 @@ def _fitting(programme: Programme, whole: Sequence[Record], out: Path, watch: Wa
 
 
 def _of_other_code(here: Mapping[str, Any], record: Record) -> bool:
-    """Whether a plugin that the record is of has changed; any that both know, where it is of a study."""
+    """Say whether a plugin that the record is of has changed; any that both know, where it is of a study."""
     if not record.environment:
         return False
     there, now = (str(taken.get("plugins") or "") for taken in (record.environment, here))

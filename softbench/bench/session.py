@@ -101,7 +101,7 @@ def lay_out_study(config: Config, name: str) -> Study:
 
 
 def _limited(process: Process, memory_limit: int | None) -> Process:
-    """How a process is set up that may hold so many bytes: see `isolate.py`."""
+    """Set up a process that may hold so many bytes as `isolate.py` says."""
     return replace(process, malloc="default") if memory_limit else process
 
 
@@ -162,7 +162,7 @@ def _parts(subject: Subject) -> list[Subject]:
 
 
 def check_distinct(chosen: Sequence[Subject], impl: str) -> None:
-    """Refuse two labels for one thing, `soft` and `soft:landmarks=49`: their records could not be told apart."""
+    """Refuse two labels for one thing, `soft` and `soft:landmarks=49`: their records would look alike."""
     labels: dict[str, str] = {}
     for subject in chosen:
         label = subject.spec.label

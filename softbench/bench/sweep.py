@@ -205,14 +205,14 @@ def make_record(measure: str, job: Job, reading: Reading, environment: dict[str,
 
 
 def about(job: Job) -> About:
-    """What a job measures, as records say it."""
+    """Say what a job measures, as records do."""
     case, subject = job.case, job.subject
     return About(attention=subject.attention or None, options=subject.options, model=subject.model or None,
                  impl=resolved_impl(job) or None, mode=case.mode, label=case.spec.label)
 
 
 def point(job: Job) -> Point:
-    """Where a job measures, as records say it."""
+    """Say where a job measures, as records do."""
     case, shape = job.case, job.case.shape
     return Point(batch=shape.batch, heads=shape.heads or None, rows=shape.rows, cols=shape.cols,
                  head_dim=shape.head_dim or None, dtype=case.dtype, device=torch.device(case.device).type,
@@ -220,12 +220,12 @@ def point(job: Job) -> Point:
 
 
 def place(job: Job) -> dict[str, Any]:
-    """What and where a job measures, as the fields of a study's finding."""
+    """Say what and where a job measures, as the fields of a study's finding."""
     return {**vars(about(job)), **vars(point(job))}
 
 
 def _limit(reading: Reading, case: Case, environment: dict[str, Any]) -> dict[str, Any]:
-    """What this machine's ceilings say of a time whose unavoidable work is known."""
+    """Say what this machine's ceilings make of a time whose unavoidable work is known."""
     work = reading.detail.get("work")
     known = ceilings.load(environment, case.device) if work else None
     limit = known.limit(work["bytes"], work["flops"], case.dtype, reading.summary) if work and known else {}
@@ -233,12 +233,12 @@ def _limit(reading: Reading, case: Case, environment: dict[str, Any]) -> dict[st
 
 
 def resolved_impl(job: Job) -> str:
-    """The implementation that runs, or the one asked for where it cannot."""
+    """Name the implementation that runs, or the one that was named where it cannot."""
     case = job.case
     try:
         with contained():
             return job.subject.resolve(case.impl, device.kind(case.device), dtypes.of(case.dtype), case.shape)
-    except Exception:  # what a plugin raises here is told where it is built
+    except Exception:  # what a plugin raises here becomes a row where it is built
         return case.impl
 
 

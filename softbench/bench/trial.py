@@ -34,7 +34,7 @@ _SAFE = 0.9  # share of the free memory that a child may take
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of it: `status` is "ok", or says why there is no number, as in a record.
+    """Hold what came of it: `status` is "ok", or says why there is no number, as in a record.
 
     `held` are bytes at the most, inputs and parameters included; `samples` seconds of single calls.
     """
@@ -69,8 +69,8 @@ def leave_room(where: str) -> None:
 
 def _ask(case: Case, subject: Subject, timeout: float, wanted: Process, limit: int | None = None,
          **more: Any) -> Trial:
-    asked = {**packed(case, subject), "process": options.to_dict(wanted), "limit": limit, **more}
-    answer = isolate.ask("softbench.bench.trial", asked, timeout, limit)
+    request = {**packed(case, subject), "process": options.to_dict(wanted), "limit": limit, **more}
+    answer = isolate.ask("softbench.bench.trial", request, timeout, limit)
     if isinstance(answer, list):
         return Trial(**json.loads(answer[-1]))
     return Trial(*answer)
@@ -81,22 +81,22 @@ def packed(case: Case, subject: Subject) -> dict[str, Any]:
     return {"case": asdict(case), "options": subject.options}
 
 
-def unpacked(asked: dict[str, Any]) -> tuple[Case, Subject]:
-    """What `packed` packed."""
-    data = asked["case"]
+def unpacked(request: dict[str, Any]) -> tuple[Case, Subject]:
+    """Undo `packed`."""
+    data = request["case"]
     case = Case(spec=AttentionSpec(**data.pop("spec")), shape=Shape(**data.pop("shape")), **data)
-    return case, subjects.load(replace(case.spec, options=asked["options"]))
+    return case, subjects.load(replace(case.spec, options=request["options"]))
 
 
-def _answer(asked: dict[str, Any]) -> Trial:
+def _answer(request: dict[str, Any]) -> Trial:
     """The child's part."""
-    case, subject = unpacked(asked)
+    case, subject = unpacked(request)
     try:
         with state.guarded(), contained():
             leave_room(case.device)
-            if asked["limit"] is None:
-                return _timed(workload.build(case, subject), latency.Settings(**asked["settings"]), asked["budget"])
-            return _held(case, subject, asked["limit"])
+            if request["limit"] is None:
+                return _timed(workload.build(case, subject), latency.Settings(**request["settings"]), request["budget"])
+            return _held(case, subject, request["limit"])
     except Exception as error:
         return Trial(*verdict(error))
 
@@ -161,9 +161,9 @@ def _resident(entry: str) -> int:
 
 def main() -> None:
     """Entry of the child process."""
-    asked, _ = isolate.asked()
+    request, _ = isolate.asked()
     with isolate.answering() as answer:
-        answer(json.dumps(asdict(_answer(asked))))
+        answer(json.dumps(asdict(_answer(request))))
 
 
 if __name__ == "__main__":

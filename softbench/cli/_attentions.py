@@ -20,7 +20,7 @@ def facts(name: str) -> dict[str, object]:
 
 
 def row(name: str, facts: dict[str, object]) -> tuple[str, ...]:
-    """What the columns of HEADER say of an attention."""
+    """Give what the columns of HEADER say of an attention."""
     impls = facts.get("IMPLS", ())
     return (name, str(facts.get("FAMILY", "-")), f"O({facts['COMPLEXITY']})" if "COMPLEXITY" in facts else "-",
             str(facts.get("APPROXIMATES") or "-"), yes_or_no(facts.get("LINEAR_IN_V")),

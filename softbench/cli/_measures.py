@@ -78,7 +78,7 @@ def _weight(job: Job) -> float:
     try:
         with contained():
             return _FIXED_SECONDS + _CALLS * job.subject.expected(job.case).flops / _FLOP_PER_SECOND
-    except Exception:  # told as a row, where it is measured
+    except Exception:  # it becomes a row where it is measured
         return _FIXED_SECONDS
 
 

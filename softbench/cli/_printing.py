@@ -51,7 +51,7 @@ def others_to_stderr() -> None:
 
 
 def stdout() -> TextIO:
-    """Where this command's own output goes."""
+    """The stream that this command's own output goes to."""
     return sys.stdout if _own is None else _own
 
 

@@ -1,4 +1,4 @@
-"""What commands that run something share: their flags, and how they run, show what came of it, and end."""
+"""Running: commands that run something share their flags, and how they run, show what came of it, and end."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def named_files(values: Any) -> Iterator[str]:
 
 
 def command() -> str:
-    """What was typed, so that it can be typed again."""
+    """Give back what was typed, so that it can be typed again."""
     return shlex.join(["softbench", *sys.argv[1:]])
 
 

@@ -1,4 +1,4 @@
-"""What commands of the gate share: the flags that say which cases it is about."""
+"""Scopes: commands of the gate share the flags that say which cases it is about."""
 
 from __future__ import annotations
 

@@ -36,53 +36,53 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
 def select(files: Sequence[str], measure: str | None, attn: str | None, model: str | None, conditions: Sequence[str],
            baseline: str) -> list[Record]:
     """The records of these files that fit the flags of `options`. Raises UsageError where none does."""
-    found, _ = read(records.expand(files))
-    check_baseline(found, baseline)
-    chosen = of_subjects(of_measures(found, measure), attn, model, baseline)
+    rows, _ = read(records.expand(files))
+    check_baseline(rows, baseline)
+    chosen = of_subjects(of_measures(rows, measure), attn, model, baseline)
     chosen = where(chosen, conditions)
     if not chosen:
         there = [f"{what} {', '.join(sorted(names))}" for what, names in (
-            ("measures", {r.measure for r in found}), ("attentions", {r.name for r in found if not r.model}),
-            ("models", {r.name for r in found if r.model})) if names]
+            ("measures", {r.measure for r in rows}), ("attentions", {r.name for r in rows if not r.model}),
+            ("models", {r.name for r in rows if r.model})) if names]
         raise UsageError(f"No record fits --measure, --attn, --model and --where. The files hold {'; '.join(there)}.")
     return chosen
 
 
 def read(paths: Iterable[Path]) -> tuple[list[Record], list[str]]:
     """The latest record of each case in these files, and what is wrong with some lines, which is also said."""
-    found, problems = [], []
+    rows, problems = [], []
     for path in paths:
         whole, wrong = records.read(path)
-        found += whole
+        rows += whole
         problems += wrong
     for problem in problems:
         _printing.say(f"Warning: {problem}")
-    return records.latest(found), problems
+    return records.latest(rows), problems
 
 
-def of_measures(found: Sequence[Record], wanted: str | None) -> list[Record]:
+def of_measures(rows: Sequence[Record], wanted: str | None) -> list[Record]:
     """The records of some measures, named comma-separated as commands are. Raises UsageError where one has none."""
-    there = {record.measure for record in found}
+    there = {record.measure for record in rows}
     names = _names(wanted.replace("-", "_"), "measure", there) if wanted is not None else there
-    return [record for record in found if record.measure in names]
+    return [record for record in rows if record.measure in names]
 
 
-def of_subjects(found: Sequence[Record], attn: str | None, model: str | None, baseline: str) -> list[Record]:
+def of_subjects(rows: Sequence[Record], attn: str | None, model: str | None, baseline: str) -> list[Record]:
     """The records of some attentions and models and of the baseline; all where neither flag is given.
 
     Raises:
         UsageError: a name that no record has.
     """
     if attn is None and model is None:
-        return list(found)
-    there = {kind: {name for record in found if bool(record.model) is (kind == "model") for name in _own(record)}
+        return list(rows)
+    there = {kind: {name for record in rows if bool(record.model) is (kind == "model") for name in _own(record)}
              for kind in ("attention", "model")}
     wanted = {kind: {*_names(text, kind, there[kind]), baseline or BASELINE} if text is not None else set()
               for kind, text in (("attention", attn), ("model", model))}
-    return [record for record in found if _own(record) & wanted["model" if record.model else "attention"]]
+    return [record for record in rows if _own(record) & wanted["model" if record.model else "attention"]]
 
 
-def where(found: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
+def where(rows: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
     """The records that have these values, each written COLUMN=VALUE.
 
     Raises:
@@ -96,7 +96,7 @@ def where(found: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
         if column in wanted:
             raise UsageError(f"--where names '{column}' twice, and a record has one value there: leave one out.")
         wanted[column] = value
-    columns = [(record, _columns(record)) for record in found]
+    columns = [(record, _columns(record)) for record in rows]
     for column, value in wanted.items():
         if column not in (names := {name for _, own in columns for name in own}):
             raise unknown("column", column, names)
@@ -105,9 +105,9 @@ def where(found: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
     return [record for record, own in columns if wanted.items() <= own.items()]
 
 
-def check_baseline(found: Sequence[Record], name: str) -> None:
+def check_baseline(rows: Sequence[Record], name: str) -> None:
     """Raise UsageError where no record is of the attention or model that ratios are to refer to."""
-    there = {own for record in found for own in _own(record) if own}
+    there = {own for record in rows for own in _own(record) if own}
     if name and name != _NONE and name not in there:
         raise unknown("attention or model in these files", name, {*there, _NONE})
 
@@ -125,7 +125,7 @@ def _own(record: Record) -> set[str]:
 
 
 def _columns(record: Record) -> dict[str, str]:
-    """What --where may ask for, as text: subject, point and coordinates of a record, and its machine."""
+    """Give what --where may name, as text: subject, point and coordinates of a record, and its machine."""
     names = ("quantity", "status", "attention", "model", "label", "impl", "mode", "batch", "heads", "rows", "cols",
              "head_dim", "dtype", "device", "seed")
     values = {name: getattr(record, name) for name in names} | {"tokens": record.tokens}

@@ -60,7 +60,7 @@ class _Verbs(click.Group):
 
 @functools.cache
 def _files() -> dict[str, str]:
-    """What the verbs of this folder are called on the command line -> their files' names."""
+    """Map what the verbs of this folder are called on the command line to their files' names."""
     stems = sorted(path.stem for path in _FOLDER.glob("*.py"))
     return {stem.replace("_", "-"): stem for stem in stems if not stem.startswith("_")}
 
@@ -70,7 +70,7 @@ def _module(stem: str) -> ModuleType:
 
 
 def _studies() -> dict[str, str]:
-    """What studies are called on the command line -> their plugins' names."""
+    """Map what studies are called on the command line to their plugins' names."""
     return {name.replace("_", "-"): name for name in plugins.names("studies")}
 
 

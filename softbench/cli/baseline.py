@@ -40,10 +40,10 @@ def update_command(folder: Path | None, force: bool, no_studies: bool, **flags: 
                          " --force.")
     scope = _scope.take(flags)
     steps = [*programme.exact(scope, head, studies=not no_studies), *programme.times(scope, head, gate.RUNS)]
-    found = programme.run(steps, head, lambda step: _printing.say(f"{step.measure} ..."))
-    failed = [record for record in found if record.status in ("failed", "timeout")]
+    measured = programme.run(steps, head, lambda step: _printing.say(f"{step.measure} ..."))
+    failed = [record for record in measured if record.status in ("failed", "timeout")]
     if failed:
         raise SoftbenchError(f"{len(failed)} cases failed, the first with: {failed[0].label or failed[0].measure},"
                              f" {failed[0].note}. A baseline with failures is not written.")
-    path = store.write(folder or store.BASELINES, found)
-    _printing.say(f"Baseline: {path} ({len(found)} records)")
+    path = store.write(folder or store.BASELINES, measured)
+    _printing.say(f"Baseline: {path} ({len(measured)} records)")

@@ -78,25 +78,25 @@ def check_command(against: Path | None, base: str | None, only: str | None, no_s
     terms = Terms(percent / 100, floor_us / 1e6, noise=noise, run_noise=run_noise, allow_missing=allow_missing)
     narrowed = any(value is not None for value in flags.values()) or no_studies
     with Ending(budget or math.inf) as ending, source.revision(base) if base is not None else nullcontext() as older:
-        asked = gate.Check(_scope.take(flags), terms, narrowed, only != "times", only != "exact", not no_studies,
+        check = gate.Check(_scope.take(flags), terms, narrowed, only != "times", only != "exact", not no_studies,
                            rounds, most_rounds, slice_ms, ending, _printing.say, partial(_append, out))
         head, other = source.head(), older or gate.stored(against or store.BASELINES)
-        parts = outlook.of(asked, head, older)
+        parts = outlook.of(check, head, older)
         if dry_run:
             rows = [(part.what, str(part.cases), outlook.span(part.low, part.high)) for part in parts]
             title = f"{outlook.told(parts)} on two idle cores, not run."
             _printing.print_tables([_printing.listing(title, ("what", "cases", "about"), rows)], form)
             return 0
         _printing.say(f"About {outlook.told(parts)} on two idle cores. --budget bounds it, --dry-run lists the parts.")
-        found = gate.against(asked, head, other)
-        _comparing.show(found.comparison, found.base, found.head, terms, form)
-    if error := found.ended or ending.error:
+        outcome = gate.against(check, head, other)
+        _comparing.show(outcome.comparison, outcome.base, outcome.head, terms, form)
+    if error := outcome.ended or ending.error:
         raise error
-    if not found.comparison.compared:
+    if not outcome.comparison.compared:
         _printing.say("Nothing could be compared.")
-    return found.comparison.exit_code(fail_on_inconclusive)
+    return outcome.comparison.exit_code(fail_on_inconclusive)
 
 
-def _append(out: Path | None, found: Sequence[Record]) -> None:
+def _append(out: Path | None, rows: Sequence[Record]) -> None:
     if out is not None:
-        records.append(out, found)
+        records.append(out, rows)

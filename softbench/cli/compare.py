@@ -60,22 +60,22 @@ def compare_command(context: click.Context, base: str, head: str, threshold: flo
     one, other = sides.only(one, measure), sides.only(other, measure)
     noise, run_noise = store.noise()
     terms = Terms(threshold / 100, floor_us / 1e6, tolerance / 100, noise, run_noise, _keys(across), allow_missing)
-    found = verdicts.compare(one, other, terms)
+    comparison = verdicts.compare(one, other, terms)
     try:
-        _comparing.show(found, one, other, terms, form, everything=everything)
+        _comparing.show(comparison, one, other, terms, form, everything=everything)
     finally:  # also where nobody reads the tables any more
-        drawn = plot is None or _draw(found, one, other, plot)
-    if not found.compared:
+        drawn = plot is None or _draw(comparison, one, other, plot)
+    if not comparison.compared:
         _printing.say("Nothing could be compared.")
-    code = found.exit_code(fail_on_inconclusive)
+    code = comparison.exit_code(fail_on_inconclusive)
     return code if code or drawn else _running.ERROR
 
 
-def _draw(found: Comparison, base: sides.Side, head: sides.Side, path: Path) -> bool:
+def _draw(comparison: Comparison, base: sides.Side, head: sides.Side, path: Path) -> bool:
     from softbench.reports.figures import ratios
 
     try:
-        ratios.plot(found, base, head, path)
+        ratios.plot(comparison, base, head, path)
     except SoftbenchError as error:
         _printing.say(f"Warning: no plot. {error}")
         return False

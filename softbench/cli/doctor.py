@@ -39,25 +39,25 @@ def doctor_command(rounds: int, slice_ms: float, look_only: bool, folder: Path |
 
     busy = _busy()
     if look_only:
-        _printing.print_tables([_findings(checks.look(busy=busy))], form)
+        _printing.print_tables([_states(checks.look(busy=busy))], form)
         return
     from softbench.gate import noise as noises
     from softbench.gate import source, store
     from softbench.gate.check import Check, plan
     from softbench.gate.paired import Pair
 
-    asked = {"attn": "softmax,soft", "tokens": "1k", "mode": "forward"} | {k: v for k, v in flags.items() if v}
+    scope = {"attn": "softmax,soft", "tokens": "1k", "mode": "forward"} | {k: v for k, v in flags.items() if v}
     head = source.head()
-    check = Check(_scope.take(asked), Terms(_THRESHOLD), slice_ms=slice_ms, say=_printing.say)
+    check = Check(_scope.take(scope), Terms(_THRESHOLD), slice_ms=slice_ms, say=_printing.say)
     pair = Pair(head, head, plan(check, head))
-    found = noises.measure(pair, rounds)
-    if not found.units:
+    noise = noises.measure(pair, rounds)
+    if not noise.units:
         raise SoftbenchError("No case could be measured, so that nothing is known of this machine's noise: "
                              f"{pair.record(0, 1).note}.")
     environment = pair.environments[1]
-    looked = checks.look(busy=busy, denormals=str(environment.get("denormals", "")))
-    path = store.write(folder or store.NOISE, noises.as_records(found, environment))
-    _printing.print_tables([_findings(looked), _noise(found, pair)], form)
+    states = checks.look(busy=busy, denormals=str(environment.get("denormals", "")))
+    path = store.write(folder or store.NOISE, noises.as_records(noise, environment))
+    _printing.print_tables([_states(states), _noise(noise, pair)], form)
     _printing.say(f"Noise of this machine: {path}")
 
 
@@ -71,22 +71,22 @@ def _busy() -> float | None:
     return (after - before).foreign_share if before and after else None
 
 
-def _findings(found: Any) -> Any:
-    rows = [(one.what, one.state, one.value, one.advice) for one in found]
+def _states(states: Any) -> Any:
+    rows = [(one.what, one.state, one.value, one.advice) for one in states]
     return _printing.listing("What on this machine disturbs timings.", ("what", "state", "seen", "advice"), rows)
 
 
-def _noise(found: Any, pair: Any) -> Any:
+def _noise(noise: Any, pair: Any) -> Any:
     from softbench.compare import rule
 
     first, cap = pair.plan.first, pair.plan.cap
     looks = rule.looks(first, cap)
-    rows = [("one round of A/A", _percent(found.rounds)), ("run to run", _percent(found.runs)),
-            (f"noise floor ({first} rounds)", _percent(found.floor))]
+    rows = [("one round of A/A", _percent(noise.rounds)), ("run to run", _percent(noise.runs)),
+            (f"noise floor ({first} rounds)", _percent(noise.floor))]
     counts = [min(first * 2**look, cap) for look in range(looks)]
-    rows += [(f"found 9 times in 10 by {count} rounds", _percent(found.detectable(count, _THRESHOLD, looks)))
+    rows += [(f"found 9 times in 10 by {count} rounds", _percent(noise.detectable(count, _THRESHOLD, looks)))
              for count in counts]
-    title = f"Noise of identical code, from {found.units} rounds: standard deviations, then the smallest slowdown."
+    title = f"Noise of identical code, from {noise.units} rounds: standard deviations, then the smallest slowdown."
     return _printing.listing(title, ("what", "of a time"), rows)
 
 

@@ -19,11 +19,11 @@ def env_command(form: str) -> None:
 
     config = session.default()
     state = setup.apply(config.process)
-    found = environment.take(state, device.find(config.sweep.device))
+    here = environment.take(state, device.find(config.sweep.device))
     if form == "jsonl":
-        _printing.echo(json.dumps(found))
+        _printing.echo(json.dumps(here))
         return
-    width = max(map(len, found))
-    for key, value in found.items():
+    width = max(map(len, here))
+    for key, value in here.items():
         if key != "command":
             _printing.echo(f"{key:<{width}}  {'-' if value is None else value}")

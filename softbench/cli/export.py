@@ -30,8 +30,8 @@ def export_command(files: Sequence[str], form: str, measure: str | None, out: Pa
     paths = records.expand(files)
     if out is not None:
         keep_apart({"--out": [out]}, paths)
-    found = [record for record in _selecting.read(paths)[0] if record.environment]
-    text = export.FORMATS[form](_selecting.of_measures(found, measure))
+    measured = [record for record in _selecting.read(paths)[0] if record.environment]
+    text = export.FORMATS[form](_selecting.of_measures(measured, measure))
     if out is None:
         _printing.echo(text, nl=False)
     else:

@@ -37,11 +37,11 @@ def list_command(family: str | None, linear: bool | None, linear_in_v: bool | No
         _printing.echo(config.defaults(), nl=False)
         return
     facts = {name: _attentions.facts(name) for name in plugins.names("attention")}
-    chosen = [name for name, found in facts.items()
-              if (linear is None or (found.get("COMPLEXITY") == "N") is linear)
-              and (linear_in_v is None or found.get("LINEAR_IN_V") is linear_in_v)]
+    chosen = [name for name, constants in facts.items()
+              if (linear is None or (constants.get("COMPLEXITY") == "N") is linear)
+              and (linear_in_v is None or constants.get("LINEAR_IN_V") is linear_in_v)]
     if family is not None:
-        families = sorted({str(found["FAMILY"]) for found in facts.values() if "FAMILY" in found})
+        families = sorted({str(constants["FAMILY"]) for constants in facts.values() if "FAMILY" in constants})
         if family not in families:
             raise unknown("family", family, families)
         chosen = [name for name in chosen if facts[name].get("FAMILY") == family]

@@ -22,8 +22,8 @@ def plot_command(files: Sequence[str], out: Path, measure: str | None, attn: str
     from softbench.reports import figures
 
     figures.check_path(out)
-    found = _selecting.select(files, measure, attn, model, where, baseline)
-    chosen = _presenting.choose((r.measure for r in found), view, plot=True)
-    pictures = [path for name in {r.measure for r in found} for path in _presenting.targets(out, name, chosen)]
+    rows = _selecting.select(files, measure, attn, model, where, baseline)
+    chosen = _presenting.choose((r.measure for r in rows), view, plot=True)
+    pictures = [path for name in {r.measure for r in rows} for path in _presenting.targets(out, name, chosen)]
     keep_apart({"--out": dict.fromkeys(pictures)}, records.expand(files))
-    _presenting.plot_records(found, out, baseline, chosen)
+    _presenting.plot_records(rows, out, baseline, chosen)

@@ -30,11 +30,11 @@ def report_command(files: Sequence[str], out: Path, baseline: str) -> None:
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--out: '{out}' must end in .html.")
     keep_apart({"--out": [out]}, paths)
-    found, problems = _selecting.read(paths)
-    _selecting.check_baseline(found, baseline)
+    rows, problems = _selecting.read(paths)
+    _selecting.check_baseline(rows, baseline)
     from softbench.reports import page
 
-    views, about = _presenting.everything(record.measure for record in found)
-    records.write_whole(out, page.page(found, views, about, baseline=baseline, problems=problems))
-    _printing.say(f"Report: {out} ({len(found):,} records, {out.stat().st_size / 1e6:.1f} MB)")
+    views, about = _presenting.everything(record.measure for record in rows)
+    records.write_whole(out, page.page(rows, views, about, baseline=baseline, problems=problems))
+    _printing.say(f"Report: {out} ({len(rows):,} records, {out.stat().st_size / 1e6:.1f} MB)")
 

@@ -16,5 +16,5 @@ from softbench.cli import _presenting, _printing, _selecting
 def show_command(files: Sequence[str], measure: str | None, attn: str | None, model: str | None, where: tuple[str, ...],
                  baseline: str, view: str | None, form: str) -> None:
     """Print result files as tables: the latest record of each case."""
-    found = _selecting.select(files, measure, attn, model, where, baseline)
-    _presenting.print_records(found, form, baseline, _presenting.choose((r.measure for r in found), view, plot=False))
+    rows = _selecting.select(files, measure, attn, model, where, baseline)
+    _presenting.print_records(rows, form, baseline, _presenting.choose((r.measure for r in rows), view, plot=False))
