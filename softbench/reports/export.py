@@ -10,6 +10,7 @@ import json
 import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree as xml
@@ -83,14 +84,14 @@ FORMATS = {"pytest-benchmark": pytest_benchmark, "github-action": github_action,
 
 def _names(records: Sequence[Record]) -> list[str]:
     """A name for each record; where environments alone tell two apart, the machine and a number are in it."""
-    found: list[str] = []
-    seen: dict[str, int] = {}
+    names: list[str] = []
+    counts: Counter[str] = Counter()
     for record in records:
         name = _name(record)
-        seen[name] = seen.get(name, 0) + 1
+        counts[name] += 1
         machine = format.text(record.environment.get("machine"))
-        found.append(name if seen[name] == 1 else f"{name}, {machine} #{seen[name]}")
-    return found
+        names.append(name if counts[name] == 1 else f"{name}, {machine} #{counts[name]}")
+    return names
 
 
 def _name(record: Record) -> str:
@@ -115,7 +116,7 @@ def _benchmark(record: Record, name: str) -> dict[str, Any]:
 
 
 def _statistics(samples: Sequence[float]) -> dict[str, Any]:
-    """What pytest-benchmark computes of samples, by its own definitions (`pytest_benchmark.stats.Stats`)."""
+    """The numbers that pytest-benchmark computes of samples, by its own definitions (`pytest_benchmark.stats.Stats`)."""
     mean, deviation = statistics.fmean(samples), statistics.stdev(samples) if len(samples) > 1 else 0.0
     q1, q3 = _halves_quartiles(sorted(samples))
     low, high = q1 - 1.5 * (q3 - q1), q3 + 1.5 * (q3 - q1)

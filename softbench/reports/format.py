@@ -35,7 +35,7 @@ _SIZES = {name: size for scales in _SCALES.values() for size, name in scales} | 
 
 
 def missing(value: Any) -> bool:
-    """Whether there is no number or text here: None, NaN, an infinity, or pandas' NA."""
+    """True where there is no number or text: None, NaN, an infinity, or pandas' NA."""
     if isinstance(value, int | float):
         return not math.isfinite(value)
     return value is None or type(value).__name__ in ("NAType", "NaTType")
@@ -101,7 +101,7 @@ def estimate(value: float, half: float, unit: str) -> str:
 
 
 def whole(values: Iterable[float | None]) -> bool:
-    """Whether these are counts, such as numbers of iterations, or medians of counts; missing ones do not matter."""
+    """True where these are counts, such as numbers of iterations, or medians of counts; missing ones do not matter."""
     present = [value for value in values if value is not None]
     return any(value > 1 for value in present) and all(float(2 * value).is_integer() for value in present)
 
@@ -185,20 +185,20 @@ def text(value: Any) -> str:
 
 
 def split(cell: str) -> tuple[str, str, float | None]:
-    """What stands in a cell: its text without the unit, the unit, and its first number in SI units.
+    """Split a cell into its text without the unit, the unit, and its first number in SI units.
 
     It reads back what the functions here write: "1.15 ms" -> ("1.15", "ms", 0.00115); "539..567 us" -> 539e-6;
     "(2.1±0.3)e-7" -> 2.1e-7; "12.0x [1]" -> (the whole cell, "", 12.0). Of a cell that begins with no number, None.
     """
-    found = _WRITTEN.match(cell)
-    if not found:
+    match = _WRITTEN.match(cell)
+    if not match:
         return cell, "", None
-    value = float(found["first"].replace(",", "") + "e" + (found["power"] or "0"))
-    unit = found["unit"]
+    value = float(match["first"].replace(",", "") + "e" + (match["power"] or "0"))
+    unit = match["unit"]
     if unit not in _SIZES:
         return cell, "", value
-    rest = cell[found.end():]
-    return (cell, "", value * _SIZES[unit]) if rest else (found["number"], unit, value * _SIZES[unit])
+    rest = cell[match.end():]
+    return (cell, "", value * _SIZES[unit]) if rest else (match["number"], unit, value * _SIZES[unit])
 
 
 def about(value: float) -> str:

@@ -27,66 +27,43 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Row:
-    """One record: its fields, coordinates and environment by column, as in a frame."""
+    """One record.
+
+    Attributes:
+        columns: its fields, coordinates and environment, as in a frame.
+        value: the number, whatever its status; None where there is none.
+        interval: the bounds of its confidence interval, NaN where it has none.
+        quartiles: the middle half of its samples, NaN without samples.
+    """
 
     columns: Mapping[Any, Any]
-
-    @property
-    def quantity(self) -> str:
-        return format.text(self.columns["quantity"])
-
-    @property
-    def unit(self) -> str:
-        return str(self.columns["unit"])
-
-    @property
-    def status(self) -> str:
-        return str(self.columns["status"])
-
-    @property
-    def note(self) -> str:
-        return format.text(self.columns["note"] or "")
-
-    @property
-    def detail(self) -> Mapping[str, Any]:
-        detail = self.columns["detail"]
-        return detail if isinstance(detail, Mapping) else {}
-
-    @property
-    def value(self) -> float | None:
-        """The number, whatever its status; None where there is none."""
-        value = self.columns["value"]
-        return None if format.missing(value) else float(value)
+    quantity: str
+    unit: str
+    status: str
+    note: str
+    detail: Mapping[str, Any]
+    value: float | None
+    interval: tuple[float, float]
+    quartiles: tuple[float, float]
 
     @property
     def trusted(self) -> bool:
-        """Whether there is a value that no status casts doubt on."""
+        """True where there is a value that no status casts doubt on."""
         return self.status == "ok" and self.value is not None
 
     @property
     def sound(self) -> float | None:
         """The value, where it can be trusted."""
-        return self.value if self.trusted else None
+        return self.value if self.status == "ok" else None
 
     @property
     def word(self) -> str:
-        """What stands where the value would."""
+        """The status, to stand where the value would."""
         return format.MISSING if self.status == "ok" else self.status.replace("_", " ")
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """The bounds of its confidence interval, NaN where it has none."""
-        ends = self.detail.get("ci95")
-        return (ends[0], ends[1]) if isinstance(ends, list) and None not in ends else (math.nan, math.nan)
-
-    @property
-    def quartiles(self) -> tuple[float, float]:
-        """The middle half of its samples, NaN without samples."""
-        return self.columns["q1"], self.columns["q3"]
-
-    @property
     def samples(self) -> int:
-        """How many there are."""
+        """Their number."""
         samples = self.columns["samples"]
         return len(samples) if isinstance(samples, list) else 0
 
@@ -98,30 +75,24 @@ class Row:
 
     @property
     def printed(self) -> str:
-        """How a quoted number is written where it comes from; "" for one that was measured."""
+        """A quoted number as it is written where it comes from; "" for one that was measured."""
         return format.text(self.detail.get("printed") or "")
 
     @property
     def floor(self) -> float | None:
         """The time that the machine's ceilings allow at best, where they are known."""
         limit = self.detail.get("limit")
-        floor = limit.get("floor") if isinstance(limit, Mapping) else None
-        return float(floor) if isinstance(floor, int | float) else None
+        return _number(limit.get("floor")) if isinstance(limit, Mapping) else None
 
     @property
     def foreign_cpu(self) -> float | None:
         """The share of the CPU that other processes had, where that is known."""
-        share = self.detail.get("foreign_cpu")
-        return float(share) if isinstance(share, int | float) else None
+        return _number(self.detail.get("foreign_cpu"))
 
     @property
     def disturbed(self) -> bool:
+        """True where other processes had so much of the CPU that a time is doubtful."""
         return (self.foreign_cpu or 0.0) > FOREIGN_CPU
-
-    @property
-    def grid(self) -> str:
-        """Rows and columns of tokens or pixels, as in 56x56."""
-        return f"{self.at('rows') or 0}x{self.at('cols') or 0}"
 
     def at(self, column: str) -> Any:
         """The record's entry in a column; None where it has none."""
@@ -140,13 +111,23 @@ class Row:
 
 def of(frame: pd.DataFrame) -> list[Row]:
     """The rows of a frame."""
-    return [Row(columns) for columns in frames.rows(frame)]
+    return list(map(row, frames.rows(frame)))
+
+
+def row(columns: Mapping[Any, Any]) -> Row:
+    """The row with these entries."""
+    detail = columns["detail"] if isinstance(columns["detail"], Mapping) else {}
+    ends = detail.get("ci95")
+    interval = (ends[0], ends[1]) if isinstance(ends, list) and None not in ends else (math.nan, math.nan)
+    return Row(columns, format.text(columns["quantity"]), columns["unit"], columns["status"],
+               format.text(columns["note"] or ""), detail, _number(columns["value"]), interval,
+               (columns["q1"], columns["q3"]))
 
 
 def select(view: View, rows: Iterable[Row], quantities: Iterable[str]) -> list[Row]:
     """The rows that the view keeps, of these quantities, without those that stand for whole tasks."""
-    wanted = set(quantities)
-    kept = [row for row in rows if row.quantity in wanted and not row.detail.get(WHOLE_TASK)]
+    names = set(quantities)
+    kept = [row for row in rows if row.quantity in names and not row.detail.get(WHOLE_TASK)]
     return [row for row in kept if all(_fits(row.at(column), value) for column, value in view.where.items())]
 
 
@@ -208,7 +189,7 @@ def captions(rows: Sequence[Row], view: View, shown: Iterable[str]) -> list[str]
             if column not in shown and not column.startswith(("env.", "options.")) and _fixed(rows, column)
             and not _says_nothing(column, rows[0].at(column))}
     if rows[0].at("model") and "tokens" in same:
-        same["tokens"] = rows[0].grid
+        same["tokens"] = f"{rows[0].at('rows')}x{rows[0].at('cols')}"
         view = replace(view, words={**view.words, "tokens": "image"})
     what = [phrase(column, value) if column in POINT else f"{word(view, column)} {entry(column, value)}"
             for column, value in same.items()]
@@ -216,7 +197,7 @@ def captions(rows: Sequence[Row], view: View, shown: Iterable[str]) -> list[str]
 
 
 def made_at(rows: Sequence[Row]) -> str:
-    """What is the same in the environments of all these rows, in one line; "" where nothing is."""
+    """One line on what is the same in the environments of all these rows; "" where nothing is."""
     on_gpu = any(was_gpu(row.at("device")) for row in rows)
     where = [phrase(f"env.{key}", rows[0].at(f"env.{key}")) for key in COMPARABLE
              if _fixed(rows, f"env.{key}") and (on_gpu or key != "tf32")]
@@ -235,7 +216,7 @@ def phrase(column: str, value: Any) -> str:
 
 
 def word(view: View, name: str) -> str:
-    """What a column or quantity is called."""
+    """The word for a column or quantity."""
     return view.words[name] if name in view.words else format.text(name.rpartition(".")[2].replace("_", " "))
 
 
@@ -258,8 +239,12 @@ def coordinates(rows: Sequence[Row]) -> list[str]:
     return [column for column in rows[0].columns if column not in _KNOWN and not column.startswith("env.")]
 
 
-def _fits(value: Any, wanted: Any) -> bool:
-    return value in wanted if isinstance(wanted, tuple) else bool(value == wanted)
+def _number(value: Any) -> float | None:
+    return None if format.missing(value) or not isinstance(value, int | float) else float(value)
+
+
+def _fits(value: Any, allowed: Any) -> bool:
+    return value in allowed if isinstance(allowed, tuple) else bool(value == allowed)
 
 
 def _candidates(rows: Sequence[Row]) -> list[str]:
@@ -275,6 +260,6 @@ def _fixed(rows: Sequence[Row], column: str) -> bool:
 
 
 def _says_nothing(column: str, value: Any) -> bool:
-    """Whether a caption leaves it out: 1 and 0 stand for what matrices and models have not; labels are shown."""
+    """True where a caption leaves it out: 1 and 0 stand for what matrices and models have not; labels are shown."""
     return column in ("attention", "label", "impl", "seed") or (column, value) == ("mode", "forward") or (
         column in ("batch", "heads", "head_dim", "tokens") and value in (0, 1))

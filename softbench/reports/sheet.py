@@ -10,7 +10,7 @@ called, which subject is the baseline, and which of its numbers a number may be 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from softbench.case import WHOLE
@@ -119,7 +119,7 @@ class Sheet:
 
     @property
     def compares(self) -> bool:
-        """Whether there is a baseline and something to compare with it."""
+        """True where there is a baseline and something to compare with it."""
         return self.baseline is not None and len(self.names) > 1
 
     def panels(self) -> list[tuple[dict[str, Any], list[Entry]]]:
@@ -149,12 +149,12 @@ def sheets(rows: Iterable[Row], baseline: str = "", order: Sequence[str] = ()) -
 
 
 def _sheet(measure: str, rows: list[Row], baseline: str, order: Sequence[str], models: bool) -> Sheet:
-    rows = [Row({**row.columns, "grid": f"{row.at('rows') or 0}x{row.at('cols') or 0}"}) for row in rows]
+    rows = [_with(row, "grid", f"{row.at('rows') or 0}x{row.at('cols') or 0}") for row in rows]
     columns = _columns(rows, models)
-    rows = [Row({**row.columns, _SUBJECT: name}) for row, name in zip(rows, _names(rows, columns), strict=True)]
-    wanted = baseline or (rows[0].at("label") or "" if models else BASELINE)
+    rows = [_with(row, _SUBJECT, name) for row, name in zip(rows, _names(rows, columns), strict=True)]
+    baseline = baseline or (rows[0].at("label") if models else BASELINE) or ""
     base = next((row.at(_SUBJECT) for column in ("label", "attention", "model") for row in rows
-                 if (row.at(column) or "") == wanted), None)
+                 if (row.at(column) or "") == baseline), None)
     names = sorted(dict.fromkeys(row.at(_SUBJECT) for row in rows), key=lambda name: name != base)
     points = {point: place for place, point in enumerate(grouped(rows, columns))}
     numbers = {key: {row.quantity: row for row in same}  # the last one counts
@@ -166,6 +166,10 @@ def _sheet(measure: str, rows: list[Row], baseline: str, order: Sequence[str], m
     return Sheet(measure, entries, _known(measure, rows, order), names, base,
                  [column for column in varying if column != "tokens"],
                  _captions(rows, [column for column in columns if column not in varying], models), models)
+
+
+def _with(row: Row, column: str, entry: str) -> Row:
+    return replace(row, columns={**row.columns, column: entry})
 
 
 def _columns(rows: Sequence[Row], models: bool) -> list[str]:
@@ -190,7 +194,7 @@ def _number(numbers: dict[str, Row], quantity: str) -> Row | None:
 
 
 def _names(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
-    """What each row's subject is called: its label, and whatever tells apart subjects that share one.
+    """The name of each row's subject: its label, and whatever tells apart subjects that share one.
 
     Options that differ anywhere under one label are written behind it, so that no line mixes them; implementations
     are only where two of them ran at the same point.

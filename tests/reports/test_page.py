@@ -161,14 +161,14 @@ def test_accuracy_is_of_the_nearest_options_and_says_which() -> None:
                errors_of("soft", 49, 0.7, tokens=256), errors_of("performer", 16, 2.0),
                errors_of("performer", 144, 1.5), errors_of("linformer", 49, 0.1),
                replace(errors_of("softmax", 1, 0.0), options={})]
-    table = _answers.errors(records, ["softmax", "soft", "performer", "linformer"])
+    table = _answers.errors(records)
     assert table is not None
     assert "at 1,024 tokens" in table.captions[0]
     assert [c.header for c in table.columns] == ["attention", "estimates", "measured with", "image", "normal"]
     assert table.rows == [["softmax", "itself: it is exact", "the same options", "0", "n/a"],
                           ["soft", "gaussian", "the same options", "0.250", "0.500"],
                           ["performer", "softmax", "size=144, not 256", "1.50", "n/a"]]
-    assert _answers.errors(records[:4], ["soft"]) is None
+    assert _answers.errors(records[:4]) is None
 
 
 # --- machines

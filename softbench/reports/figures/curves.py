@@ -30,7 +30,7 @@ _PER_IMAGE = {"s": ("image/s", "Images per second"), "flop": ("GMAC", "Multiply-
 
 @dataclass
 class _Panel:
-    """What one pair of axes shows: a line of points for each subject. The unit of a ratio is "x".
+    """One pair of axes: a line of points for each subject. The unit of a ratio is "x".
 
     Attributes:
         remarks: what is written behind the bar of a subject.

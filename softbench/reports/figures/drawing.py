@@ -1,4 +1,4 @@
-"""What all figures share: the look of a subject, head lines, axes of values, names at the ends of lines, and the file.
+"""Drawing, as all figures share it: the look of a subject, head lines, axes, lines with names at their ends, the file.
 
 Every subject keeps one colour, marker and dash in all panels of a figure.
 """
@@ -246,13 +246,13 @@ def name_lines(axes: Axes, ends: dict[str, tuple[float, float] | None], words: d
         words: what is then written behind the name.
     """
     to_fraction = axes.transData + axes.transAxes.inverted()
-    wished = {name: float(to_fraction.transform(end)[1]) if end else 1.0 for name, end in ends.items()}
-    names = sorted(wished, key=lambda name: wished[name])
+    levels = {name: float(to_fraction.transform(end)[1]) if end else 1.0 for name, end in ends.items()}
+    names = sorted(levels, key=lambda name: levels[name])
     labels = {name: "\n".join(format.wrap(name + ("" if ends[name] else f" ({words[name]})"), LABEL_WIDTH))
               for name in names}
     line_height = LABEL_POINTS / 72 * axes.figure.dpi / axes.bbox.height
     heights = [line_height * (1 + labels[name].count("\n")) for name in names]
-    for name, level in zip(names, apart([wished[name] for name in names], heights), strict=True):
+    for name, level in zip(names, apart([levels[name] for name in names], heights), strict=True):
         end, style = ends[name], looks[name]
         text: dict[str, Any] = {"color": style.colour, "va": "center", "ha": "left", "linespacing": 1.0}
         if end is None:
@@ -264,10 +264,10 @@ def name_lines(axes: Axes, ends: dict[str, tuple[float, float] | None], words: d
                           "relpos": (0.0, 0.5), "shrinkA": 1, "shrinkB": 4})
 
 
-def apart(wished: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """Ascending positions in 0..1 of labels of these heights that do not overlap, each about where it wishes to be.
+def apart(levels: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """Ascending positions in 0..1 of labels of these heights that do not overlap, each about at its level.
 
-    Neighbours that overlap merge into a block around the mean of their wishes, until no blocks overlap.
+    Neighbours that overlap merge into a block around the mean of their levels, until no blocks overlap.
     """
     blocks: list[tuple[float, list[int]]] = []  # (centre, labels in it)
 
@@ -277,16 +277,16 @@ def apart(wished: Sequence[float], heights: Sequence[float]) -> list[float]:
     def inside(centre: float, members: list[int]) -> float:
         return max(min(centre, 1 - size(members) / 2), size(members) / 2)
 
-    for index, wish in enumerate(wished):
+    for index, level in enumerate(levels):
         members = [index]
-        centre = inside(wish, members)
+        centre = inside(level, members)
         while blocks and blocks[-1][0] + size(blocks[-1][1]) / 2 > centre - size(members) / 2:
             below, others = blocks.pop()
             centre = (below * len(others) + centre * len(members)) / (len(others) + len(members))
             members = others + members
             centre = inside(centre, members)
         blocks.append((centre, members))
-    placed = [0.0] * len(wished)
+    placed = [0.0] * len(levels)
     for centre, members in blocks:
         edge = centre - size(members) / 2
         for member in members:

@@ -24,7 +24,7 @@ _TICK = "|"
 
 @dataclass(frozen=True)
 class _Series:
-    """What belongs to one line: its measured rows, its fit if it has one, and extrapolated rows."""
+    """One line: its measured rows, its fit if it has one, and extrapolated rows."""
 
     measured: list[Row]
     fit: Row | None

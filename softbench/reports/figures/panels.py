@@ -22,7 +22,7 @@ MOST_PANELS = 24
 
 @dataclass(frozen=True)
 class Plan:
-    """What the panels of a view show.
+    """The panels of a view.
 
     Attributes:
         by: the columns that panels differ in; `panels` has their entries as keys.

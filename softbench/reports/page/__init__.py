@@ -45,10 +45,11 @@ def page(records: Sequence[Record], views: Mapping[str, Sequence[View]], about: 
         counted = ", ".join(f"{sum(r.status == s for r in records)} {s}" for s in statuses)
         raise ResultsError(f"None of these records has a value ({counted or 'there are none'}): there is nothing to"
                            " report. `softbench show` prints why.")
-    found = _machines.machines(records)
+    machines = _machines.machines(records)
     style, script = _file("style.css"), _file("page.js")
-    answers = [answer for machine in found for answer in _answers.answers(machine, baseline)]
-    sections = _sections.sections(found, views, about, baseline)
+    answers = [answer for machine in machines for answer in _answers.answers(machine, baseline)]
+    errors = _answers.errors([record for machine in machines for record in machine.records])
+    sections = _sections.sections(machines, views, about, baseline)
     grids = [grid for section in sections for grid in (*section.merged, *(g for p in section.parts for g in p.grids))]
     overtaking = [(part.machine, part.grids[0]) for section in sections if _is_answer(section)
                   for part in section.parts if part.grids]
@@ -56,16 +57,17 @@ def page(records: Sequence[Record], views: Mapping[str, Sequence[View]], about: 
     return _template().render(
         style=style, script=script, policy=_policy(style, script), version=softbench.__version__,
         answers=[(answer, _grids.grid(answer.table, answer.facets)) for answer in answers],
-        overtaking=overtaking, errors=_accuracy(found), sections=sections, choices=_choices(grids),
-        machines=[machine.name for machine in found if machine.environment] or [_machines.PUBLISHED],
-        environment=_grids.grid(_environment(found), {}) if any(m.environment for m in found) else None,
-        commands=_grids.grid(_commands(found), {}), records=_packed(records), count=len(records),
+        overtaking=overtaking, errors=None if errors is None else _grids.grid(errors, {}), sections=sections,
+        choices=_choices(grids),
+        machines=[machine.name for machine in machines if machine.environment] or [_machines.PUBLISHED],
+        environment=_grids.grid(_environment(machines), {}) if any(m.environment for m in machines) else None,
+        commands=_grids.grid(_commands(machines), {}), records=_packed(records), count=len(records),
         failures=sum(record.value is None for record in records), problems=[format.text(p) for p in problems],
         dates=_dates(records), margin=format.share(_answers.TERMS.threshold))
 
 
 def _is_answer(section: _sections.Section) -> bool:
-    """Whether its first table says from which length on an attention overtakes another, and belongs to the answer."""
+    """True where its first table, on the length from which on one overtakes another, belongs to the answer."""
     return any(known.answers == "overtaking" for known in quantities.listed(section.measure))
 
 
@@ -89,7 +91,7 @@ def _file(name: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """What the page may run and load: its own style and script, known by their digests, and nothing else."""
+    """The rule that the page runs and loads its own style and script, known by their digests, and nothing else."""
     def digest(text: str) -> str:
         return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
@@ -103,18 +105,11 @@ def _packed(records: Sequence[Record]) -> str:
     return "data:application/gzip;base64," + base64.b64encode(gzip.compress(lines.encode(), 9, mtime=0)).decode()
 
 
-def _accuracy(machines: Sequence[Machine]) -> _grids.Grid | None:
-    records = [record for machine in machines for record in machine.records]
-    timed = dict.fromkeys(r.name for r in records if _answers.tells(r, "fastest") and not r.model)
-    table = _answers.errors(records, timed)
-    return None if table is None else _grids.grid(table, {})
-
-
 def _choices(grids: Sequence[_grids.Grid]) -> dict[str, list[str]]:
-    """What rows can be chosen by, where there is a choice."""
-    found = {facet: sorted({line.facets[facet] for grid in grids for body in grid.bodies for line in body.lines
+    """The values by which rows can be chosen, where there is a choice."""
+    choices = {facet: sorted({line.facets[facet] for grid in grids for body in grid.bodies for line in body.lines
                             if facet in line.facets}) for facet in _grids.FACETS}
-    return {facet: values for facet, values in found.items() if len(values) > 1}
+    return {facet: values for facet, values in choices.items() if len(values) > 1}
 
 
 def _environment(machines: Sequence[Machine]) -> Table:
@@ -132,7 +127,7 @@ def _entry(key: str, value: Any) -> str:
 
 
 def _commands(machines: Sequence[Machine]) -> Table:
-    """What was typed to make these records, in the order of their times."""
+    """The commands that made these records, in the order of their times."""
     made: dict[tuple[str, str], list[Record]] = {}
     for machine in machines:
         for record in machine.records:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -69,21 +69,22 @@ def answers(machine: Machine, baseline: str = "") -> list[Answer]:
     source = min(timing, key=lambda name: (quantities.section(name).place, name), default="")
     tried = [_without_task(r) for r in machine.of(source) if tells(r, "fastest")
              and r.coords.get("part", WHOLE) == WHOLE]
-    found = []
+    made = []
     for models in (False, True):
         mine = [record for record in tried if bool(record.model) == models]
         base = baseline or (mine[0].name if models and mine else BASELINE)
-        settings = {_setting(record): None for record in mine}
-        for setting in settings:
-            here = [record for record in mine if _setting(record) == setting]
+        settings: dict[str, list[Record]] = {}
+        for record in mine:
+            settings.setdefault(_setting(record), []).append(record)
+        for here in settings.values():
             places = _places(here, base)
             if any(len(place.ranked) > 1 for place in places):
-                found.append(_answer(machine, here, places, mine, base))
-    return found
+                made.append(_answer(machine, here, places, mine, base))
+    return made
 
 
 def tells(record: Record, answer: str) -> bool:
-    """Whether a record's number answers that question."""
+    """True where a record's number answers that question."""
     return verdicts.quantity(record).answers == answer
 
 
@@ -113,19 +114,19 @@ def _places(here: Sequence[Record], base: str) -> list[_Place]:
     for record in here:
         sizes.setdefault((record.tokens, *record.grid), []).append(record)
     square = len({key[0] for key in sizes}) == len(sizes) and not here[0].model
-    found = []
+    places = []
     for (tokens, rows, cols), records in sorted(sizes.items()):
         ranked = sorted((r for r in records if r.value), key=lambda record: (record.value, _name(record)))
         if not ranked:
             continue
         baseline = next((r for r in records if base in (r.label, r.model or r.attention)), None)
         tied = [ranked[0], *(r for r in ranked[1:] if not _slower(ranked[0], r))]
-        found.append(_Place(format.count(tokens) if square else f"{rows}x{cols}", ranked, tied, baseline))
-    return found
+        places.append(_Place(format.count(tokens) if square else f"{rows}x{cols}", ranked, tied, baseline))
+    return places
 
 
 def _slower(fastest: Record, other: Record) -> bool:
-    """Whether the other one is slower beyond doubt. Of single rounds, whose noise is unknown, the middle halves of
+    """True where the other one is slower beyond doubt. Of single rounds, whose noise is unknown, the middle halves of
     the samples must lie apart, by more than the threshold."""
     base, head = (Side("", "x", [record], []) for record in (fastest, other))
     row, = verdicts.compare(base, head, TERMS).rows
@@ -195,33 +196,29 @@ def _against(baseline: Record | None, fastest: float) -> str:
     return format.ratio(baseline.value / fastest) if baseline.value else baseline.status
 
 
-def errors(records: Iterable[Record], wanted: Iterable[str]) -> Table | None:
-    """How far attentions are from the exact one that each estimates, by kind of inputs; None where nothing says it.
+def errors(records: Sequence[Record]) -> Table | None:
+    """How far attentions that were timed are from the exact one that each estimates, by kind of inputs; None where
+    nothing says it.
 
     Where an attention was not measured with the very options that were timed, the nearest are taken, and named.
-
-    Args:
-        wanted: the labels that were timed; empty for all that have errors.
     """
-    records = list(records)
     timed = {r.label: r for r in records if tells(r, "fastest") and not r.model}
     known = [r for r in records if tells(r, "accuracy") and r.value is not None and r.status == "ok"]
-    labels = [label for label in dict.fromkeys(wanted) if label in timed]
-    chosen = {label: found for label in labels if (found := _nearest(timed[label], known))}
+    chosen = {format.text(label): (one, near) for label, one in timed.items() if (near := _nearest(one, known))}
     if not chosen:
         return None
-    kinds = list(dict.fromkeys(str(r.coords.get("inputs", "")) for found in chosen.values() for r in found))
-    lengths = {r.tokens for found in chosen.values() for r in found}
+    kinds = list(dict.fromkeys(_inputs(r) for _, near in chosen.values() for r in near))
+    lengths = {r.tokens for _, near in chosen.values() for r in near}
     columns = [Column("attention", right=False), Column("estimates", right=False), Column("measured with", right=False)]
     columns += [Column("tokens")] if len(lengths) > 1 else []
     columns += [Column(format.text(kind)) for kind in kinds]
     rows = []
-    for label, found in chosen.items():
-        by_kind = {str(r.coords.get("inputs", "")): r for r in found}
-        against = format.text(str(found[0].coords.get("against", "")).replace("_", " "))
-        against = "itself: it is exact" if against == found[0].attention else against
-        row = [format.text(label), against, _options(timed[label], found[0]) or "the same options"]
-        row += [format.count(found[0].tokens)] if len(lengths) > 1 else []
+    for label, (one, near) in chosen.items():
+        by_kind, nearest = {_inputs(r): r for r in near}, near[0]
+        against = format.text(str(nearest.coords.get("against", "")).replace("_", " "))
+        against = "itself: it is exact" if against == nearest.attention else against
+        row = [label, against, _options(one, nearest) or "the same options"]
+        row += [format.count(nearest.tokens)] if len(lengths) > 1 else []
         rows.append([*row, *(_error(by_kind.get(kind)) for kind in kinds)])
     at = f" at {format.count(lengths.pop())} tokens" if len(lengths) == 1 else ""
     return Table([f"What it costs in accuracy: relative error of the attention matrix{at}, by kind of inputs. 0 is"
@@ -235,7 +232,11 @@ def _nearest(timed: Record, known: Sequence[Record]) -> list[Record]:
     if not mine:
         return []
     best = min(item[:2] for item in mine)
-    return list({str(r.coords.get("inputs", "")): r for distance, size, r in mine if (distance, size) == best}.values())
+    return list({_inputs(r): r for distance, size, r in mine if (distance, size) == best}.values())
+
+
+def _inputs(record: Record) -> str:
+    return str(record.coords.get("inputs", ""))
 
 
 def _distance(one: dict[str, Any], other: dict[str, Any]) -> float | None:
@@ -251,7 +252,7 @@ def _distance(one: dict[str, Any], other: dict[str, Any]) -> float | None:
 
 
 def _options(timed: Record, measured: Record) -> str:
-    """What differs in the options of the error: `features=144, not 256`."""
+    """The options of the error that differ: `features=144, not 256`."""
     return ", ".join(f"{format.text(key)}={format.text(value)}, not {format.text(timed.options.get(key))}"
                      for key, value in measured.options.items() if timed.options.get(key) != value)
 

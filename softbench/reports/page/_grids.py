@@ -80,8 +80,8 @@ def grid(table: Table, facets: Mapping[str, str]) -> Grid:
         if number in table.headings:
             bodies.append(Body(table.headings[number], []))
         cells = [_cell(text, column, unit) for text, column, unit in zip(row, table.columns, units, strict=True)]
-        found = {**facets, **{facet: row[place] for facet, place in own.items()}}
-        bodies[-1].lines.append(Line(cells, found, number in table.breaks and number not in table.headings))
+        mine = {**facets, **{facet: row[place] for facet, place in own.items()}}
+        bodies[-1].lines.append(Line(cells, mine, number in table.breaks and number not in table.headings))
     heads = [Head(column.header, unit, column.right) for column, unit in zip(table.columns, units, strict=True)]
     return Grid(title, captions, heads, bodies, table.footnotes)
 

@@ -41,15 +41,15 @@ def machines(records: Iterable[Record]) -> list[Machine]:
         else:
             quoted.append(record)
     names = _names(list(groups))
-    found = []
+    places = []
     for number, (name, own) in enumerate(zip(names, groups.values(), strict=True)):
         measures = {record.measure for record in own}
         beside = [record for record in quoted if record.measure in measures]
-        found.append(Machine(name, f"m{number}", own[-1].environment, [*beside, *own]))
+        places.append(Machine(name, f"m{number}", own[-1].environment, [*beside, *own]))
     measured = {record.measure for group in groups.values() for record in group}
     if alone := [record for record in quoted if record.measure not in measured]:
-        found.append(Machine(PUBLISHED, f"m{len(found)}", {}, alone))
-    return found
+        places.append(Machine(PUBLISHED, f"m{len(places)}", {}, alone))
+    return places
 
 
 def _names(keys: Sequence[tuple[str, ...]]) -> list[str]:

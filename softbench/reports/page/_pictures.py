@@ -216,7 +216,7 @@ def _in_points(box: Bbox, figure: Figure) -> Bbox:
 
 
 def _words(axes: Axes) -> str:
-    """What a panel shows, in a sentence for those who do not see it."""
+    """Describe a panel in a sentence for those who do not see it."""
     x, y = format.text(axes.get_xlabel()), format.text(axes.get_ylabel())
     sides = f"{y} against {x}".strip() if x else y
     return ". ".join(filter(None, (format.text(axes.get_title("left")), sides)))

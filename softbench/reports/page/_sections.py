@@ -104,7 +104,7 @@ def _taken_out(captions: Sequence[list[str]], machine: str) -> str:
 
 
 def _facets(records: Sequence[Record]) -> dict[str, str]:
-    """What all these records have in common of what rows are chosen by."""
+    """The values that all these records have in what rows are chosen by."""
     facets = {}
     for facet in _grids.FACETS:
         values = {getattr(record, facet) for record in records}

@@ -45,7 +45,7 @@ def _marks(notes: Notes, entry: Entry) -> list[str]:
 
 
 def _headlines(view: Cases, sheet: Sheet) -> list[str]:
-    """What is shown, and how its ratios are to be read."""
+    """The captions on what is shown, and on how its ratios are to be read."""
     quantities = list(sheet.known.values())
     times = [known for known in quantities if known.is_duration]
     first = format.text(view.title)
@@ -101,22 +101,22 @@ def _value_columns(sheet: Sheet) -> _Columns:
 
 def _time_columns(sheet: Sheet, known: Quantity) -> _Columns:
     name = known.name
-    yield Column("IQR"), partial(_iqr, name)
+    yield Column("IQR"), _of(name, _iqr)
     if sheet.models and known.per_image:
-        yield Column("images/s"), lambda e: format.number(e.at("batch") / value if (value := e.value(name)) else None)
+        yield Column("images/s"), _of(name, lambda r: format.number(r.at("batch") / r.value if r.value else None))
     if sheet.compares:
         yield Column(f"vs {sheet.baseline}"), lambda e: format.ratio(e.faster(name))
     if _has_floors(sheet):
-        yield Column("floor", spare=1), partial(_floor, name)
-        yield Column("of limit"), partial(_reached, name)
-    yield Column("samples", spare=2), partial(_samples, name)
+        yield Column("floor", spare=1), _of(name, lambda row: format.quantity(row.floor, row.unit))
+        yield Column("of limit"), _of(name, lambda row: format.share(row.floor and row.value and row.floor / row.value))
+    yield Column("samples", spare=2), _of(name, lambda row: format.count(row.samples))
 
 
 def _plain_columns(sheet: Sheet, known: Quantity) -> _Columns:
     name = known.name
     rows = [row for entry in sheet.entries if (row := entry.number(name)) and row.trusted]
     if any(row.quartiles[0] != row.quartiles[1] for row in rows if row.samples):
-        yield Column("IQR"), partial(_iqr, name)
+        yield Column("IQR"), _of(name, _iqr)
     if sheet.compares and rows and _has_ratio(known):
         yield Column(f"of {sheet.baseline}"), lambda e: format.ratio(e.ratio(name))
 
@@ -126,8 +126,13 @@ def _has_floors(sheet: Sheet) -> bool:
 
 
 def _has_ratio(known: Quantity) -> bool:
-    """Whether a plain column stands beside its ratios: not of a time, of an audit, or of a count that is no cost."""
+    """True where a plain column stands beside its ratios: not of a time, of an audit, or of a count that is no cost."""
     return not known.is_duration and not known.audit and (known.kind != "exact" or known.better is not None)
+
+
+def _of(name: str, write: Callable[[Row], str]) -> Callable[[Entry], str]:
+    """A cell about the number of a quantity, where it can be trusted."""
+    return lambda entry: write(row) if (row := entry.number(name)) and row.trusted else format.MISSING
 
 
 def _value(name: str, entry: Entry) -> str:
@@ -138,24 +143,8 @@ def _value(name: str, entry: Entry) -> str:
     return format.quantity(row.value, row.unit) if row.status == "ok" else row.status
 
 
-def _iqr(name: str, entry: Entry) -> str:
-    row = entry.number(name)
-    return format.span(*row.quartiles, row.unit) if row and row.trusted else format.MISSING
-
-
-def _floor(name: str, entry: Entry) -> str:
-    row = entry.number(name)
-    return format.quantity(row.floor, row.unit) if row else format.MISSING
-
-
-def _reached(name: str, entry: Entry) -> str:
-    row = entry.number(name)
-    return format.share(row.floor / row.sound if row and row.floor is not None and row.sound else None)
-
-
-def _samples(name: str, entry: Entry) -> str:
-    row = entry.number(name)
-    return format.count(row.samples) if row and row.trusted else format.MISSING
+def _iqr(row: Row) -> str:
+    return format.span(*row.quartiles, row.unit)
 
 
 def _gmac(names: Sequence[str], models: bool, entry: Entry) -> str:

@@ -171,7 +171,7 @@ def _captions(rows: Sequence[Row]) -> list[str]:
     what = [phrase(name, values[0]) for name, values in _places(rows).items()
             if len(values) == 1 and name not in ("quantity", "grid")]
     records = [row.head for row in rows if row.head] or [row.record for row in rows]
-    where = reports.made_at([reports.Row(frames.columns(record)) for record in records])
+    where = reports.made_at([reports.row(frames.columns(record)) for record in records])
     return [line for line in (", ".join(what), where) if line]
 
 
@@ -203,7 +203,7 @@ def _terms(rows: Sequence[Row], terms: Terms) -> str:
 
 
 def _is_noise(row: Row, terms: Terms) -> bool:
-    """Whether the margin of a case comes from the noise of its machine."""
+    """True where the margin of a case comes from the noise of its machine."""
     known = terms.run_noise if "round" in row.units else terms.noise
     return 2 * known.get(str(row.record.environment.get("machine")), 0.0) > terms.threshold
 

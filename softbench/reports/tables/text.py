@@ -53,7 +53,7 @@ class Notes(dict[str, int]):
     """Footnotes: each text has the number of its first appearance."""
 
     def mark(self, notes: Iterable[str]) -> list[str]:
-        """What stands beside the numbers that have these notes, once for each different one; nothing for ""."""
+        """Number these notes, each different one once; "" is none."""
         return [f"[{self.setdefault(note, len(self) + 1)}]" for note in dict.fromkeys(notes) if note]
 
     def lines(self) -> list[str]:
@@ -168,8 +168,8 @@ def _narrowed(table: Table, width: int) -> tuple[Table, list[int]]:
         table = replace(table, columns=[table.columns[i] for i in left],
                         rows=[[row[i] for i in left] for row in table.rows])
     if gone:
-        said = f"Not shown at this width: {', '.join(gone)}. --format md has all columns."
-        table = replace(table, footnotes=[*table.footnotes, said])
+        missing = f"Not shown at this width: {', '.join(gone)}. --format md has all columns."
+        table = replace(table, footnotes=[*table.footnotes, missing])
     return table, widths
 
 
