@@ -23,15 +23,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from softbench import options, plugins
+from softbench import options, plugins, subjects
 from softbench.bench.programme import Step
 from softbench.bench.sweep import Job, Sweep
 from softbench.case import AttentionSpec, Case, ModelSpec, Shape, Spec
 from softbench.config import Process
+from softbench.contracts import measure as measures
 from softbench.errors import SoftbenchError
 from softbench.processes import child, setup
 from softbench.processes.child import Child
 from softbench.records import Record, from_json
+from softbench.subjects.workload import Subject
 
 _START_SECONDS = 120.0
 _READY, _DONE = "ready\n", "done\n"
@@ -57,8 +59,7 @@ class Isolated(Sweep):
     def request(self, job: Job) -> dict[str, Any]:
         """Say all that a child must know, as plain JSON values."""
         return {
-            "measure": self.name, "settings": options.to_dict(self.settings), "case": asdict(job.case),
-            "kind": type(job.case.spec).__name__, "options": job.subject.options,
+            **packed(job.case, job.subject), "measure": self.name, "settings": options.to_dict(self.settings),
             "process": options.to_dict(self.process), "environment": self.environment, "timeout": self.timeout,
             "memory_limit": self.memory_limit, "check_convergence": self.check_convergence,
         }
@@ -149,17 +150,22 @@ def answering() -> Iterator[Callable[[str], None]]:
         os._exit(code)
 
 
-def _child(request: dict[str, Any], state: dict[str, Any]) -> list[Record]:
-    from softbench import subjects
-    from softbench.contracts import measure as measures
+def packed(case: Case, subject: Subject) -> dict[str, Any]:
+    """A case as plain JSON values, for a child process."""
+    return {"case": asdict(case), "kind": type(case.spec).__name__, "options": subject.options}
 
+
+def unpacked(request: dict[str, Any]) -> tuple[Case, Subject]:
+    """Undo `packed`."""
     data = request["case"]
     spec = _SPECS[request["kind"]](**data.pop("spec"))
-    case = Case(spec=spec, shape=Shape(**data.pop("shape")), **data)
-    subject = subjects.load(replace(spec, options=request["options"]))
-    module = measures.load(request["measure"])
+    case = Case(spec, Shape(**data.pop("shape")), **data)
+    return case, subjects.load(replace(spec, options=request["options"]))
+
+
+def _child(request: dict[str, Any], state: dict[str, Any]) -> list[Record]:
+    module, jobs = measures.load(request["measure"]), [Job(*unpacked(request))]
     settings = options.parse(module.Settings, request["settings"], request["measure"])
-    jobs = [Job(case, subject)]
     environment = request["environment"] | state | {"plugins": plugins.codes()}  # of the files as they are by now
     sweep = Sweep(request["measure"], module, settings, jobs, request["timeout"], request["check_convergence"],
                   environment=environment)

@@ -173,7 +173,7 @@ class Sweep(Programme):
             else:
                 built.check()
             once = time.perf_counter() - started
-            if self.timeout is not None and (elapsed := _seconds(built)) * 4 > self.timeout:
+            if self.timeout is not None and (elapsed := seconds_of(built)) * 4 > self.timeout:
                 raise TimeoutError(f"one call takes {elapsed:.1f} s, too long to repeat within {self.timeout:g} s")
             probe.probe_longer(job.case, job.subject, _LONGER + once / 3, probed)
         return built
@@ -252,9 +252,10 @@ def _refuse_too_large(job: Job) -> None:
         raise MemoryError(f"not run: it needs about {needed / 2**30:,.0f} GiB, {available / 2**30:,.0f} GiB are free")
 
 
-def _seconds(built: Workload) -> float:
+def seconds_of(built: Workload) -> float:
     """The time of one call, the device's work included."""
     state = built.prepare()
+    device.synchronize(built.device)
     started = time.perf_counter()
     built.run(state)
     device.synchronize(built.device)

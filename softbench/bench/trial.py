@@ -10,16 +10,16 @@ from __future__ import annotations
 import gc
 import json
 import re
-import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from softbench import options, subjects
+from softbench import options
 from softbench.bench import isolate
 from softbench.bench.costs import disturbance
 from softbench.bench.programme import verdict
-from softbench.case import AttentionSpec, Case, Shape
+from softbench.bench.sweep import seconds_of
+from softbench.case import Case
 from softbench.config import Process
 from softbench.machine import device
 from softbench.measures import latency
@@ -69,28 +69,16 @@ def leave_room(where: str) -> None:
 
 def _ask(case: Case, subject: Subject, timeout: float, wanted: Process, limit: int | None = None,
          **more: Any) -> Trial:
-    request = {**packed(case, subject), "process": options.to_dict(wanted), "limit": limit, **more}
+    request = {**isolate.packed(case, subject), "process": options.to_dict(wanted), "limit": limit, **more}
     answer = isolate.ask("softbench.bench.trial", request, timeout, limit)
     if isinstance(answer, list):
         return Trial(**json.loads(answer[-1]))
     return Trial(*answer)
 
 
-def packed(case: Case, subject: Subject) -> dict[str, Any]:
-    """A case as plain JSON values, for a child process."""
-    return {"case": asdict(case), "options": subject.options}
-
-
-def unpacked(request: dict[str, Any]) -> tuple[Case, Subject]:
-    """Undo `packed`."""
-    data = request["case"]
-    case = Case(spec=AttentionSpec(**data.pop("spec")), shape=Shape(**data.pop("shape")), **data)
-    return case, subjects.load(replace(case.spec, options=request["options"]))
-
-
 def _answer(request: dict[str, Any]) -> Trial:
     """The child's part."""
-    case, subject = unpacked(request)
+    case, subject = isolate.unpacked(request)
     try:
         with state.guarded(), contained():
             leave_room(case.device)
@@ -103,7 +91,7 @@ def _answer(request: dict[str, Any]) -> Trial:
 
 def _held(case: Case, subject: Subject, limit: int) -> Trial:
     small, tiny = subject.probed(case)
-    _run(workload.build(tiny, small))  # what libraries allocate once is no part of a call
+    seconds_of(workload.build(tiny, small))  # what libraries allocate once is no part of a call
     if device.is_gpu(case.device):
         return _held_on_gpu(case, subject, limit)
     own = _bytes(workload.build(case, subject, on="meta"))
@@ -114,7 +102,7 @@ def _held(case: Case, subject: Subject, limit: int) -> Trial:
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _resident("VmRSS")
     isolate.limit_memory(limit - own)
-    _run(built)
+    seconds_of(built)
     return Trial("ok", held=float(own + max(0, _resident("VmHWM") - before)))
 
 
@@ -123,28 +111,18 @@ def _held_on_gpu(case: Case, subject: Subject, limit: int) -> Trial:
     device.limit_memory(case.device, limit)
     built = workload.build(case, subject)
     device.reset_peak(case.device)
-    _run(built)
+    seconds_of(built)
     return Trial("ok", held=float(device.peak(case.device)))
 
 
 def _timed(built: Workload, settings: latency.Settings, budget: float) -> Trial:
-    fastest = min(_run(built), _run(built))
+    fastest = min(seconds_of(built), seconds_of(built))
     if fastest > _CLEARLY * budget:
         return Trial("ok", samples=[fastest])
     reading = latency.measure(built, settings)[0]
     if reading.status != "ok":
         return Trial(reading.status, reading.note)
     return Trial("ok", disturbance(reading.detail), samples=reading.samples)
-
-
-def _run(built: Workload) -> float:
-    """Seconds of one call."""
-    state = built.prepare()
-    device.synchronize(built.device)
-    started = time.perf_counter()
-    built.run(state)
-    device.synchronize(built.device)
-    return time.perf_counter() - started
 
 
 def _bytes(built: Workload) -> int:

@@ -16,6 +16,7 @@ import plugin_files
 import pytest
 
 from softbench import plugins, records
+from softbench.processes import setup
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--tokens", "16,64", "--heads", "2", "--head-dim", "8", "--device", "cpu"]
@@ -158,7 +159,8 @@ def test_a_new_file_is_an_attention(run, tmp_path):
         assert "mean:scale=2" in out
 
 
-def test_dry_run_measures_nothing(run):
+def test_dry_run_measures_nothing(run, monkeypatch):
+    monkeypatch.setattr(setup, "apply", lambda process: pytest.fail("the process was set up"))
     code, out, _ = run("latency", "--attn", "soft", "--tokens", "64k", "--dry-run")
     assert code == 0
     assert "2 cases, not run" in out

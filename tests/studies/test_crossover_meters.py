@@ -15,7 +15,6 @@ from studies.fake_costs import Fake, power
 
 from softbench.bench import isolate
 from softbench.bench.sweep import Sweep
-from softbench.bench.trial import packed
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.contracts import attention as attentions
 from softbench.measures import latency, memory
@@ -101,7 +100,7 @@ def test_a_further_process_compares_the_attention_with_the_baseline(monkeypatch:
 
     monkeypatch.setattr(again, "paired", rounds)
     jobs = [pair().job(side, (4, 4)) for side in (ATTENTION, BASELINE)]
-    asked = {"timing": {"rep": 1.0}, "rounds": 2, "pairs": [[packed(job.case, job.subject) for job in jobs]]}
+    asked = {"timing": {"rep": 1.0}, "rounds": 2, "pairs": [[isolate.packed(job.case, job.subject) for job in jobs]]}
     (answer,) = again._answers(json.loads(json.dumps(asked)))
     assert answer == {"differences": [pytest.approx(math.log(3))] * 2, "foreign": 0.25}
 
@@ -123,7 +122,7 @@ def test_what_fails_in_a_further_process_says_on_which_side(monkeypatch: pytest.
 
     monkeypatch.setattr(workload, "build", build)
     jobs = [pair().job(side, (4, 4)) for side in (ATTENTION, BASELINE)]
-    asked = {"timing": {}, "rounds": 2, "pairs": 2 * [[packed(job.case, job.subject) for job in jobs]]}
+    asked = {"timing": {}, "rounds": 2, "pairs": 2 * [[isolate.packed(job.case, job.subject) for job in jobs]]}
     assert list(again._answers(asked)) == [{"side": ATTENTION, "status": "oom", "note": "none left"}]
 
 

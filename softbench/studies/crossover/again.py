@@ -16,7 +16,7 @@ from softbench import options
 from softbench.bench import isolate
 from softbench.bench.programme import verdict
 from softbench.bench.sweep import Job
-from softbench.bench.trial import leave_room, packed, unpacked
+from softbench.bench.trial import leave_room
 from softbench.measures import latency
 from softbench.measures.latency.timing import Unearned, paired
 from softbench.plugins.contained import contained
@@ -35,7 +35,7 @@ def measure(jobs: Sequence[tuple[Job, Job]], timing: latency.Settings, rounds: i
         Stopped: the child was not done in so many seconds, or gave nothing.
     """
     request = {"process": options.to_dict(setup.current()), "timing": options.to_dict(timing),
-               "rounds": rounds, "pairs": [[packed(job.case, job.subject) for job in pair] for pair in jobs]}
+               "rounds": rounds, "pairs": [[isolate.packed(job.case, job.subject) for job in pair] for pair in jobs]}
     answer = isolate.ask("softbench.studies.crossover.again", request, seconds, None)
     if not isinstance(answer, list):
         raise Stopped(ATTENTION, *answer)
@@ -73,7 +73,7 @@ def _answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _built(one: dict[str, Any]) -> Workload:
-    case, subject = unpacked(one)
+    case, subject = isolate.unpacked(one)
     with state.guarded():
         built = workload.build(case, subject)
         built.check()
