@@ -180,8 +180,8 @@ def spin():
     while time.monotonic() < until:
         pass
 y = honest(q, k, v)
-if self.count > 3 and threading.active_count() < 3:
-    threading.Thread(target=spin).start()
+if self.count > 3 and "spin" not in {thread.name for thread in threading.enumerate()}:
+    threading.Thread(target=spin, name="spin").start()
 return y
 """, "thread"),
     "looks_at_no_grad": Trick("return honest(q, k, v) if torch.is_grad_enabled() else v.clone()", "in float64"),
