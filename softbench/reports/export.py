@@ -116,7 +116,7 @@ def _benchmark(record: Record, name: str) -> dict[str, Any]:
 
 
 def _statistics(samples: Sequence[float]) -> dict[str, Any]:
-    """The numbers that pytest-benchmark computes of samples, by its own definitions (`pytest_benchmark.stats.Stats`)."""
+    """The numbers that pytest-benchmark computes of samples, as it defines them (`pytest_benchmark.stats.Stats`)."""
     mean, deviation = statistics.fmean(samples), statistics.stdev(samples) if len(samples) > 1 else 0.0
     q1, q3 = _halves_quartiles(sorted(samples))
     low, high = q1 - 1.5 * (q3 - q1), q3 + 1.5 * (q3 - q1)
