@@ -95,9 +95,9 @@ class Programme(ABC):
         records = list(self.held)
         for step in self.steps(records):
             self.on_start(step.name)
-            given = step.run()
-            records += given
-            yield step.items, given
+            rows = step.run()
+            records += rows
+            yield step.items, rows
 
     def attempt(self, action: Callable[..., Any], *arguments: Any) -> Any:
         """The action's result, or a list of the one reading that says why there is none."""

@@ -52,7 +52,7 @@ class Watch:
 
     def start(self, name: str) -> None: ...
 
-    def advance(self, items: int, given: Sequence[Record]) -> None: ...
+    def advance(self, items: int, rows: Sequence[Record]) -> None: ...
 
     def end(self) -> None: ...
 
@@ -102,10 +102,10 @@ def _perform(left: Programme, out: Path | None, new: list[Record], watch: Watch,
     target = out and out.absolute()  # code that runs may change the working directory
     done = 0
 
-    def keep(given: list[Record]) -> None:
+    def keep(rows: list[Record]) -> None:
         if target:
-            records.append(target, given)
-        new.extend(given)
+            records.append(target, rows)
+        new.extend(rows)
 
     def stuck(rows: list[Record]) -> None:
         watch.end()
@@ -116,10 +116,10 @@ def _perform(left: Programme, out: Path | None, new: list[Record], watch: Watch,
 
     watch.begin(left)
     try:
-        for items, given in replace(left, on_start=watch.start, on_stuck=stuck if watch.ends_process else None):
-            keep(given)
+        for items, rows in replace(left, on_start=watch.start, on_stuck=stuck if watch.ends_process else None):
+            keep(rows)
             done += items
-            watch.advance(items, given)
+            watch.advance(items, rows)
     except KeyboardInterrupt:
         if out is None:
             raise

@@ -67,9 +67,9 @@ def leave_room(where: str) -> None:
         isolate.limit_memory(safe)
 
 
-def _ask(case: Case, subject: Subject, timeout: float, wanted: Process, limit: int | None = None,
+def _ask(case: Case, subject: Subject, timeout: float, process: Process, limit: int | None = None,
          **more: Any) -> Trial:
-    request = {**isolate.packed(case, subject), "process": options.to_dict(wanted), "limit": limit, **more}
+    request = {**isolate.packed(case, subject), "process": options.to_dict(process), "limit": limit, **more}
     answer = isolate.ask("softbench.bench.trial", request, timeout, limit)
     if isinstance(answer, list):
         return Trial(**json.loads(answer[-1]))

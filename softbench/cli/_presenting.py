@@ -35,7 +35,7 @@ class Chosen:
         return [view for view in views if not view.is_table] if self.named else figures.main(views)
 
 
-def choose(measures: Iterable[str], wanted: str | None = None, *, plot: bool = False) -> Chosen:
+def choose(measures: Iterable[str], named: str | None = None, *, plot: bool = False) -> Chosen:
     """The views of these measures and studies, or those that `--view` names.
 
     Args:
@@ -44,16 +44,16 @@ def choose(measures: Iterable[str], wanted: str | None = None, *, plot: bool = F
         UsageError: no view of that name, or none that would be shown.
     """
     listed = {name: _views(name) for name in dict.fromkeys(measures)}
-    if wanted is None:
+    if named is None:
         return Chosen(listed)
     there = {view.name for views in listed.values() for view in views}
-    names = [name.strip() for name in wanted.split(",")]
+    names = [name.strip() for name in named.split(",")]
     for name in names:
         if name not in there:
             raise unknown("view", name, there)
     kept = {measure: [view for view in views if view.name in names] for measure, views in listed.items()}
     if not plot and not any(view.is_table for views in kept.values() for view in views):
-        raise UsageError(f"--view {wanted} is a picture, not a table: draw it with --plot, or with `softbench plot`.")
+        raise UsageError(f"--view {named} is a picture, not a table: draw it with --plot, or with `softbench plot`.")
     return Chosen(kept, named=True)
 
 

@@ -61,7 +61,7 @@ class Progress(Watch):
 
             self._bar.update(self._task, description=escape(name))
 
-    def advance(self, items: int, given: Sequence[Record]) -> None:
+    def advance(self, items: int, rows: Sequence[Record]) -> None:
         """Some items are done, and gave these records."""
         weight = sum(self._weights[self._done : self._done + items])
         self._done += items
@@ -69,7 +69,7 @@ class Progress(Watch):
             with suppress(OSError):
                 self._bar.advance(self._task, weight)
             return
-        for line in self._outcomes(given):
+        for line in self._outcomes(rows):
             _printing.say(f"[{self._done}/{len(self._weights)}] {line}")
 
     def end(self) -> None:

@@ -60,10 +60,10 @@ def read(paths: Iterable[Path]) -> tuple[list[Record], list[str]]:
     return records.latest(rows), problems
 
 
-def of_measures(rows: Sequence[Record], wanted: str | None) -> list[Record]:
+def of_measures(rows: Sequence[Record], measures: str | None) -> list[Record]:
     """The records of some measures, named comma-separated as commands are. Raises UsageError where one has none."""
     there = {record.measure for record in rows}
-    names = _names(wanted.replace("-", "_"), "measure", there) if wanted is not None else there
+    names = _names(measures.replace("-", "_"), "measure", there) if measures is not None else there
     return [record for record in rows if record.measure in names]
 
 
@@ -77,9 +77,9 @@ def of_subjects(rows: Sequence[Record], attn: str | None, model: str | None, bas
         return list(rows)
     there = {kind: {name for record in rows if bool(record.model) is (kind == "model") for name in _own(record)}
              for kind in ("attention", "model")}
-    wanted = {kind: {*_names(text, kind, there[kind]), baseline or BASELINE} if text is not None else set()
-              for kind, text in (("attention", attn), ("model", model))}
-    return [record for record in rows if _own(record) & wanted["model" if record.model else "attention"]]
+    names = {kind: {*_names(text, kind, there[kind]), baseline or BASELINE} if text is not None else set()
+             for kind, text in (("attention", attn), ("model", model))}
+    return [record for record in rows if _own(record) & names["model" if record.model else "attention"]]
 
 
 def where(rows: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
@@ -88,21 +88,21 @@ def where(rows: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
     Raises:
         UsageError: no such column, a value that no record has there, or one column twice.
     """
-    wanted: dict[str, str] = {}
+    required: dict[str, str] = {}
     for text in conditions:
         column, equals, value = text.partition("=")
         if not equals or not column:
             raise UsageError(f"--where: '{text}' is not COLUMN=VALUE, as in dtype=float32.")
-        if column in wanted:
+        if column in required:
             raise UsageError(f"--where names '{column}' twice, and a record has one value there: leave one out.")
-        wanted[column] = value
+        required[column] = value
     columns = [(record, _columns(record)) for record in rows]
-    for column, value in wanted.items():
+    for column, value in required.items():
         if column not in (names := {name for _, own in columns for name in own}):
             raise unknown("column", column, names)
         if value not in (values := {own[column] for _, own in columns if column in own}):
             raise unknown(f"value of {column} in these files", value, values)
-    return [record for record, own in columns if wanted.items() <= own.items()]
+    return [record for record, own in columns if required.items() <= own.items()]
 
 
 def check_baseline(rows: Sequence[Record], name: str) -> None:

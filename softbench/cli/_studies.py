@@ -57,12 +57,13 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
     return _running.carry_out(study, progress, target, resume=resume, force=force)
 
 
-def _outcome(given: Sequence[Record]) -> list[str]:
+def _outcome(rows: Sequence[Record]) -> list[str]:
     """One line: the task, and which statuses its numbers have besides ok."""
-    if not given:
+    if not rows:
         return ["nothing found"]
-    name, counts = given[0].coords["task"], Counter(r.status for r in given if r.status != "ok")
-    if len(given) == 1 and counts:
-        return [f"{name}: {given[0].status} ({given[0].note})"]
-    said = ", ".join(f"{count} of {len(given)} numbers {status.replace('_', ' ')}" for status, count in counts.items())
-    return [name + (f": {said}" if said else "")]
+    name, counts = rows[0].coords["task"], Counter(r.status for r in rows if r.status != "ok")
+    if len(rows) == 1 and counts:
+        return [f"{name}: {rows[0].status} ({rows[0].note})"]
+    statuses = ", ".join(f"{count} of {len(rows)} numbers {status.replace('_', ' ')}"
+                         for status, count in counts.items())
+    return [name + (f": {statuses}" if statuses else "")]

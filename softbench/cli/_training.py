@@ -139,10 +139,10 @@ def with_flags(settings: dict[str, Any], flags: dict[str, Any], names: Sequence[
     Raises:
         UsageError: one is given both ways.
     """
-    given = {name: value for name in names if (value := flags.pop(name)) is not None}
-    if twice := next((name for name in given if name in settings), ""):
+    values = {name: value for name in names if (value := flags.pop(name)) is not None}
+    if twice := next((name for name in values if name in settings), ""):
         raise UsageError(f"--{twice.replace('_', '-')} and --set {twice} are both given: leave one out.")
-    return settings | given
+    return settings | values
 
 
 def run(arch: str, task: Task, recipe: recipes.Recipe, attention: dict[str, Any], flags: dict[str, Any], *,

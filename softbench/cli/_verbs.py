@@ -40,8 +40,8 @@ class _Verbs(click.Group):
                         args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             commands = self.list_commands(ctx)
-            said = hint(args[0], commands, f"Commands: {', '.join(commands)}.")
-            raise click.UsageError(f"No command '{args[0]}'. {said}", ctx)
+            advice = hint(args[0], commands, f"Commands: {', '.join(commands)}.")
+            raise click.UsageError(f"No command '{args[0]}'. {advice}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
