@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from softbench import plugins, records
+from softbench.cli._progress import Progress
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -246,19 +245,18 @@ def test_numbers_that_are_not_finite_are_said_to_diverge(run: Run, tiny: Path) -
     assert Path("x-courses.png").exists()
 
 
-def test_ctrl_c_keeps_finished_tasks_and_says_how_to_go_on(
-        process: Callable[..., subprocess.Popen[str]], run: Run, tiny: Path) -> None:
-    child = process("tiny-study", "--bases", "2,3,4", "--pause", "1", "--out", "x.jsonl", paths=(tiny,))
-    deadline = time.monotonic() + 60
-    while len(ran()) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=30)
-    assert (child.returncode, out) == (130, "")
+def test_ctrl_c_keeps_finished_tasks_and_says_how_to_go_on(run: Run, tiny: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(progress: Progress, name: str) -> None:
+        if name.startswith("base 3"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "start", start)
+    code, out, err = run("tiny-study", "--bases", "2,3,4", "--out", "x.jsonl")
+    assert (code, out) == (130, "")
     assert err.splitlines()[-1] == (
         "Error: Interrupted: 1 of 3 tasks are done and kept in x.jsonl. Continue with: softbench tiny-study"
-        " --bases 2,3,4 --pause 1 --out x.jsonl --resume")
+        " --bases 2,3,4 --out x.jsonl --resume")
     assert len(records.read("x.jsonl")[0]) == 2
 
 
