@@ -49,19 +49,11 @@ class SampleTask:
     word = "sample"
 
     @property
-    def name(self) -> str:
-        """The name of the task."""
-        return self.task.name
-
-    @property
     def data(self) -> str:
         """The task with its settings."""
         return self.task.label
 
-    @property
-    def title(self) -> str:
-        """The task with its settings."""
-        return self.task.label
+    title = data
 
     @property
     def scores(self) -> tuple[str, ...]:

@@ -31,43 +31,23 @@ from softbench.training.views import EVAL
 _NO_SCORE = "Stopped before the last sample: there is no score."
 
 
-class Opened(Protocol):
-    """A model, which `weights` it has, the split that it is scored on, and the seed that chose a part of this."""
-
-    @property
-    def model(self) -> nn.Module: ...
-
-    @property
-    def spec(self) -> ModelSpec: ...
-
-    @property
-    def weights(self) -> str: ...
-
-    @property
-    def judged(self) -> Judged: ...
-
-    @property
-    def seed(self) -> int: ...
-
-    @property
-    def detail(self) -> dict[str, Any]: ...
-
-
 class Weights(Protocol):
-    """A checkpoint, and which of its weights are to be scored."""
+    """A checkpoint, and which of its weights are to be scored on what."""
 
     @property
     def checkpoint(self) -> Path: ...
 
     def open(self, loaded: Mapping[str, Any], trained: Trained | None, best: str, *, batch: int, rank: int, world: int,
-             workers: int, device: torch.device) -> Opened:
-        """The model and the data; `best` is the key of those weights that scored best in training, as far as known.
+             workers: int, device: torch.device) -> tuple[nn.Module, ModelSpec, Judged, dict[str, Any]]:
+        """The model, its name, the split, and what else records say: which `weights`, a `seed`, a `detail`.
+
+        `best` is the key of the weights that scored best in training, as far as that is known.
         """
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """A score as it is scoring for; `out` is the folder for the names of what cannot be read."""
+    """A score as it is asked for; `out` is the folder for the names of what cannot be read."""
 
     weights: Weights
     task: Task
@@ -108,29 +88,29 @@ def _scored(scoring: Scoring, group: Group, stop: Stop, stack: ExitStack, state:
         trained = checkpoints.trained(loaded, path)
         trained = trained if trained and trained.run else None
         position = Position.read(loaded.get("position"), path) if trained else None
-        opened = scoring.weights.open(
+        model, spec, judged, more = scoring.weights.open(
             loaded, trained, position.best.get("weights", "") if position else "", batch=scoring.batch, rank=group.rank,
             world=group.world, workers=scoring.workers, device=group.device)
-        stack.callback(opened.judged.close)
-        for remark in opened.judged.remarks if group.leads else ():
+        stack.callback(judged.close)
+        for remark in judged.remarks if group.leads else ():
             say(remark)
-    model = opened.model.to(group.device)
-    scores = evaluate(model, opened.judged, scoring.task.scores, group, amp=scoring.amp,
+    model = model.to(group.device)
+    scores = evaluate(model, judged, scoring.task.scores, group, amp=scoring.amp,
                       stopped=lambda: stop.signal != 0)
     if scores is None:
         raise Stop.error(int(max(group.gathered(stop.signal))), _NO_SCORE)
     stop.hold()
-    bad = Unreadable(opened.judged, "val", word, scoring.out, scoring.max_bad, group, [], say)
+    bad = Unreadable(judged, "val", word, scoring.out, scoring.max_bad, group, [], say)
     bad.note(scores.bad)
     if not group.leads:
         return []
     return journal.made(
-        EVAL, {**scores.means, f"{word}s_per_second": scores.answers / scores.seconds}, spec=opened.spec, model=model,
-        batch=scoring.batch, grid=opened.judged.grid, amp=scoring.amp, device=group.device.type, seed=opened.seed,
-        coords={"data": scoring.task.title, "weights": opened.weights,
-                **opened.judged.coords(scores.answers), "checkpoint": path.name,
-                "digest": digest(opened.judged.fingerprint)},
+        EVAL, {**scores.means, f"{word}s_per_second": scores.answers / scores.seconds}, spec=spec, model=model,
+        batch=scoring.batch, grid=judged.grid, amp=scoring.amp, device=group.device.type, seed=more["seed"],
+        coords={"data": scoring.task.title, "weights": more["weights"],
+                **judged.coords(scores.answers), "checkpoint": path.name,
+                "digest": digest(judged.fingerprint)},
         detail={"waited_share": scores.waited / scores.seconds, f"bad_{word}s": len(bad.known), "devices": group.world,
-                **opened.detail, "trained": trained.run if trained else None,
+                **more["detail"], "trained": trained.run if trained else None,
                 "epochs_done": position.epoch if position else None},
         environment=environment.take(state, str(group.device), scoring.command))

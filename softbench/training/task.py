@@ -100,9 +100,6 @@ class Task(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
-
-    @property
     def word(self) -> str: ...
 
     @property

@@ -41,7 +41,6 @@ class ImageTask:
     classes: int | None = None
     limit: int | None = None
 
-    name: ClassVar[str] = "images"
     word: ClassVar[str] = "image"
     scores: ClassVar[tuple[str, ...]] = ("top1", "top5", "loss")
 

@@ -47,8 +47,8 @@ class Weights:
     std: tuple[float, ...] | None = None
 
     def open(self, loaded: Mapping[str, Any], trained: Trained | None, best: str, *, batch: int, rank: int, world: int,
-             workers: int, device: torch.device) -> Opened:
-        """The model with the weights of a checkpoint, and the validation split.
+             workers: int, device: torch.device) -> tuple[nn.Module, ModelSpec, Judged, dict[str, Any]]:
+        """The model with the weights of a checkpoint, its name, the validation split, and what else records say.
 
         Args:
             trained: what the checkpoint says of itself, where it is of a run of ours.
@@ -69,7 +69,8 @@ class Weights:
                              splits=images.splits, batch=batch, names=trained.names if trained else None)
         judged = Judged(images, source, prepared, batch=batch, seed=recipe.seed, rank=rank, world=world,
                         workers=workers, device=device)
-        return Opened(model, ModelSpec(arch, attention), kind, judged, recipe.seed)
+        detail = {"eval_crop": prepared.crop, "prepared": prepared.as_dict()}
+        return model, ModelSpec(arch, attention), judged, {"weights": kind, "seed": recipe.seed, "detail": detail}
 
     def _subject(self, trained: Trained | None) -> tuple[str, dict[str, Any], Recipe]:
         """The arch, its options and the recipe of a checkpoint, which says them itself where it is ours."""
@@ -116,22 +117,6 @@ class Weights:
             reason = str(error).splitlines()[-1].strip()
             raise UsageError(f"{self.checkpoint} does not fit {arch}: {reason}") from error
         return model, kind
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A model, which weights it has, the split that it is scored on, and the seed that chose a part of this."""
-
-    model: nn.Module
-    spec: ModelSpec
-    weights: str
-    judged: Judged
-    seed: int
-
-    @property
-    def detail(self) -> dict[str, Any]:
-        """How its images are prepared."""
-        return {"eval_crop": self.judged.prepared.crop, "prepared": self.judged.prepared.as_dict()}
 
 
 def _peer(arch: str, classes: int, img_size: int | None) -> nn.Module:
