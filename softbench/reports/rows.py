@@ -188,7 +188,7 @@ def captions(rows: Sequence[Row], view: View, shown: Iterable[str]) -> list[str]
     same = {column: rows[0].at(column) for column in _candidates(rows)
             if column not in shown and not column.startswith(("env.", "options.")) and _fixed(rows, column)
             and not _says_nothing(column, rows[0].at(column))}
-    if rows[0].at("model") and "tokens" in same:
+    if rows[0].at("model") and "tokens" in same and rows[0].at("rows") != 1:  # a sequence has one row
         same["tokens"] = f"{rows[0].at('rows')}x{rows[0].at('cols')}"
         view = replace(view, words={**view.words, "tokens": "image"})
     what = [phrase(column, value) if column in POINT else f"{word(view, column)} {entry(column, value)}"

@@ -19,6 +19,7 @@ def test_a_task_is_learned_and_goes_on_and_its_settings_are_where_they_belong(ru
     code, out, err = run("train", *MQAR, *SMALL, *attn, "--out", "r")
     assert code == 0, err
     assert "accuracy" in out
+    assert "tokens 16" in out.replace("\n    ", " ")  # a sequence is no image of 1x16
     assert "Chance: 0.5" in err
     assert "Epoch 1/1: train loss" in err
     record = records.read("r/records.jsonl")[0][0]
