@@ -177,21 +177,21 @@ def test_median_module_is_short() -> None:
 
 # Imports within functions: where, in how many places at most, and why they do not stand at the top of their file.
 HIDDEN = {
-    "softbench.cli": (60, "a verb loads what runs it when it is called, so that --help and list answer at once"),
+    "softbench.cli": (50, "a verb loads what runs it when it is called, so that --help and list answer at once"),
     "softbench.measures": (6, "the command line and reports read what a plugin says of itself, without torch"),
     "softbench.studies": (9, "the same; and timm, which takes seconds"),
     "softbench.subjects": (1, "timm, which takes seconds"),
-    "softbench.bench": (3, "timm, which takes seconds; and what only a child process needs"),
+    "softbench.bench": (1, "timm, which takes seconds"),
     "softbench.dtypes": (1, "names of dtypes are words of the command line, without torch"),
     "softbench.machine.environment": (2, "environments are compared without torch"),
     "softbench.compare.rule": (2, "scipy, which reports and the command line start without"),
-    "softbench.records": (3, "pandas, which list and --help start without"),
-    "softbench.reports": (19, "matplotlib, which tables need not"),
-    "softbench.api": (6, "softbench.create needs neither configuration nor pandas"),
+    "softbench.records": (2, "pandas, which list and --help start without"),
+    "softbench.reports": (17, "matplotlib, which tables need not, and whose import must not see MPLBACKEND"),
+    "softbench.api": (2, "softbench.create needs no configuration"),
     "softbench.ops": (3, "Triton, which is not everywhere"),
     "softbench.inputs": (6, "Pillow and scikit-learn, which come with an extra"),
     "softbench.tasks": (4, "scikit-learn, which comes with an extra; and what a task says of itself, without torch"),
-    "softbench.training": (5, "what not every training has, nor every machine: TensorBoard, FSDP"),
+    "softbench.training": (3, "what not every training has, nor every machine: TensorBoard, FSDP"),
 }
 
 

@@ -19,6 +19,7 @@ from softbench.contracts import measure as measures
 from softbench.errors import Unsupported
 from softbench.plugins.contained import contained
 from softbench.records import Record
+from softbench.reports import format as text
 
 if TYPE_CHECKING:
     from softbench.bench.sweep import Job
@@ -96,8 +97,6 @@ def _place(record: Record) -> str:
 
 
 def _expected(job: Job) -> list[str]:
-    from softbench.reports import format as text
-
     try:
         cost = job.subject.expected(job.case)
     except Unsupported:
@@ -108,8 +107,6 @@ def _expected(job: Job) -> list[str]:
 def _print_plan(jobs: Sequence[Job], form: str) -> None:
     """The cases of a sweep with what they should cost, without running any."""
     from softbench.bench.sweep import resolved_impl
-    from softbench.reports import format as text
-
     rows = []
     for job in jobs:
         shape, case = job.case.shape, job.case

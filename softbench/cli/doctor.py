@@ -9,9 +9,11 @@ from typing import Any
 import click
 
 from softbench.cli import _printing, _running, _scope
+from softbench.compare import rule
 from softbench.compare.verdicts import Terms
 from softbench.errors import SoftbenchError
 from softbench.gate import ending
+from softbench.machine import checks, cpu_share
 
 _THRESHOLD = 0.02
 
@@ -35,8 +37,6 @@ def doctor_command(rounds: int, slice_ms: float, look_only: bool, folder: Path |
     It looks at the machine, then runs the same code against itself (A/A) to see how much its timings scatter. What it
     finds is kept; `softbench check` and `compare` call nothing a change that is below twice this noise.
     """
-    from softbench.machine import checks
-
     busy = _busy()
     if look_only:
         _printing.print_tables([_states(checks.look(busy=busy))], form)
@@ -63,8 +63,6 @@ def doctor_command(rounds: int, slice_ms: float, look_only: bool, folder: Path |
 
 def _busy() -> float | None:
     """Share of the CPU that other processes take, over a second."""
-    from softbench.machine import cpu_share
-
     before = cpu_share.now()
     time.sleep(1.0)
     after = cpu_share.now()
@@ -77,8 +75,6 @@ def _states(states: Any) -> Any:
 
 
 def _noise(noise: Any, pair: Any) -> Any:
-    from softbench.compare import rule
-
     first, cap = pair.plan.first, pair.plan.cap
     looks = rule.looks(first, cap)
     rows = [("one round of A/A", _percent(noise.rounds)), ("run to run", _percent(noise.runs)),

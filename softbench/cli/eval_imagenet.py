@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from softbench import parsing
+from softbench import parsing, records
 from softbench.cli import _presenting, _printing, _running, _training
 from softbench.errors import UsageError
 
@@ -51,7 +51,6 @@ def _colours(context: click.Context, flag: click.Parameter, text: str | None) ->
 def eval_imagenet_command(arch: str, checkpoint: Path, out: Path | None, device: str, amp: str, workers: int | None,
                           splits: str, assignments: Sequence[str], form: str, **flags: Any) -> int:
     """Score a checkpoint: top-1, top-5 and images a second over the validation split, prepared as for its training."""
-    from softbench import records
     from softbench.machine.device import find
     from softbench.tasks.images.lesson import ImageTask
     from softbench.tasks.images.weights import Weights

@@ -9,6 +9,7 @@ from types import ModuleType
 import click
 
 from softbench import options, plugins
+from softbench.case import AttentionSpec
 from softbench.cli import _attentions, _printing
 from softbench.errors import unknown
 
@@ -45,7 +46,6 @@ def _is_task(name: str) -> bool:
 def _attention(name: str) -> tuple[ModuleType, Rows, tuple[str, type | None]]:
     facts = plugins.facts("attention", name)
 
-    from softbench.case import AttentionSpec
     from softbench.contracts import attention
 
     module = attention.load(AttentionSpec(name)).module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,8 +44,6 @@ def load(*paths: Path | str) -> pd.DataFrame:
     Raises:
         ResultsError: no such file, or one that holds no record.
     """
-    import warnings
-
     records = []
     for path in expand(paths):
         rows, problems = read(path)

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from softbench.errors import ResultsError, SoftbenchError
+from softbench.machine.cores import usable_cores
 from softbench.machine.device import is_gpu, take_own
 
 _LOST = ("closed by peer", "Connection reset", "timed out", "Socket", "NCCL", "gloo", "process group")
@@ -121,8 +122,6 @@ def processes(name: str) -> Iterator[Group]:
 
 def threads_each() -> int:
     """CPU threads for one process, where several share this machine."""
-    from softbench.machine.cores import usable_cores
-
     return max(1, usable_cores() // _whole("LOCAL_WORLD_SIZE", 1))
 
 

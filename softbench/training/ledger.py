@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import time
 from collections.abc import Callable
 from typing import Any
@@ -112,6 +113,4 @@ def memory(where: torch.device) -> float:
     """The most bytes so far: of torch on this GPU, or the resident set of this process on a CPU."""
     if device.is_gpu(where):
         return float(device.peak(where))
-    import resource
-
     return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
