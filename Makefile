@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= results/local
 
-.PHONY: help bench bench-field test test-cpus lint docs gpu regress check train-demo train-compare clean
+.PHONY: help accuracy accuracy-quick bench bench-field test test-cpus lint docs gpu regress check train-demo train-compare clean
 
 bench: $(STAMP)  ## measure soft and performer beside softmax: table, records, plot
 	@mkdir -p $(OUT)
@@ -57,6 +57,19 @@ train-compare: $(STAMP)  ## the same with each attention of the paper's Table 2,
 	  $(BIN)/softbench train-imagenet --arch $$attn-tiny --data digits --out $(OUT)/train/$$attn-tiny || exit; done
 	$(BIN)/softbench show $(PEERS:%=$(OUT)/train/%-tiny/records.jsonl) --where epoch=14
 	$(BIN)/softbench plot $(PEERS:%=$(OUT)/train/%-tiny/records.jsonl) --out $(OUT)/train/compare.svg
+
+TASKS ?= mqar:pairs=8,mqar:pairs=32:tokens=256,forgetting
+LEARNERS ?= soft,soft_norm,performer,linear,nystromformer,linformer,skyformer,cosformer,agent,window,gaussian
+ACCURACY = $(BIN)/softbench accuracy --jobs $(JOBS) --resume
+JOBS ?= 2
+accuracy: $(STAMP)  ## what a dozen attentions cost in accuracy, with five seeds: hours on two cores; goes on where it was left
+	@mkdir -p $(OUT)
+	$(ACCURACY) --task $(TASKS) --attn $(LEARNERS) --out $(OUT)/accuracy.jsonl --plot $(OUT)/accuracy.svg $(SOME_FAILED)
+
+accuracy-quick: $(STAMP)  ## the same of recall with four attentions and three seeds, under 20 minutes on two cores
+	@mkdir -p $(OUT)
+	$(ACCURACY) --task mqar --attn soft,performer,linear --seeds 3 --epochs 1 --out $(OUT)/accuracy-quick.jsonl \
+	  --plot $(OUT)/accuracy-quick.svg $(SOME_FAILED)
 
 FIELD ?= soft,performer,nystromformer,linformer,linear,efficient,cosformer,agent,skyformer,spatial_reduction,xca,window
 FIELD_AT ?= --mode forward --heads 4 --max-tokens 8k

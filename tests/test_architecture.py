@@ -179,7 +179,7 @@ def test_median_module_is_short() -> None:
 HIDDEN = {
     "softbench.cli": (50, "a verb loads what runs it when it is called, so that --help and list answer at once"),
     "softbench.measures": (6, "the command line and reports read what a plugin says of itself, without torch"),
-    "softbench.studies": (9, "the same; and timm, which takes seconds"),
+    "softbench.studies": (10, "the same; and timm, which takes seconds"),
     "softbench.subjects": (1, "timm, which takes seconds"),
     "softbench.bench": (1, "timm, which takes seconds"),
     "softbench.dtypes": (1, "names of dtypes are words of the command line, without torch"),

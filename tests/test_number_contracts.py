@@ -25,7 +25,7 @@ DEFECTS = {"measures": helpers.MEASURE_DEFECTS, "studies": helpers.STUDY_DEFECTS
 EVERY = [(kind, name) for kind in CHECKS for name in plugins.names(kind)]
 UNRUN = ("light", "described", "modes", "quick", "tasks", "views")  # checks that run nothing
 # Of studies, these are run in tests of their own, as they take long even when they are quick.
-LONG = ("approx_error", "crossover", "fit", "reproduce", "scaling")
+LONG = ("accuracy", "approx_error", "crossover", "fit", "reproduce", "scaling")
 # Their headline comes with another of their tasks than the first.
 LATER = ("pinv",)
 

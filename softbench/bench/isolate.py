@@ -71,17 +71,19 @@ class Isolated(Sweep):
         return self._records(job, [self.unread(*answer)])
 
 
-def ask(module: str, request: dict[str, Any], timeout: float | None,
-        memory_limit: int | None) -> list[str] | tuple[str, str]:
+def ask(module: str, request: dict[str, Any], timeout: float | None, memory_limit: int | None,
+        started: Callable[[Child], None] = lambda child: None) -> list[str] | tuple[str, str]:
     """Run `python -m module` on a request; the lines that it answers after `ready`, or why it gave none.
 
     Args:
         timeout: seconds from `ready` on.
         memory_limit: what the child was given; some ways to die then mean that memory ran out.
+        started: gets the child, for who may have to end it early.
     Returns:
         The lines of a child that said it was done; a status and a note of any other, however it ended.
     """
     with child.started("-m", module, environment=_child_environment()) as asking:
+        started(asking)
         assert asking.process.stdout is not None
         with asking.within(_START_SECONDS):
             _write(asking, request)

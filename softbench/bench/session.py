@@ -10,6 +10,7 @@ from typing import Any
 from softbench import case as cases
 from softbench import config as configuration
 from softbench import inputs, options, parsing, plugins, subjects
+from softbench.bench.beside import SideBySide
 from softbench.bench.isolate import Isolated
 from softbench.bench.study import Study
 from softbench.bench.sweep import Job, Sweep
@@ -20,6 +21,7 @@ from softbench.contracts import study as studies
 from softbench.errors import PluginError, UsageError
 from softbench.machine import device
 from softbench.machine import environment as env
+from softbench.machine.cores import usable_cores
 from softbench.processes import setup
 from softbench.subjects.workload import Subject
 
@@ -65,8 +67,8 @@ def start_study(config: Config, name: str, *, command: str = "") -> Study:
     Raises:
         UsageError: a bad setting. PluginError: no task, or two of one name.
     """
-    state = setup.apply(config.process)
     study = lay_out_study(config, name)
+    state = setup.apply(study.process if isinstance(study, SideBySide) else config.process)
     return replace(study, environment=env.take(state, study.device, command))
 
 
@@ -97,7 +99,12 @@ def lay_out_study(config: Config, name: str) -> Study:
     if not tasks or len(set(names)) < len(names):
         twice = [f"two tasks named '{task}'" for task in names if names.count(task) > 1]
         raise PluginError(f"Study '{name}' has {twice[0] if twice else 'no task'} with these settings.")
-    return Study(name, module, settings, tasks, device=device.find(getattr(settings, "device", device.CPU)))
+    laid, where = (name, module, settings, tasks), device.find(getattr(settings, "device", device.CPU))
+    jobs = getattr(settings, "jobs", 1)
+    if jobs == 1:
+        return Study(*laid, device=where)
+    share = max(1, (config.process.threads or usable_cores()) // jobs)
+    return SideBySide(*laid, device=where, process=replace(config.process, threads=share))
 
 
 def _limited(process: Process, memory_limit: int | None) -> Process:

@@ -26,6 +26,7 @@ SOURCE = "github.com/HazyResearch/zoology, after Arora et al., ICLR 2024"
 INPUT = "tokens"
 READOUT = "queries"
 SCORES = ("accuracy",)
+RECIPE: Mapping[str, Any] = {"epochs": 2}
 QUICK: Mapping[str, Any] = {"tokens": 32, "pairs": 4, "updates": 2, "vocab": 32, "train": 300, "val": 100, "test": 200}
 
 

@@ -5,7 +5,7 @@ rounded down) and SM (the sum modulo 10) with 2 to 10 nodes below it. Those of m
 `max_length` tokens are kept, an operator and its closing bracket being a token each; shorter ones are padded.
 Published: 500 to 2,000 tokens, 96,000 to learn from, 2,000 and 2,000; the default here is a small version. With
 `data=DIR` the files of the official release, basic_train.tsv, basic_val.tsv and basic_test.tsv, are read instead.
-Chance: 1 / 10. A rule that looks at the first operator alone is well above it: MAX gives 9, MIN gives 0 mostly. In a
+Chance: 1 / 10. A rule that looks at the first operator alone reaches 34 %, as MAX gives 9 and MIN gives 0 mostly. In a
 trial with 64 tokens both softmax and linear stopped there (31 % after 3,000 steps).
 Source: Nangia and Bowman, ListOps, 2018 (arXiv 1804.06028); Tay et al., Long Range Arena, ICLR 2021 (arXiv 2011.04006).
 """
@@ -31,6 +31,7 @@ SOURCE = "Tay et al., ICLR 2021, arXiv 2011.04006"
 INPUT = "tokens"
 READOUT = "mean"
 SCORES = ("accuracy",)
+RECIPE: Mapping[str, Any] = {"epochs": 5}
 QUICK: Mapping[str, Any] = {"max_length": 32, "train": 300, "val": 100, "test": 200}
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")

@@ -26,6 +26,7 @@ SOURCE = "softbench, after Kamradt, 2023, and Gu and Dao, 2023, arXiv 2312.00752
 INPUT = "tokens"
 READOUT = "queries"
 SCORES = ("accuracy",)
+RECIPE: Mapping[str, Any] = {"epochs": 3}
 QUICK: Mapping[str, Any] = {"tokens": 24, "vocab": 8, "train": 300, "val": 100, "test": 200}
 
 

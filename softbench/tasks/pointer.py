@@ -26,6 +26,7 @@ SOURCE = "softbench, after Zhang et al., 2021, arXiv 2107.12580"
 INPUT = "image"
 READOUT = "mean"
 SCORES = ("accuracy",)
+RECIPE: Mapping[str, Any] = {"epochs": 2}
 QUICK: Mapping[str, Any] = {"grid": 2, "train": 300, "val": 100, "test": 200}
 _SIDE = 8
 _SHARES = {"test": (0.0, 0.2), "val": (0.2, 0.3), "train": (0.3, 1.0)}  # of the pictures of each digit

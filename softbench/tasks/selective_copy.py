@@ -27,6 +27,7 @@ SOURCE = "Gu and Dao, 2023, arXiv 2312.00752"
 INPUT = "tokens"
 READOUT = "queries"
 SCORES = ("accuracy",)
+RECIPE: Mapping[str, Any] = {"epochs": 2}
 QUICK: Mapping[str, Any] = {"tokens": 24, "size": 4, "vocab": 8, "train": 300, "val": 100, "test": 200}
 
 

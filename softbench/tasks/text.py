@@ -30,6 +30,7 @@ SOURCE = "softbench, after Tay et al., ICLR 2021, arXiv 2011.04006"
 INPUT = "bytes"
 READOUT = "mean"
 SCORES = ("accuracy",)
+RECIPE: Mapping[str, Any] = {"epochs": 3}
 QUICK: Mapping[str, Any] = {"tokens": 64, "train": 300, "val": 100, "test": 200}
 
 

@@ -23,8 +23,9 @@ FLAGS = {
     "--attn": "attentions", "--baseline": "attention", "--inputs": "inputs", "--impl": "impl",
     "--tokens": "count", "--min-tokens": "count", "--max-tokens": "length",
     "--batch": "number", "--heads": "number", "--head-dim": "number", "--rounds": "number",
+    "--seeds": "number", "--margin": "share",
     "--device": "device", "--threads": "from 0", "--seed": "from 0",
-    "--tf32": "truth", "--malloc": "malloc", "--denormals": "denormals",
+    "--tf32": "truth", "--cost": "truth", "--malloc": "malloc", "--denormals": "denormals",
 }
 # A kind -> words that each command with such a flag takes, and words that each refuses.
 WORDS = {
@@ -40,6 +41,7 @@ WORDS = {
     "count": (("256", "0064"), ("0", "-1", "1.5", "4kk")),
     "length": (("4096", "4k"), ("0", "-1", "1.5", "4kk")),
     "number": (("2",), ("0", "-1", "1.5", "many")),
+    "share": (("0.05",), ("-1", "2", "wide")),
     "from 0": (("0", "1"), ("-1", "1.5", "one")),
     "device": (("cpu", "auto"), ("gpu", "cpu:x")),
     "truth": (("true", "no"), ("maybe",)),

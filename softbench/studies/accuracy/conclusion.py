@@ -1,0 +1,140 @@
+"""From runs to answers: means over seeds with their intervals, differences to the baseline, and verdicts.
+
+Seeds are the units. The difference of an attention is d = its accuracy - the baseline's, seed by seed, and the verdict
+follows from it by the rule of `softbench compare`. Nothing is concluded where the baseline has not learned the task:
+the interval of its mean then reaches down to what the best rule without attention reaches.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from softbench.compare import rule
+from softbench.contracts.study import Finding
+from softbench.models import trivial
+from softbench.records import Record
+from softbench.studies.accuracy.learning import Subject
+
+_VERDICTS = {rule.SLOWER: "better", rule.FASTER: "worse", rule.SAME: "same", rule.INCONCLUSIVE: "inconclusive"}
+BASELINE, NOT_LEARNED = "baseline", "not learned"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The accuracies that one attention reached, by seed; a guess for each run that diverged."""
+
+    subject: Subject
+    by_seed: Mapping[int, float]
+    diverged: int
+    records: Sequence[Record]
+
+    def values(self, quantity: str) -> list[float]:
+        """The values of a quantity over all runs."""
+        return [record.value for record in self.records if record.quantity == quantity and record.value is not None]
+
+    def detail(self, key: str) -> Any:
+        """An entry that all runs agree in; None where no run has one."""
+        return next((record.detail[key] for record in self.records if key in record.detail), None)
+
+    def failure(self) -> Record | None:
+        """A run that says why there is no score."""
+        return next((record for record in self.records if record.value is None), None)
+
+
+def conclude(subjects: Sequence[Subject], records: Sequence[Record]) -> list[Finding]:
+    """The answers on one task: the first of the subjects is the baseline."""
+    mine = [record for record in records if record.coords.get("data") == subjects[0].problem.label]
+    scored = [_scored(subject, mine) for subject in subjects]
+    rules = _rules(subjects[0])
+    baseline = scored[0]
+    floor = max(rules.values())
+    learned = bool(baseline.by_seed) and _interval(list(baseline.by_seed.values()))[0] > floor
+    verdicts = _verdicts(scored) if learned else {}
+    findings = []
+    for one in scored:
+        first = BASELINE if one is baseline else NOT_LEARNED
+        verdict = verdicts.get(one.subject.spec.label, first if learned or one is not baseline else NOT_LEARNED)
+        findings += _answers(one, baseline, verdict, mine) + _curve(one)
+    return findings + [_of_rule(subjects[0], name, value) for name, value in rules.items()]
+
+
+def _scored(subject: Subject, records: Sequence[Record]) -> Scored:
+    runs = [record for record in records if record.coords.get("part") in ("run", "point")
+            and record.label == subject.spec.label]
+    tested = [record for record in runs if record.quantity == "test_accuracy" and record.seed is not None]
+    by_seed = {int(record.seed or 0): record.value if record.value is not None else subject.chance
+               for record in tested if record.value is not None or record.status == "diverged"}
+    return Scored(subject, by_seed, sum(record.status == "diverged" for record in tested), runs)
+
+
+def _verdicts(scored: Sequence[Scored]) -> dict[str, str]:
+    """The verdict on each attention that shares a seed with the baseline."""
+    baseline, *others = scored
+    differences = {one.subject.spec.label: _differences(one, baseline) for one in others}
+    estimates = {label: rule.paired(values) for label, values in differences.items() if values}
+    margins = [baseline.subject.settings.margin] * len(estimates)
+    return {label: _VERDICTS[verdict]
+            for label, verdict in zip(estimates, rule.judge(list(estimates.values()), margins), strict=True)}
+
+
+def _differences(one: Scored, baseline: Scored) -> list[float]:
+    return [value - baseline.by_seed[seed] for seed, value in one.by_seed.items() if seed in baseline.by_seed]
+
+
+def _answers(one: Scored, baseline: Scored, verdict: str, records: Sequence[Record]) -> list[Finding]:
+    """One attention's row: accuracy, difference, and what it cost."""
+    subject, scores = one.subject, list(one.by_seed.values())
+    failure = one.failure()
+    if len(scores) == one.diverged:
+        return [subject.finding("accuracy", None, "answer", status=failure.status if failure else "failed",
+                                note=failure.note if failure else "no run was scored", detail={"verdict": ""})]
+    common = {"verdict": verdict}
+    note = f"{one.diverged} of {len(scores)} runs diverged, and count as a guess" if one.diverged else ""
+    detail = common | _ci95(scores) | {"steps": one.detail("steps")}
+    mean = statistics.fmean(scores)
+    findings = [subject.finding("accuracy", mean, "answer", samples=scores, detail=detail, note=note),
+                subject.finding("error_rate", 1 - mean, "answer", detail=common | _ci95([1 - s for s in scores]))]
+    if one is not baseline and (differences := _differences(one, baseline)):
+        findings.append(subject.finding("difference", statistics.fmean(differences), "answer", samples=differences,
+                                        detail=common | _ci95(differences)))
+    for name, key in (("learning_rate", "lr"), ("parameters", "parameters")):
+        if (value := one.detail(key)) is not None:
+            findings.append(subject.finding(name, float(value), "answer", detail=common))
+    if seconds := one.values("train_time"):
+        findings.append(subject.finding("train_time", None, "answer", unit="s", samples=seconds, detail=common))
+    return findings + [subject.finding(record.quantity, record.value, "answer", unit=record.unit,
+                                       samples=record.samples, status=record.status, note=record.note, detail=common)
+                       for record in records
+                       if record.coords.get("part") == "cost" and record.label == subject.spec.label]
+
+
+def _curve(one: Scored) -> list[Finding]:
+    """Means over seeds of the accuracy on validation samples, at each step that was looked at."""
+    by_step: dict[int, list[float]] = {}
+    for record in one.records:
+        if record.coords["part"] == "point" and record.value is not None:
+            by_step.setdefault(int(record.coords["steps"]), []).append(record.value)
+    return [one.subject.finding("curve", statistics.fmean(values), "curve", coords={"steps": step}, samples=values,
+                                detail=_ci95(values)) for step, values in sorted(by_step.items())]
+
+
+def _rules(subject: Subject) -> dict[str, float]:
+    """The accuracies of rules without attention."""
+    problem = subject.problem
+    return {"guessing": subject.chance} | trivial.scores(problem.open("train"), problem.open("test"))
+
+
+def _of_rule(subject: Subject, name: str, value: float) -> Finding:
+    coords = {"data": subject.problem.label, "part": "rule", "rule": name}
+    return Finding(quantity="accuracy", value=value, label=f"({name})", coords=coords, detail={"verdict": "rule"})
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    return rule.paired(values).interval()
+
+
+def _ci95(values: Sequence[float]) -> dict[str, Any]:
+    return {"ci95": list(_interval(values))} if len(values) > 1 else {}

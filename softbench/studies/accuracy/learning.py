@@ -1,0 +1,125 @@
+"""One run: an encoder with one attention learns one task, and is scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from softbench import options
+from softbench.case import AttentionSpec, Shape
+from softbench.contracts import task as contract
+from softbench.contracts.attention import Attention
+from softbench.contracts.study import Finding
+from softbench.errors import Unsupported
+from softbench.machine import device
+from softbench.models import encoder
+from softbench.records import Record
+from softbench.studies.accuracy.settings import Settings
+from softbench.training import samples
+
+if TYPE_CHECKING:
+    from softbench.training.samples import Learned
+
+
+class Kept(contract.Task):
+    """A task whose samples are made once for all runs of a process; those of the task before are dropped."""
+
+    _label, _splits = "", dict[str, contract.Samples]()
+
+    def open(self, split: str) -> contract.Samples:
+        """The samples of a split, which nobody changes."""
+        if Kept._label != self.label:
+            Kept._label, Kept._splits = self.label, {}
+        if split not in self._splits:
+            self._splits[split] = super().open(split)
+        return self._splits[split]
+
+
+def kept(spec: AttentionSpec) -> contract.Task:
+    """The task that one item of `--task` names. Raises UsageError where its settings allow no sample."""
+    task = contract.load(spec.name, spec.options)
+    replace(task, settings=replace(task.settings, train=1, val=1, test=1)).open("train")
+    return Kept(task.name, task.module, task.settings, task.changed)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An attention that is to learn a task."""
+
+    problem: contract.Task
+    spec: AttentionSpec
+    attention: Attention
+    settings: Settings
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of a guess."""
+        return self.problem.chance()
+
+    def shape(self, grid: tuple[int, int]) -> Shape:
+        """One call of the attention on the task's grid of tokens."""
+        return Shape(1, self.settings.heads, *grid, self.settings.width // self.settings.heads)
+
+    def finding(self, quantity: str, value: float | None, part: str, *, unit: str = "1", **more: Any) -> Finding:
+        """One number of this attention on this task."""
+        coords: dict[str, Any] = {"data": self.problem.label, "part": part} | more.pop("coords", {})
+        if self.attention.size_option:
+            coords["size"] = getattr(self.attention.options, self.attention.size_option)
+        return Finding(quantity=quantity, value=value, unit=unit, attention=self.attention.name, label=self.spec.label,
+                       options=options.to_dict(self.attention.options), coords=coords, **more)
+
+
+def choose(subject: Subject, rate: float) -> list[Finding]:
+    """The accuracy on validation samples that a learning rate reaches."""
+    def finding(value: float | None, **more: Any) -> list[Finding]:
+        return [subject.finding("val_accuracy", value, "rate", coords={"lr": rate}, seed=subject.settings.seed, **more)]
+
+    try:
+        learned = _learn(subject, rate, subject.settings.seed, "val", points=0)
+    except Unsupported as error:
+        return finding(None, status="unsupported", note=str(error))
+    if learned.diverged:
+        return finding(None, status="diverged", note=f"after {learned.steps:,} steps")
+    return finding(_accuracy(subject, learned.scores))
+
+
+def score(subject: Subject, seed: int, choosing: Sequence[Record]) -> list[Finding]:
+    """The accuracy on test samples with the learning rate that was best on validation samples, and how it came."""
+    rate = best(choosing)
+    if rate is None:
+        why = choosing[0] if choosing else None
+        return [subject.finding("test_accuracy", None, "run", seed=seed, status=why.status if why else "failed",
+                                note=why.note if why else "no run chose a learning rate")]
+    learned = _learn(subject, rate, seed, "test", subject.settings.points)
+    detail = {"lr": rate, "steps": learned.steps, "answers": learned.answers, "parameters": learned.parameters}
+    if learned.diverged:
+        return [subject.finding("test_accuracy", None, "run", seed=seed, detail=detail, status="diverged",
+                                note=f"after {learned.steps:,} steps")]
+    return [subject.finding("test_accuracy", _accuracy(subject, learned.scores), "run", seed=seed, detail=detail),
+            subject.finding("train_time", learned.seconds, "run", unit="s", seed=seed),
+            *(subject.finding("val_accuracy", _accuracy(subject, point.scores), "point", seed=seed,
+                              coords={"steps": point.steps}) for point in learned.curve)]
+
+
+def best(choosing: Sequence[Record]) -> float | None:
+    """The learning rate with the highest accuracy, the smallest of several; None where no run has one."""
+    reached = [(-record.value, float(record.coords["lr"])) for record in choosing if record.value is not None]
+    return min(reached)[1] if reached else None
+
+
+def _learn(subject: Subject, rate: float, seed: int, split: str, points: int) -> Learned:
+    settings = subject.settings
+    size = {key: getattr(settings, key) for key in ("width", "depth", "heads", "mlp_ratio", "conv")}
+    task = samples.SampleTask(subject.problem, options.parse(encoder.Size, size, "the encoder"),
+                              subject.spec.impl or "auto")
+    recipe = task.recipe({"lr": rate, "seed": seed} | ({"epochs": settings.epochs} if settings.epochs else {}))
+    steps = recipe.epochs * (subject.problem.settings.train // recipe.total_batch)
+    return samples.learn(task, subject.spec.name, options.to_dict(subject.attention.options), recipe,
+                         device=device.find(settings.device), split=split,
+                         every=math.ceil(steps / points) if points else 0)
+
+
+def _accuracy(subject: Subject, scores: dict[str, float]) -> float:
+    return scores[subject.problem.module.SCORES[0]]

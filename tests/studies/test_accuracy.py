@@ -1,0 +1,218 @@
+"""accuracy: rates chosen on validation samples alone, seeds as units, and verdicts that follow from what runs reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import number_contracts as contract
+import numpy as np
+import pytest
+
+from softbench import options, records
+from softbench.bench import costs
+from softbench.bench.run import Run, run
+from softbench.bench.study import Study
+from softbench.contracts import study as studies
+from softbench.errors import Unsupported, UsageError
+from softbench.measures import latency
+from softbench.records import Record
+from softbench.studies.accuracy import conclusion, learning
+from softbench.studies.accuracy.conclusion import Scored
+from softbench.training.samples import Learned, Reached
+
+TASK = "needle:tokens=24:vocab=8:train=40:val=20:test=40"
+Score = Callable[[str, float, int, str], float]
+calls: list[tuple[str, float, int, str]] = []
+
+
+def learns(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
+    """Runs that reach what `score` of attention, learning rate, seed and split says: NaN where one diverges."""
+    calls.clear()
+
+    def learn(task: Any, attention: str, attn_options: Mapping[str, Any], recipe: Any, *, split: str, **_: Any
+              ) -> Learned:
+        calls.append((attention, recipe.lr, recipe.seed, split))
+        reached = score(*calls[-1])
+        if np.isnan(reached):
+            return Learned({}, 0, [], 3, 0.5, 99, diverged=True)
+        curve = [Reached(steps, 0.1, 1.0, {"accuracy": reached * steps / 20}) for steps in (10, 20)]
+        return Learned({"accuracy": reached}, 40, curve, 20, 0.5, 99, diverged=False)
+
+    monkeypatch.setattr(learning.samples, "learn", learn)
+
+
+def accuracy(**values: Any) -> Study:
+    module = studies.load("accuracy")
+    usual = {"task": TASK, "attn": "linear", "cost": False, "seeds": 4}
+    settings = options.parse(module.Settings, usual | values, "it")
+    return Study("accuracy", module, settings, module.tasks(settings), environment={"machine": "m"})
+
+
+def answers(done: Run, quantity: str = "accuracy") -> dict[str, Record]:
+    return {str(r.label): r for r in done.records if r.quantity == quantity and r.coords["part"] in ("answer", "rule")}
+
+
+def reached(attention: str, base: float = 0.9, other: float = 0.6, noise: float = 0.01) -> Score:
+    """The named attention reaches `base`, others `other`, with noise of each run's own."""
+    def score(name: str, rate: float, seed: int, split: str) -> float:
+        drawn = np.random.default_rng([seed, round(1e6 * rate), len(name)]).normal()
+        return (base if name == attention else other) + noise * float(drawn)
+    return score
+
+
+def test_the_rate_is_chosen_on_validation_samples_and_the_seeds_that_are_scored_are_others(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    best = {"softmax": 3e-3, "linear": 1e-3}
+    learns(monkeypatch, lambda name, rate, seed, split: 0.9 if rate == best[name] else 0.5)
+    done = run(accuracy())
+    chosen = {(rate, seed, split) for name, rate, seed, split in calls if name == "linear"}
+    assert chosen == {(1e-3, 0, "val"), (3e-3, 0, "val"), *((1e-3, seed, "test") for seed in (1, 2, 3, 4))}
+    assert {label: r.value for label, r in answers(done, "learning_rate").items()} == best
+
+
+def test_means_intervals_and_differences_are_over_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_seed = {"softmax": [0.9, 0.8, 0.85, 0.95], "linear": [0.7, 0.6, 0.7, 0.7]}
+    learns(monkeypatch, lambda name, rate, seed, split: by_seed[name][seed - 1] if seed else 0.5)
+    done = run(accuracy())
+    scored = answers(done)["linear"]
+    assert scored.samples == by_seed["linear"]
+    assert scored.value == pytest.approx(0.675)
+    half = 3.182446 * np.std(by_seed["linear"], ddof=1) / 2  # t of 3 degrees of freedom
+    assert scored.detail["ci95"] == pytest.approx([0.675 - half, 0.675 + half])
+    apart = answers(done, "difference")["linear"]
+    assert apart.samples == pytest.approx([-0.2, -0.2, -0.15, -0.25])
+    assert apart.value == pytest.approx(-0.2)
+    assert answers(done, "error_rate")["linear"].value == pytest.approx(0.325)
+    assert scored.detail["verdict"] == "worse"
+    curve = {r.coords["steps"]: r.value for r in done.records if r.quantity == "curve" and r.label == "softmax"}
+    assert curve == pytest.approx({10: 0.4375, 20: 0.875})
+
+
+@pytest.mark.parametrize(("base", "other", "noise", "verdict"), [
+    (0.9, 0.6, 0.01, "worse"), (0.7, 0.9, 0.01, "better"), (0.9, 0.9, 0.0005, "same"),
+    (0.9, 0.88, 0.02, "inconclusive"), (0.12, 0.9, 0.001, "not learned")])
+def test_verdicts(monkeypatch: pytest.MonkeyPatch, base: float, other: float, noise: float, verdict: str) -> None:
+    learns(monkeypatch, reached("softmax", base, other, noise))
+    scored = answers(run(accuracy()))
+    assert scored["linear"].detail["verdict"] == verdict
+    assert scored["softmax"].detail["verdict"] == ("not learned" if verdict == "not learned" else "baseline")
+
+
+def test_the_interval_of_a_difference_holds_it_and_no_verdict_is_wrong_too_often() -> None:
+    """Of 400 studies whose attentions are alike, 95 % hold 0, and a wrong better or worse is rarer than 5 %."""
+    subjects = accuracy().tasks[-1].run.args[0]
+    rng, held, wrong = np.random.default_rng(4), 0, 0
+    for _ in range(400):
+        scored = [Scored(subject, dict(enumerate(0.8 + 0.02 * rng.normal(size=5))), 0, []) for subject in subjects]
+        low, high = conclusion._interval(conclusion._differences(scored[1], scored[0]))
+        held += low <= 0 <= high
+        wrong += conclusion._verdicts(scored)["linear"] in ("better", "worse")
+    assert 365 <= held <= 395
+    assert wrong <= 20
+
+
+def test_rules_without_attention_stand_beside_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    learns(monkeypatch, reached("softmax"))
+    scored = answers(run(accuracy()))
+    assert list(scored) == ["softmax", "linear", "(guessing)", "(most frequent label)", "(one token)",
+                            "(count of tokens)"]
+    assert scored["(guessing)"].value == 1 / 8
+    assert all(scored[name].detail["verdict"] == "rule" for name in list(scored)[2:])
+
+
+def test_a_run_that_diverged_counts_as_a_guess_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    learns(monkeypatch, lambda name, rate, seed, split: float("nan") if (name, seed) == ("linear", 2) else 0.9)
+    done = run(accuracy())
+    scored = answers(done)["linear"]
+    assert scored.samples == [0.9, 1 / 8, 0.9, 0.9]
+    assert scored.note == "1 of 4 runs diverged, and count as a guess"
+    runs = [r.status for r in done.records if r.quantity == "test_accuracy" and r.label == "linear"]
+    assert runs.count("diverged") == 1
+    assert answers(done, "difference")["linear"].samples == pytest.approx([0, 1 / 8 - 0.9, 0, 0])
+
+
+def test_rates_that_diverge_are_not_chosen_and_where_all_do_the_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    learns(monkeypatch, lambda name, rate, seed, split: float("nan") if name == "linear" or rate > 2e-3 else 0.9)
+    done = run(accuracy())
+    assert {rate for name, rate, _, split in calls if split == "test"} == {1e-3}
+    assert (answers(done)["linear"].status, answers(done)["linear"].value) == ("diverged", None)
+    assert answers(done)["softmax"].detail["verdict"] == "baseline"
+    assert len([call for call in calls if call[3] == "test"]) == 4  # of softmax alone
+
+
+def test_an_attention_that_cannot_run_there_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(name: str, rate: float, seed: int, split: str) -> float:
+        if name == "linear":
+            raise Unsupported("linear cannot run on 1x24 tokens")
+        return 0.9
+    learns(monkeypatch, score)
+    scored = answers(run(accuracy()))["linear"]
+    assert (scored.status, scored.note) == ("unsupported", "linear cannot run on 1x24 tokens")
+
+
+def test_a_resumed_study_runs_what_is_new_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    learns(monkeypatch, reached("softmax"))
+    out = tmp_path / "a.jsonl"
+    first = run(accuracy(seeds=2), out)
+    calls.clear()
+    done = run(accuracy(seeds=3, attn="linear,performer"), out, resume=True)
+    again = {(name, seed) for name, _, seed, split in calls if split == "test"}
+    assert again == {("softmax", 3), ("linear", 3), ("performer", 1), ("performer", 2), ("performer", 3)}
+    assert {name for name, _, _, split in calls if split == "val"} == {"performer"}
+    assert len(answers(done)["softmax"].samples) == 3
+    assert answers(done)["softmax"].samples[:2] == answers(first)["softmax"].samples
+    calls.clear()
+    assert run(accuracy(seeds=3, attn="linear,performer"), out, resume=True).new == []
+    run(accuracy(seeds=3, attn="linear,performer", lrs="1e-3,3e-3,1e-2"), out, resume=True)
+    assert {rate for _, rate, _, split in calls if split == "val"} == {1e-2}
+    assert {split for *_, split in calls} == {"val", "test"}  # another grid may choose another rate
+    calls.clear()
+    run(accuracy(seeds=3, attn="linear,performer", epochs=3), out, resume=True)
+    assert len(calls) == 3 * (2 + 3)
+
+
+@pytest.mark.parametrize(("values", "words"), [
+    ({"task": "nedle"}, "No task named 'nedle'. Did you mean 'needle'?"),
+    ({"task": "needle:token=3"}, "No option of task 'needle' named 'token'. Did you mean 'tokens'?"),
+    ({"task": "mqar:pairs=17"}, "17 pairs and as many queries take 68 tokens"),
+    ({"task": f"{TASK},{TASK}"}, "is named twice"), ({"attn": "sofmax"}, "No attention named 'sofmax'."),
+    ({"baseline": "softmax,linear"}, "--baseline must be one attention"),
+    ({"lrs": "fast"}, "--lrs takes learning rates"), ({"lrs": "1e-3,0.001"}, "each once"), ({"lrs": "-1"}, "between 0"),
+    ({"seeds": 0}, "seeds must be at least 1, not 0."), ({"epochs": -1}, "epochs must be at least 0"),
+    ({"heads": 3}, "--width 64 is not divided by --heads 3."),
+])
+def test_bad_settings_are_told_before_anything_runs(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        accuracy(**values)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("check", ["declared", "as_said", "silent"])
+def test_it_keeps_the_contract_of_studies(monkeypatch: pytest.MonkeyPatch, check: str) -> None:
+    learns(monkeypatch, reached("softmax"))
+    contract.STUDY_CHECKS[check](studies.load("accuracy"), lambda: run(accuracy(seeds=2)).records)
+
+
+def test_costs_are_of_the_tasks_own_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    learns(monkeypatch, reached("softmax"))
+    monkeypatch.setattr(costs, "_LATENCY", latency.Settings(rep=2.0, warmup=1.0, rounds=1))
+    done = run(accuracy(seeds=2, cost=True))
+    taken = [r for r in done.records if r.coords["part"] == "cost"]
+    assert {(r.label, r.quantity) for r in taken} == {(name, quantity) for name in ("softmax", "linear")
+                                                      for quantity in ("latency", "peak_memory")}
+    assert {(r.rows, r.cols, r.heads, r.head_dim) for r in taken} == {(1, 24, 2, 32)}
+    assert answers(done, "latency")["linear"].value == next(
+        r.value for r in taken if (r.label, r.quantity) == ("linear", "latency"))
+
+
+def test_one_real_run_of_each_kind_learns_and_leaves_the_generators_alone() -> None:
+    import torch
+
+    before = torch.get_rng_state()
+    done = run(accuracy(task="mqar:tokens=12:pairs=2:vocab=16:train=128:val=20:test=40", seeds=1, lrs="1e-2", width=8,
+                        depth=1, epochs=1, points=2))
+    assert not done.failed, [record.note for record in done.records]
+    assert torch.equal(before, torch.get_rng_state())
+    assert {record.quantity for record in done.records} >= {"accuracy", "difference", "curve", "train_time"}
+    assert records.UNFINISHED not in done.records[0].detail
