@@ -60,18 +60,6 @@ class Sweep(Programme):
     _probed: dict[Case, float] = field(default_factory=dict)
     word: ClassVar[str] = "cases"
 
-    def items(self) -> list[Item]:
-        reading = Reading("", detail={"settings": options.to_dict(self.settings)})
-        return [self.item(make_record(self.name, job, reading, {})) for job in self.jobs]
-
-    def item(self, record: Record) -> Item:
-        """The case that a record is of, whichever quantity it is, under the settings that it carries."""
-        name = replace(record, quantity="").identity()
-        return Item(name, digest(name, record.detail.get("settings")))
-
-    def only(self, positions: Collection[int]) -> Self:
-        return replace(self, jobs=[self.jobs[i] for i in sorted(positions)])
-
     def steps(self, before: list[Record]) -> Iterator[Step]:
         """A step is a group of cases at one point where the measure interleaves them, else one case."""
         if hasattr(self.module, "measure_group"):
@@ -81,12 +69,6 @@ class Sweep(Programme):
         else:
             for job in self.jobs:
                 yield Step(str(job.case), 1, partial(self._run_case, job))
-
-    def unread(self, status: str, note: str) -> Reading:
-        return unread(self.module, status, note)
-
-    def _run_case(self, job: Job) -> list[Record]:
-        return self._records(job, self._run_alone(job))
 
     def _run_group(self, jobs: list[Job]) -> list[Record]:
         """Build all jobs, measure them together; what does not fit beside the others is measured alone afterwards."""
@@ -114,50 +96,8 @@ class Sweep(Programme):
         built = self.attempt(self.prepare, job)
         return list(self.attempt(self._measure, built) if isinstance(built, Workload) else built)
 
-    def _measure_case(self, job: Job) -> list[Reading]:
-        with state.guarded(), self._deadline(job.case):
-            return readings(self.module, self.module.measure_case(job.case, job.subject, self.settings))
-
-    def _measure(self, built: Workload) -> list[Reading]:
-        with state.guarded(), self._deadline(built.case):
-            measured = readings(self.module, self.module.measure(built, self.settings))
-            witness.examine(built)
-        return measured
-
-    def _measure_group(self, built: list[Workload]) -> list[list[Reading]]:
-        with state.guarded(), self._deadline(*(one.case for one in built)):
-            measured = [readings(self.module, one) for one in self.module.measure_group(built, self.settings)]
-            for one in built:
-                witness.examine(one)
-        if len(measured) != len(built):
-            raise PluginError(f"the measure gave readings of {len(measured)} cases, not of {len(built)}")
-        return measured
-
-    def _deadline(self, *cases: Case) -> AbstractContextManager[None]:
-        """The timeout of so many cases at once."""
-        seconds = None if self.timeout is None else self.timeout * len(cases)
-        return deadline(seconds, partial(self._give_up, cases) if self.on_stuck else None)
-
-    def _give_up(self, cases: Sequence[Case]) -> None:
-        """Hand out rows for these cases, which take no end, and for all that would have come after them."""
-        labels = " or ".join(dict.fromkeys(case.spec.label for case in cases))
-        late = {replace(case, impl="") for case in cases}
-        plain = unread(self.module)
-        own = replace(plain, status="timeout", note=f"no result within {self.timeout:g} s, nor any end to it")
-        others = replace(plain, status="not_run", note=f"not run: there was no end to {labels}; add --isolate",
-                         detail={UNFINISHED: True})
-        rows = [record for job in self.jobs if job.case not in self._recorded
-                for record in self._records(job, [own if replace(job.case, impl="") in late else others])]
-        assert self.on_stuck is not None
-        self.on_stuck(rows)
-
-    def _records(self, job: Job, results: Sequence[Reading]) -> list[Record]:
-        self._recorded.add(job.case)
-        remark = self._unconverged.get(job.case, "")
-        settings = options.to_dict(self.settings)
-        marked = [_diverged(r, remark) if remark else r for r in results]
-        return [make_record(self.name, job, replace(r, detail={**r.detail, "settings": settings}),
-                            self.environment) for r in marked]
+    def _run_case(self, job: Job) -> list[Record]:
+        return self._records(job, self._run_alone(job))
 
     def prepare(self, job: Job) -> Workload:
         """Build and check a job. One warm call may take a quarter of the timeout, as several calls follow."""
@@ -184,6 +124,66 @@ class Sweep(Programme):
         if case not in self._probed:
             self._probed[case] = probe.probe(case, subject)
         return self._probed[case]
+
+    def _measure_group(self, built: list[Workload]) -> list[list[Reading]]:
+        with state.guarded(), self._deadline(*(one.case for one in built)):
+            measured = [readings(self.module, one) for one in self.module.measure_group(built, self.settings)]
+            for one in built:
+                witness.examine(one)
+        if len(measured) != len(built):
+            raise PluginError(f"the measure gave readings of {len(measured)} cases, not of {len(built)}")
+        return measured
+
+    def _measure(self, built: Workload) -> list[Reading]:
+        with state.guarded(), self._deadline(built.case):
+            measured = readings(self.module, self.module.measure(built, self.settings))
+            witness.examine(built)
+        return measured
+
+    def _measure_case(self, job: Job) -> list[Reading]:
+        with state.guarded(), self._deadline(job.case):
+            return readings(self.module, self.module.measure_case(job.case, job.subject, self.settings))
+
+    def _records(self, job: Job, results: Sequence[Reading]) -> list[Record]:
+        self._recorded.add(job.case)
+        remark = self._unconverged.get(job.case, "")
+        settings = options.to_dict(self.settings)
+        marked = [_diverged(r, remark) if remark else r for r in results]
+        return [make_record(self.name, job, replace(r, detail={**r.detail, "settings": settings}),
+                            self.environment) for r in marked]
+
+    def unread(self, status: str, note: str) -> Reading:
+        return unread(self.module, status, note)
+
+    def items(self) -> list[Item]:
+        reading = Reading("", detail={"settings": options.to_dict(self.settings)})
+        return [self.item(make_record(self.name, job, reading, {})) for job in self.jobs]
+
+    def item(self, record: Record) -> Item:
+        """The case that a record is of, whichever quantity it is, under the settings that it carries."""
+        name = replace(record, quantity="").identity()
+        return Item(name, digest(name, record.detail.get("settings")))
+
+    def only(self, positions: Collection[int]) -> Self:
+        return replace(self, jobs=[self.jobs[i] for i in sorted(positions)])
+
+    def _deadline(self, *cases: Case) -> AbstractContextManager[None]:
+        """The timeout of so many cases at once."""
+        seconds = None if self.timeout is None else self.timeout * len(cases)
+        return deadline(seconds, partial(self._give_up, cases) if self.on_stuck else None)
+
+    def _give_up(self, cases: Sequence[Case]) -> None:
+        """Hand out rows for these cases, which take no end, and for all that would have come after them."""
+        labels = " or ".join(dict.fromkeys(case.spec.label for case in cases))
+        late = {replace(case, impl="") for case in cases}
+        plain = unread(self.module)
+        own = replace(plain, status="timeout", note=f"no result within {self.timeout:g} s, nor any end to it")
+        others = replace(plain, status="not_run", note=f"not run: there was no end to {labels}; add --isolate",
+                         detail={UNFINISHED: True})
+        rows = [record for job in self.jobs if job.case not in self._recorded
+                for record in self._records(job, [own if replace(job.case, impl="") in late else others])]
+        assert self.on_stuck is not None
+        self.on_stuck(rows)
 
 
 def _diverged(reading: Reading, remark: str) -> Reading:

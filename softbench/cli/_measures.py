@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ from softbench import config as configuration
 from softbench import parsing, plugins
 from softbench.case import ModelSpec
 from softbench.cli import _printing, _running
-from softbench.cli._progress import Progress
 from softbench.config import Process, SweepConfig
 from softbench.contracts import measure as measures
 from softbench.errors import Unsupported
@@ -69,9 +67,8 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
         _print_plan(session.lay_out(settings, name, **terms).jobs, form)
         return 0
     sweep = session.start(settings, name, command=_running.command(), **terms)
-    finish = partial(_running.finish, out=target, plot=plot, form=form, resume=resume, baseline=settings.sweep.baseline)
-    progress = Progress(lambda left: [_weight(job) for job in left.jobs], _outcomes, finish)
-    return _running.carry_out(sweep, progress, target, resume=resume)
+    return _running.carry_out(sweep, lambda left: [_weight(job) for job in left.jobs], _outcomes, out=target, plot=plot,
+                              form=form, resume=resume, baseline=settings.sweep.baseline)
 
 
 def _weight(job: Job) -> float:

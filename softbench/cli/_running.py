@@ -6,7 +6,7 @@ import glob
 import math
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from softbench.bench.run import Run
 from softbench.cli import _presenting, _printing
 from softbench.cli._progress import Progress
 from softbench.errors import UsageError
+from softbench.records import Record
 
 if TYPE_CHECKING:
     from softbench.bench.programme import Programme
@@ -132,26 +133,27 @@ def command() -> str:
     return shlex.join(["softbench", *sys.argv[1:]])
 
 
-def carry_out(programme: Programme, progress: Progress, out: Path, *, resume: bool, force: bool = False) -> int:
-    """Run a programme under its progress, which says how it ends; the exit code."""
-    more = "" if "--out" in sys.argv else f" --out {shlex.quote(str(out))}"
+def carry_out(programme: Programme, weights: Callable[[Any], Sequence[float]],
+              outcomes: Callable[[Sequence[Record]], list[str]], *, out: Path, plot: Path | None, form: str,
+              resume: bool, force: bool = False, baseline: str = "", chosen: _presenting.Chosen | None = None) -> int:
+    """Run a programme under a progress bar with these weights and outcomes, show what came of it; the exit code."""
+    def finish(run: Run) -> int:
+        drawn = False
+        try:
+            _presenting.print_records(run.records, form, baseline, chosen)
+        finally:  # also where nobody reads the tables any more
+            if any("work" in r.detail and "limit" not in r.detail and "task" not in r.coords for r in run.new):
+                _printing.say("No floors beside these times: `softbench roofline` measures once what this machine can"
+                              " do.")
+            drawn = plot is None or _presenting.plot_or_say_why(run.records, plot, baseline, chosen)
+            if run.new or resume:
+                _printing.say(f"Records: {out} ({len(run.new)} new)")
+        return SOME_FAILED if run.failed else 0 if drawn else ERROR
+
+    more = "" if any(word.partition("=")[0] == "--out" for word in sys.argv) else f" --out {shlex.quote(str(out))}"
     again = f"Continue with: {command().replace(' --resume', '')}{more} --resume"
-    return progress.finish(engine.run(programme, out, resume=resume, force=force, watch=progress, again=again))
-
-
-def finish(done: Run, *, out: Path, plot: Path | None, form: str, resume: bool, baseline: str = "",
-           chosen: _presenting.Chosen | None = None) -> int:
-    """Show what came of a run; the exit code."""
-    drawn = False
-    try:
-        _presenting.print_records(done.records, form, baseline, chosen)
-    finally:  # also where nobody reads the tables any more
-        if any("work" in r.detail and "limit" not in r.detail and "task" not in r.coords for r in done.new):
-            _printing.say("No floors beside these times: `softbench roofline` measures once what this machine can do.")
-        drawn = plot is None or _presenting.plot_or_say_why(done.records, plot, baseline, chosen)
-        if done.new or resume:
-            _printing.say(f"Records: {out} ({len(done.new)} new)")
-    return SOME_FAILED if done.failed else 0 if drawn else ERROR
+    progress = Progress(weights, outcomes, finish)
+    return finish(engine.run(programme, out, resume=resume, force=force, watch=progress, again=again))
 
 
 def _metavar(kind: str) -> str:

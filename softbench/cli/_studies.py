@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import click
 from softbench import config as configuration
 from softbench import plugins
 from softbench.cli import _presenting, _printing, _running
-from softbench.cli._progress import Progress
 from softbench.config import Process
 from softbench.contracts import study as studies
 from softbench.records import Record
@@ -52,9 +50,8 @@ def _run(name: str, flags: dict[str, dict[str, Any]], *, assignments: tuple[str,
         _printing.print_tables([_printing.listing(title, ("task",), [(task.name,) for task in tasks])], form)
         return 0
     study = session.start_study(settings, name, command=_running.command())
-    finish = partial(_running.finish, out=target, plot=plot, form=form, resume=resume, chosen=chosen)
-    progress = Progress(lambda left: [1.0] * len(left.tasks), _outcome, finish)
-    return _running.carry_out(study, progress, target, resume=resume, force=force)
+    return _running.carry_out(study, lambda left: [1.0] * len(left.tasks), _outcome, out=target, plot=plot, form=form,
+                              resume=resume, force=force, chosen=chosen)
 
 
 def _outcome(rows: Sequence[Record]) -> list[str]:

@@ -245,19 +245,21 @@ def test_numbers_that_are_not_finite_are_said_to_diverge(run: Run, tiny: Path) -
     assert Path("x-courses.png").exists()
 
 
-def test_ctrl_c_keeps_finished_tasks_and_says_how_to_go_on(run: Run, tiny: Path,
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("out", [["--out", "x.jsonl"], ["--out=x.jsonl"], []])
+def test_ctrl_c_keeps_finished_tasks_and_says_how_to_go_on(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch,
+                                                           out: list[str]) -> None:
     def start(progress: Progress, name: str) -> None:
         if name.startswith("base 3"):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Progress, "start", start)
-    code, out, err = run("tiny-study", "--bases", "2,3,4", "--out", "x.jsonl")
-    assert (code, out) == (130, "")
+    code, printed, err = run("tiny-study", "--bases", "2,3,4", *out)
+    assert (code, printed) == (130, "")
+    (kept,) = [*Path("results").glob("tiny-study-*.jsonl"), *Path().glob("x.jsonl")]
     assert err.splitlines()[-1] == (
-        "Error: Interrupted: 1 of 3 tasks are done and kept in x.jsonl. Continue with: softbench tiny-study"
-        " --bases 2,3,4 --out x.jsonl --resume")
-    assert len(records.read("x.jsonl")[0]) == 2
+        f"Error: Interrupted: 1 of 3 tasks are done and kept in {kept}. Continue with: softbench tiny-study"
+        f" --bases 2,3,4 {' '.join(out) or f'--out {kept}'} --resume")
+    assert len(records.read(kept)[0]) == 2
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
