@@ -60,9 +60,9 @@ class SideBySide(Study):
                 threads.shutdown(wait=False, cancel_futures=True)
                 over.end()
 
-    def _in_child(self, task: Task, given: list[list[Record]], over: _Over) -> list[Record]:
+    def _in_child(self, task: Task, drawn: list[list[Record]], over: _Over) -> list[Record]:
         request = {"study": self.name, "settings": options.to_dict(self.settings), "task": task.name,
-                   "given": [record.to_json() for each in given for record in each], "environment": self.environment,
+                   "given": [record.to_json() for each in drawn for record in each], "environment": self.environment,
                    "process": options.to_dict(self.process), "device": self.device}
         answer = isolate.ask("softbench.bench.beside", request, None, None, over.take)
         if isinstance(answer, list):

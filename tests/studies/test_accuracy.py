@@ -172,6 +172,30 @@ def test_a_resumed_study_runs_what_is_new_alone(monkeypatch: pytest.MonkeyPatch,
     assert len(calls) == 3 * (2 + 3)
 
 
+def test_what_is_inconclusive_gets_more_seeds_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """The verdict on linear is clear with 2 seeds, that on performer is not with 2, and is with 4 of 8."""
+    apart = {"softmax": 0.0, "linear": -0.5, "performer": -0.05}
+
+    def score(name: str, rate: float, seed: int, split: str) -> float:
+        return 0.9 + apart[name] + (0.02 if (name, seed) == ("performer", 1) else 1e-4 * seed * len(name))
+
+    learns(monkeypatch, score)
+    out = tmp_path / "a.jsonl"
+    done = run(accuracy(attn="linear,performer", seeds=2, max_seeds=8, lrs="1e-3"), out)
+    seeds = {name: sorted(seed for each, _, seed, split in calls if (each, split) == (name, "test")) for name in apart}
+    assert seeds["linear"] == [1, 2]
+    assert seeds["softmax"] == seeds["performer"]
+    assert 4 <= len(seeds["performer"]) <= 8
+    assert {label: r.detail["verdict"] for label, r in answers(done).items() if "(" not in label} == {
+        "softmax": "baseline", "linear": "worse", "performer": "worse"}
+    skipped = [r.note for r in done.records if r.status == "not_run"]
+    assert len(skipped) == 3 * 8 - sum(map(len, seeds.values()))
+    assert set(skipped) == {"the verdict was clear without this seed"}
+    calls.clear()
+    again = run(accuracy(attn="linear,performer", seeds=2, max_seeds=8, lrs="1e-3"), out, resume=True)
+    assert (calls, again.new) == ([], [])
+
+
 @pytest.mark.parametrize(("values", "words"), [
     ({"task": "nedle"}, "No task named 'nedle'. Did you mean 'needle'?"),
     ({"task": "needle:token=3"}, "No option of task 'needle' named 'token'. Did you mean 'tokens'?"),

@@ -8,8 +8,8 @@ other weights and another order, and are scored once on test samples that nothin
                    diverged counts as a guess
     difference     mean over seeds of the accuracy less the baseline's with the same seed, with its interval
     verdict        better, worse, same or inconclusive, by the rule of `softbench compare` with `margin` in accuracy;
-                   none where the baseline has not learned the task: its interval reaches down to what rules without
-                   attention reach, and then nothing follows from the others either
+                   what is inconclusive gets up to `max_seeds`; none where the baseline has not learned the task: its
+                   interval reaches down to what rules without attention reach, and nothing follows from the others
     rules          guessing, the most frequent label, one token, a count of tokens: `softbench/models/trivial.py`
     latency, peak_memory    of one forward of the attention at the task's shape, batch 1, on this machine
 
@@ -34,9 +34,9 @@ QUANTITIES = (
     Quantity("train_time", "s", "time", "less"), Quantity("latency", "s", "time", "less"),
     Quantity("peak_memory", "B", "exact", "less"),
 )
-SECTION = Section("Accuracy", place=1)
+SECTION = Section("Accuracy", place=0)
 GATED = False
-CHOICES = ("task", "attn", "baseline", "lrs", "seeds", "margin", "cost", "jobs")
+CHOICES = ("task", "attn", "baseline", "lrs", "seeds", "max_seeds", "margin", "cost", "jobs")
 QUICK: Mapping[str, Any] = {
     "task": "mqar:tokens=16:pairs=2:vocab=16:train=6400:val=200:test=400", "attn": "linear", "lrs": "3e-3", "seeds": 2,
     "width": 32, "points": 4, "epochs": 2,
@@ -61,15 +61,15 @@ VIEWS: tuple[View, ...] = (
     Rows(name="rates", title="Runs that chose a learning rate, scored on validation samples",
          by=("data", "label", "lr"), headings=("data",), always=("label", "lr"), where={"part": "rate"}, words=_WORDS,
          quantities=("val_accuracy",)),
+    Scatter(name="error_by_time", title="Share of wrong answers by time of one forward of the attention", x="latency",
+            y="error_rate", series="label", panels="data", log_y=False, where=_ANSWER, words=_WORDS,
+            note="Both less is better: attentions on the line are beaten by none in both."),
     Dots(name="accuracies", title="Accuracy on test samples, with 95 % intervals", quantity="accuracy", y="label",
          panels="data", where={"part": ("answer", "rule")}, words=_WORDS),
     Lines(name="curves", title="Accuracy on validation samples while learning, mean over seeds", x="steps",
           quantities=("curve",), series="label", panels="data", log_y=False, where={"part": "curve"}, words=_WORDS),
     Lines(name="accuracy_by_size", title="Accuracy on test samples against m", x="size", quantities=("accuracy",),
           series="attention", panels="data", log_x=True, log_y=False, where=_ANSWER, words=_WORDS),
-    Scatter(name="error_by_time", title="Share of wrong answers by time of one forward of the attention", x="latency",
-            y="error_rate", series="label", panels="data", log_y=False, where=_ANSWER, words=_WORDS,
-            note="Both less is better: attentions on the line are beaten by none in both."),
 )
 
 

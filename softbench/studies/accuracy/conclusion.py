@@ -16,6 +16,7 @@ from softbench.compare import rule
 from softbench.contracts.study import Finding
 from softbench.models import trivial
 from softbench.records import Record
+from softbench.studies.accuracy import learning
 from softbench.studies.accuracy.learning import Subject
 
 _VERDICTS = {rule.SLOWER: "better", rule.FASTER: "worse", rule.SAME: "same", rule.INCONCLUSIVE: "inconclusive"}
@@ -41,7 +42,19 @@ class Scored:
 
     def failure(self) -> Record | None:
         """A run that says why there is no score."""
-        return next((record for record in self.records if record.value is None), None)
+        return next((r for r in self.records if r.value is None and r.status != "not_run"), None)
+
+
+def score(subject: Subject, subjects: Sequence[Subject], seed: int, records: Sequence[Record]) -> list[Finding]:
+    """A run with a further seed: of all attentions at the first look, then while a verdict is inconclusive."""
+    runs = [record for record in records if record.coords.get("part") == "run"]
+    if runs:
+        verdicts = _verdicts([_scored(each, runs) for each in subjects])
+        open_ones = [label for label, verdict in verdicts.items() if verdict == _VERDICTS[rule.INCONCLUSIVE]]
+        if not open_ones or (subject is not subjects[0] and subject.spec.label not in open_ones):
+            return [subject.finding("test_accuracy", None, "run", seed=seed, status="not_run",
+                                    note="the verdict was clear without this seed")]
+    return learning.score(subject, seed, [record for record in records if record.coords.get("part") == "rate"])
 
 
 def conclude(subjects: Sequence[Subject], records: Sequence[Record]) -> list[Finding]:
@@ -75,9 +88,10 @@ def _verdicts(scored: Sequence[Scored]) -> dict[str, str]:
     baseline, *others = scored
     differences = {one.subject.spec.label: _differences(one, baseline) for one in others}
     estimates = {label: rule.paired(values) for label, values in differences.items() if values}
-    margins = [baseline.subject.settings.margin] * len(estimates)
-    return {label: _VERDICTS[verdict]
-            for label, verdict in zip(estimates, rule.judge(list(estimates.values()), margins), strict=True)}
+    settings = baseline.subject.settings
+    looks = rule.looks(settings.seeds, max(settings.seeds, settings.max_seeds))
+    judged = rule.judge(list(estimates.values()), [settings.margin] * len(estimates), looks)
+    return {label: _VERDICTS[verdict] for label, verdict in zip(estimates, judged, strict=True)}
 
 
 def _differences(one: Scored, baseline: Scored) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
 from softbench import options, parsing
@@ -27,8 +28,17 @@ def tasks(settings: Settings) -> list[Task]:
     planned: list[Task] = []
     for problem in problems:
         subjects = [Subject(problem, spec, attentions.load(spec), settings) for spec in specs]
+        choosing = {subject.spec.label: [_name(subject, f"lr={rate:g}") for rate in rates] for subject in subjects}
         for subject in subjects:
-            planned += _runs(subject, rates)
+            planned += [Task(name, partial(learning.choose, subject, rate), at=_at(subject))
+                        for name, rate in zip(choosing[subject.spec.label], rates, strict=True)]
+        runs: list[Task] = []
+        for seeds in _looks(settings):
+            before = tuple(task.name for task in runs)
+            runs += [Task(_name(subject, f"seed={seed}"), partial(conclusion.score, subject, subjects, seed),
+                          needs=(*choosing[subject.spec.label], *before), at=_at(subject) | {"lrs": rates})
+                     for subject in subjects for seed in seeds]
+        planned += runs
         if settings.cost:
             planned += [Task(f"{problem.label} cost of {each.spec.label}", partial(costs.measured, each, subjects),
                              at=_at(each), alone=True) for each in subjects]
@@ -36,14 +46,16 @@ def tasks(settings: Settings) -> list[Task]:
     return planned
 
 
-def _runs(subject: Subject, rates: list[float]) -> list[Task]:
-    """One run for each learning rate, and one for each seed with the best of them."""
-    name, settings = f"{subject.problem.label} {subject.spec.label}", subject.settings
-    choosing = [Task(f"{name} lr={rate:g}", partial(learning.choose, subject, rate), at=_at(subject)) for rate in rates]
-    needs = tuple(task.name for task in choosing)
-    return choosing + [Task(f"{name} seed={seed}", partial(learning.score, subject, seed), needs=needs,
-                            at=_at(subject) | {"lrs": rates})
-                       for seed in range(settings.seed + 1, settings.seed + 1 + settings.seeds)]
+def _looks(settings: Settings) -> list[range]:
+    """The seeds of each look at the verdicts: the first of all attentions, others of those that are inconclusive."""
+    first, counts = settings.seed + 1, [settings.seeds]
+    while counts[-1] < settings.max_seeds:
+        counts.append(min(2 * counts[-1], settings.max_seeds))
+    return [range(first + low, first + high) for low, high in itertools.pairwise([0, *counts])]
+
+
+def _name(subject: Subject, what: str) -> str:
+    return f"{subject.problem.label} {subject.spec.label} {what}"
 
 
 def _at(subject: Subject) -> dict[str, object]:

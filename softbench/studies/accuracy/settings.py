@@ -15,6 +15,8 @@ class Settings:
     lrs: str = option("1e-3,3e-3", "learning rates, of which each attention gets the best on validation samples")
     seeds: int = option(5, "runs of each attention with weights and an order of their own, scored on test samples",
                         low=1, high=1000)
+    max_seeds: int = option(0, "runs that an attention may have while its verdict is inconclusive, doubled from seeds"
+                            " on; 0 for no more than these", low=0, high=1000)
     seed: int = option(0, "the seed of the runs that choose a learning rate; the others count on from it", low=0,
                        high=2**30)
     epochs: int = option(0, "passes over the training samples, the same for all; 0 for the task's own", low=0)
