@@ -77,6 +77,6 @@ def finding(record: Record, detail: dict[str, object]) -> Finding:
                    | {"detail": record.detail | detail})
 
 
-def of(rows: Sequence[Record], label: str, point: tuple[str, str]) -> list[Record]:
+def records_at(rows: Sequence[Record], label: str, point: tuple[str, str]) -> list[Record]:
     """The records of one attention, as the command named it, at one point."""
     return [record for record in rows if record.label == label and (record.mode, record.dtype) == point]

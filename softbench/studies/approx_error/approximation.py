@@ -19,9 +19,7 @@ from softbench.contracts.study import Finding
 from softbench.errors import Unsupported
 from softbench.plugins.contained import contained
 from softbench.processes.threads import one_thread
-from softbench.studies.approx_error import errors, estimate, floor, projection
-from softbench.studies.approx_error import tokens as _tokens
-from softbench.studies.approx_error import truth as _truth
+from softbench.studies.approx_error import errors, estimate, floor, projection, tokens, truth
 from softbench.studies.approx_error.compared import Point, largest_size
 from softbench.studies.approx_error.errors import HeadErrors
 from softbench.studies.approx_error.summary import mean_interval
@@ -252,12 +250,12 @@ def _require_judgeable(point: Point) -> None:
         raise Unsupported("it is not linear in v, so that it has no attention matrix")
     if not point.kind:
         raise Unsupported("it defines its own kernel and estimates no other; against=softmax compares it anyway")
-    if point.kind not in _truth.KINDS:
+    if point.kind not in truth.KINDS:
         raise Unsupported(f"it estimates '{point.kind}', whose exact matrix this study does not have")
 
 
 def _heads(point: Point, seed: int) -> Iterator[Head]:
-    q, k, v = _tokens.tokens(point.family, point.shape, seed)
+    q, k, v = tokens.tokens(point.family, point.shape, seed)
     shared = point.subject.attention.module.SHARES_QK
     if shared:
         k = q
@@ -267,7 +265,7 @@ def _heads(point: Point, seed: int) -> Iterator[Head]:
 
 
 def _truth_of(point: Point, q: Tensor, k: Tensor) -> Truth:
-    return _truth.truth(point.kind, q, k, point.rank or len(q))
+    return truth.truth(point.kind, q, k, point.rank or len(q))
 
 
 def _spectra(point: Point, seed: int) -> list[Tensor]:
@@ -278,9 +276,9 @@ def _spectra(point: Point, seed: int) -> list[Tensor]:
 
 @functools.lru_cache(maxsize=64)
 def _cached_spectra(kind: str, shared: bool, family: str, shape: Shape, seed: int, size: int | None) -> list[Tensor]:
-    q, k, _ = _tokens.tokens(family, shape, seed)
+    q, k, _ = tokens.tokens(family, shape, seed)
     heads = [(a.double(), b.double()) for a, b in zip(q[0], k[0], strict=True)]
-    return [floor.spectrum(_truth.truth(kind, a, a if shared else b, size or len(a))) for a, b in heads]
+    return [floor.spectrum(truth.truth(kind, a, a if shared else b, size or len(a))) for a, b in heads]
 
 
 def _graph_bytes(point: Point) -> float:

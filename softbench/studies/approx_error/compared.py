@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from softbench import options
 from softbench.case import AttentionSpec, Case, Shape
-from softbench.contracts import attention as _contract
+from softbench.contracts import attention as attentions
 from softbench.contracts.attention import Attention
 from softbench.contracts.study import Finding
 from softbench.dtypes import FLOAT64
 from softbench.errors import UsageError
-from softbench.studies.approx_error import tokens as _tokens
+from softbench.studies.approx_error.tokens import identity
 
 if TYPE_CHECKING:
     from softbench.studies.approx_error.settings import Settings
@@ -43,7 +43,7 @@ class Subject:
     def at(self, size: int) -> Subject:
         """Return the same attention with another m."""
         assert self.size_option is not None
-        return replace(self, size=size, attention=_contract.load(_with(self.spec, self.size_option, size)))
+        return replace(self, size=size, attention=attentions.load(_with(self.spec, self.size_option, size)))
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Point:
         subject, settings, shape = self.subject, self.settings, self.shape
         size = f" m={subject.size}" if subject.size is not None else ""
         target = f" target={settings.target_error:g}" if subject.part == "target" else ""
-        return (f"{subject.part} {subject.spec.label}{size} {_tokens.identity(self.family)}"
+        return (f"{subject.part} {subject.spec.label}{size} {identity(self.family)}"
                 f" N={shape.rows}x{shape.cols} H={shape.heads} D={shape.head_dim}"
                 f" seeds={settings.seed}+{settings.seeds} top={settings.topk}"
                 f" against={settings.against}{target}{' cost' if settings.cost else ''}")
@@ -119,7 +119,7 @@ def swept(specs: Sequence[AttentionSpec], sizes: Sequence[int]) -> list[Subject]
     """Every attention at every m; once, where its m is given with it or it has none."""
     subjects = []
     for spec in specs:
-        one = Subject("size", spec, _contract.load(spec), None)
+        one = Subject("size", spec, attentions.load(spec), None)
         option = one.size_option
         if option is None or option in spec.options:
             subjects.append(replace(one, size=getattr(one.attention.options, option) if option else None))
@@ -138,11 +138,11 @@ def sampled(specs: Sequence[AttentionSpec], size: int, samplings: str) -> list[S
         return []
     names = list(dict.fromkeys(name.strip() for name in samplings.split(",")))
     for name in names:
-        _contract.load(AttentionSpec(_SAMPLES, {"sampling": name}))
+        attentions.load(AttentionSpec(_SAMPLES, {"sampling": name}))
     for spec in specs:
-        if "sampling" in _names(_contract.load(spec)) and "sampling" not in spec.options:
+        if "sampling" in _names(attentions.load(spec)) and "sampling" not in spec.options:
             chosen = [_with(spec, "sampling", name) for name in names]
-            return [Subject("landmarks", one, _contract.load(one), None, name).at(size)
+            return [Subject("landmarks", one, attentions.load(one), None, name).at(size)
                     for one, name in zip(chosen, names, strict=True)]
     return []
 
@@ -151,7 +151,7 @@ def exact(subjects: Sequence[Subject]) -> list[Subject]:
     """The exact attentions that these estimate, for what they cost."""
     names = dict.fromkeys(s.attention.module.APPROXIMATES for s in subjects)
     specs = [AttentionSpec(name) for name in names if name]
-    return [Subject("exact", spec, _contract.load(spec), None) for spec in specs]
+    return [Subject("exact", spec, attentions.load(spec), None) for spec in specs]
 
 
 def searched(specs: Sequence[AttentionSpec]) -> list[Subject]:
@@ -162,7 +162,7 @@ def searched(specs: Sequence[AttentionSpec]) -> list[Subject]:
     """
     subjects = []
     for spec in specs:
-        one = Subject("target", spec, _contract.load(spec), None)
+        one = Subject("target", spec, attentions.load(spec), None)
         if one.size_option in spec.options:
             raise UsageError(f"target_error searches the m of '{spec.label}': leave {one.size_option} out.")
         if one.size_option is not None:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from softbench.studies.approx_error import estimate as _estimate
-from softbench.studies.approx_error.estimate import DENSE, Rows
+from softbench.studies.approx_error.estimate import DENSE, Rows, call, single
 from softbench.studies.approx_error.truth import Truth, tiles
 
 OVERLAP_ROWS = 1024  # rows a head whose largest entries are compared: sorting costs more than all else
@@ -100,7 +99,7 @@ def gradient_errors(truth: Truth, module: nn.Module, v: Tensor, grid: tuple[int,
     q, k, value = (leaves[0], leaves[0], leaves[1]) if shared else leaves
     with torch.enable_grad():
         exact = _gradients(truth.output(q, k, value, index), leaves, cotangent)
-        estimate = _gradients(_estimate.call(module, q, k, value, grid)[index], leaves, cotangent)
+        estimate = _gradients(call(module, q, k, value, grid)[index], leaves, cotangent)
     names = ("dq", "dv") if shared else ("dq", "dk", "dv")
     nothing = float(_ROUNDING * cotangent.norm() * v.norm())
     exact, estimate = ([g if float(g.norm()) > nothing else torch.zeros_like(g) for g in side]
@@ -119,7 +118,7 @@ def spectral_norms(truth: Truth, rows: Rows) -> list[tuple[float, float]]:
     if tokens <= DENSE:
         whole = rows(everything).sub_(truth.rows(everything))
         return largest_singular_values(lambda index: (whole[index],), tokens, tolerance=1e-6, passes=60)
-    exact, estimate = truth.single(), _estimate.single(rows)
+    exact, estimate = truth.single(), single(rows)
 
     def both(index: Tensor) -> tuple[Tensor, ...]:
         tile = exact.rows(index)

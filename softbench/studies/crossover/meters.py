@@ -26,7 +26,7 @@ from softbench.measures.latency.timing import Unearned, paired
 from softbench.plugins.contained import contained
 from softbench.stats import median
 from softbench.studies._over_n.grids import Grid
-from softbench.studies.crossover import again as _crossing_again
+from softbench.studies.crossover import again
 from softbench.studies.crossover.search import ATTENTION, BASELINE, Meter, Stopped
 from softbench.subjects import OneAttention, witness
 from softbench.subjects.workload import Workload
@@ -109,7 +109,7 @@ class _Latency(_Sides):
         if device.is_gpu(self.pair.case.device):
             device.release()  # what the scan has held would be missing in the child
         jobs = [(self.pair.job(ATTENTION, grid), self.pair.job(BASELINE, grid)) for grid in grids]
-        results = _crossing_again.measure(jobs, self.pair.timing, rounds, seconds)
+        results = again.measure(jobs, self.pair.timing, rounds, seconds)
         for grid, (_, foreign) in zip(grids, results, strict=True):
             self._disturbed(grid, foreign)
         return [differences for differences, _ in results]

@@ -6,7 +6,7 @@ file knows what a cost is or how it is taken.
 
 What a process keeps for its life, such as where its memory lies, is the same in all probes of one process and would
 move the crossing unseen. So the probes around it are measured again in further processes, and its interval is over
-processes (`_crossing_fit`).
+processes (`location.py`).
 
 A probe takes rounds, first `Terms.first` and then twice as many up to `Terms.cap`, until the t interval of their mean
 excludes 0 or lies within the margin. With K looks each has 1/K of the 5 % (`compare.rule`), so that the sign of a

@@ -1,7 +1,7 @@
 """Concludes from the measured lengths of one attention: exponents, the memory's end, and costs beyond.
 
-The length at which memory runs out is where inputs + parameters + peak, fitted by `_held`, reach the limit. `verify`
-runs one call a little below it and one a little above, each in a child process that has the limit (`_trial`).
+The length at which memory runs out is where inputs + parameters + peak, fitted by `held.py`, reach the limit. `verify`
+runs one call a little below it and one a little above, each in a child process that has the limit (`bench/trial.py`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from softbench.bench import trial as _trial
 from softbench.case import MAX_TOKENS, Shape, most_square
 from softbench.contracts.study import Finding
 from softbench.records import Record
-from softbench.studies._over_n import setting as _setting
 from softbench.studies._over_n.grids import Grids
-from softbench.studies._over_n.setting import Setting
+from softbench.studies._over_n.setting import Setting, records_at
 from softbench.studies.scaling import claims
-from softbench.studies.scaling import growth as _growth
-from softbench.studies.scaling import held as _held
-from softbench.studies.scaling.growth import Growth
+from softbench.studies.scaling.growth import FEWEST, Growth, fit
+from softbench.studies.scaling.held import end
 from softbench.subjects import OneAttention
 
 EXPONENT, LIMIT, OUT_OF_MEMORY, TRIAL = "exponent", "memory_limit", "oom_tokens", "trial_memory"
@@ -61,7 +59,7 @@ class Conclusion:
 
     def run(self, rows: Sequence[Record]) -> list[Finding]:
         """Exponents and what follows from them, from the records of the lengths."""
-        mine = _setting.of(rows, self.subject.spec.label, self.point)
+        mine = records_at(rows, self.subject.spec.label, self.point)
         findings = []
         for cost in self.question.costs:
             quantity, _ = _QUANTITIES[cost]
@@ -106,9 +104,9 @@ class Conclusion:
         """Where memory should run out, and what a child process says of it."""
         limit = self.question.limit or _trial.free(self.setting.device)
         usable = sorted((float(r.tokens), _bytes(r)) for r in records if _usable(r))
-        if len(usable) < _growth.FEWEST or limit is None:
+        if len(usable) < FEWEST or limit is None:
             return []
-        predicted = _held.end([n for n, _ in usable], [held for _, held in usable], limit)
+        predicted = end([n for n, _ in usable], [held for _, held in usable], limit)
         detail: dict[str, Any] = {"limit": limit, "limited_by": "given" if self.question.limit else "free now",
                                   "verified": "not asked for"}
         known = self._finding(LIMIT, float(limit), unit="B", detail=detail)
@@ -163,9 +161,9 @@ def _bytes(record: Record) -> float:
 def _fitted(points: Sequence[tuple[float, float | None]]) -> Growth | None:
     """The growth over these lengths; None where they are too few."""
     known = sorted((tokens, cost) for tokens, cost in points if cost is not None)
-    if len({tokens for tokens, _ in known}) < _growth.FEWEST:
+    if len({tokens for tokens, _ in known}) < FEWEST:
         return None
-    return _growth.fit([tokens for tokens, _ in known], [cost for _, cost in known])
+    return fit([tokens for tokens, _ in known], [cost for _, cost in known])
 
 
 def _without(records: Sequence[Record]) -> tuple[str, str]:
@@ -173,7 +171,7 @@ def _without(records: Sequence[Record]) -> tuple[str, str]:
     usable = sum(map(_usable, records))
     reasons = dict.fromkeys(f"{r.status}: {r.note}" for r in records if not _usable(r))
     why = f" ({next(iter(reasons))})" if reasons else ""
-    note = f"{usable} of {len(records)} lengths gave a number, and a slope needs {_growth.FEWEST}{why}"
+    note = f"{usable} of {len(records)} lengths gave a number, and a slope needs {FEWEST}{why}"
     statuses = [record.status for record in records if not _usable(record)]
     return (statuses[0] if statuses and not usable else "not_run"), note
 
