@@ -15,8 +15,8 @@ from softbench.case import AttentionSpec, Shape, most_square
 from softbench.contracts import attention as _contract
 from softbench.contracts import measure as measures
 from softbench.contracts import study as studies
-from softbench.errors import UsageError
-from softbench.ops._common import run_uncast
+from softbench.errors import Unsupported, UsageError
+from softbench.ops._common import is_traced, run_uncast
 from softbench.records import to_frame
 
 if TYPE_CHECKING:
@@ -33,13 +33,16 @@ class Attention(nn.Module):
     Autocast changes nothing within, nor in a backward under it if the call was too.
     """
 
-    def __init__(self, attention: _contract.Attention, impl: str) -> None:
+    def __init__(self, attention: _contract.Attention, impl: str, causal: bool = False) -> None:
         super().__init__()
+        if reason := attention.formless(causal):
+            raise Unsupported(reason)
         self.attention = attention
         self.impl = impl
+        self.causal = causal
         self.core: nn.Module | None = None
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int] | None = None, **inputs: Tensor) -> Tensor:
         """The attention's output.
 
         Args:
@@ -47,10 +50,11 @@ class Attention(nn.Module):
             k: [B, H, N, D]. Attentions that tie keys to queries (`soft`, `soft_norm`) do not use it.
             v: [B, H, N, E].
             grid: rows and columns of the tokens, rows * cols = N; by default as square as N allows.
+            inputs: what else the attention needs, by name: its gates, as `softbench info` says.
         Returns:
             [B, H, N, E]
         Raises:
-            UsageError: shapes, dtypes or devices that do not fit each other or the attention.
+            UsageError: shapes, dtypes, devices or gates that do not fit each other or the attention.
             Unsupported: the implementation does not run on this device and dtype.
         """
         if grid is None:
@@ -58,12 +62,15 @@ class Attention(nn.Module):
         if self.core is None:
             _contract.check_inputs(q, k, v, grid)
             self.prepare(Shape(q.shape[0], q.shape[1], *grid, q.shape[3]), like=q, value_dim=v.shape[3])
+        if inputs and not is_traced():
+            self.attention.check_gates(q, inputs)  # their values too, at each call
         assert self.core is not None
-        output: Tensor = run_uncast(self.core, q, k, v, grid=grid)
+        output: Tensor = run_uncast(self.core, q, k, v, grid=grid, **inputs)
         return output
 
     def prepare(self, shape: Shape, like: Tensor, value_dim: int = 0) -> None:
         """Build the module for a shape, on the device and in the dtype of a tensor; E is `value_dim` if wider."""
+        shape = replace(shape, causal=self.causal)
         widest = replace(shape, head_dim=max(shape.head_dim, value_dim))
         impl = self.attention.resolve(self.impl, like.device.type, like.dtype, widest)
         self.core = self.attention.build(shape, impl).to(like).train(self.training)
@@ -79,18 +86,21 @@ class Attention(nn.Module):
         return f"{self.attention.name}, {self.attention.options}"
 
 
-def create(name: str, *, impl: str = "auto", **options: Any) -> Attention:
+def create(name: str, *, impl: str = "auto", causal: bool = False, **options: Any) -> Attention:
     """An attention by its name in `softbench list`, or by the path of a file that keeps the contract.
 
     Args:
         impl: one of the attention's implementations; "auto" takes the first that runs.
+        causal: a token sees itself and those before it alone.
         options: options of that attention, as in `--attn`.
     Raises:
-        UsageError: no such attention or option, or a bad value. PluginError: the file breaks the contract.
+        UsageError: no such attention or option, or a bad value. PluginError: the file breaks the contract. Unsupported:
+            it has no causal form, or no other.
 
     >>> softbench.create("soft", landmarks=64)(q, k, v)  # [B, H, N, D] -> [B, H, N, D]
+    >>> softbench.create("softmax", causal=True)(q, k, v)
     """
-    return Attention(_contract.load(AttentionSpec(name, options)), impl)
+    return Attention(_contract.load(AttentionSpec(name, options)), impl, causal)
 
 
 def measure(name: str, attn: str | None = None, *, settings: Mapping[str, Any] | None = None,

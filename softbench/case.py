@@ -21,13 +21,14 @@ TIMM = "timm"
 @dataclass(frozen=True)
 class Shape:
     """Sizes of one call. Attention: q, k, v are [batch, heads, rows * cols, head_dim]. Model: images are
-    [batch, 3, rows, cols], and heads and head_dim are 0."""
+    [batch, 3, rows, cols], and heads and head_dim are 0. In a `causal` call a token sees itself and those before it."""
 
     batch: int
     heads: int
     rows: int
     cols: int
     head_dim: int
+    causal: bool = False
 
     @property
     def tokens(self) -> int:
@@ -127,9 +128,10 @@ def grid_of_cases(specs: Sequence[Spec], shapes: Sequence[Shape], *, dtypes: Seq
 
 
 def token_shapes(grids: Sequence[tuple[int, int]], batches: Sequence[int], heads: Sequence[int],
-                 head_dims: Sequence[int]) -> list[Shape]:
+                 head_dims: Sequence[int], causal: bool = False) -> list[Shape]:
     """Shapes of attention calls, the grid of tokens varying fastest."""
-    return [Shape(b, h, rows, cols, d) for b, h, d, (rows, cols) in itertools.product(batches, heads, head_dims, grids)]
+    return [Shape(b, h, rows, cols, d, causal)
+            for b, h, d, (rows, cols) in itertools.product(batches, heads, head_dims, grids)]
 
 
 def image_shapes(images: Sequence[tuple[int, int]], batches: Sequence[int]) -> list[Shape]:

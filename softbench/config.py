@@ -18,7 +18,7 @@ from softbench.errors import UsageError, unknown
 from softbench.options import option
 
 FILE = "bench.toml"
-_OF_ATTENTIONS = ("attn", "tokens", "grid", "heads", "head_dim", "inputs")
+_OF_ATTENTIONS = ("attn", "tokens", "grid", "heads", "head_dim", "causal", "inputs")
 _OF_MODELS = ("image", "by_stage")
 
 
@@ -37,6 +37,7 @@ class SweepConfig:
     batch: str = option("1", "batch sizes B")
     heads: str = option("8", "numbers of heads H")
     head_dim: str = option("64", "sizes of a head D")
+    causal: bool = option(False, "a token sees itself and those before it: all attentions in their causal form")
     dtype: str = option(dtypes.FLOAT32, dtypes.LISTED)
     mode: str = option("", "forward, backward, training (which is forward_backward); by default the measure's first")
     device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")

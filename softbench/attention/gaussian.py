@@ -25,6 +25,7 @@ COMPLEXITY = "N^2"
 APPROXIMATES = None
 SHARES_QK = False
 LINEAR_IN_V = True
+CAUSAL = "never"
 IMPLS = ("triton", "eager", "reference")
 
 

@@ -40,6 +40,7 @@ COMPLEXITY = "N"
 APPROXIMATES = "softmax"
 SHARES_QK = False
 LINEAR_IN_V = True
+CAUSAL = "never"
 IMPLS = ("eager",)
 
 _LEAST = 1e-8  # of a weight, which may come out negative

@@ -27,6 +27,7 @@ COMPLEXITY = "N"
 APPROXIMATES = "softmax"
 SHARES_QK = False
 LINEAR_IN_V = True
+CAUSAL = "never"
 IMPLS = ("sdpa", "math")
 PYRAMID = {"projected": 49}  # as many as SOFT has landmarks
 

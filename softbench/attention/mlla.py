@@ -42,6 +42,7 @@ COMPLEXITY = "N"
 APPROXIMATES = None
 SHARES_QK = False
 LINEAR_IN_V = False
+CAUSAL = "never"
 SAME_DIM = True
 IMPLS = ("eager",)
 

@@ -32,6 +32,7 @@ COMPLEXITY = "N"
 APPROXIMATES = "softmax"
 SHARES_QK = False
 LINEAR_IN_V = True
+CAUSAL = "never"
 IMPLS = ("sdpa", "math")
 PYRAMID = {"landmarks": 49, "pooling": "avg"}  # 2-D pooling, as in Table 2 of the paper of SOFT
 

@@ -36,6 +36,7 @@ COMPLEXITY = "N"
 APPROXIMATES = "softmax"
 SHARES_QK = False
 LINEAR_IN_V = True
+CAUSAL = "never"
 IMPLS = ("eager",)
 
 _RELU_FLOOR = 1e-3

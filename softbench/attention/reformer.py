@@ -43,6 +43,7 @@ COMPLEXITY = "N log N"
 APPROXIMATES = None
 SHARES_QK = True
 LINEAR_IN_V = True
+CAUSAL = "never"
 IMPLS = ("eager",)
 
 _ITSELF = -1e9  # the score of a token with itself: less than any other, but more than none

@@ -28,6 +28,7 @@ COMPLEXITY = "N"
 APPROXIMATES = None
 SHARES_QK = False
 LINEAR_IN_V = True
+CAUSAL = "never"
 IMPLS = ("eager",)
 
 

@@ -43,6 +43,7 @@ COMPLEXITY = "N"
 APPROXIMATES = "gaussian"
 SHARES_QK = False
 LINEAR_IN_V = True
+CAUSAL = "never"
 IMPLS = ("triton", "eager", "reference")
 
 

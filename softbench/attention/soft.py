@@ -37,6 +37,7 @@ COMPLEXITY = "N"
 APPROXIMATES = "gaussian"
 SHARES_QK = True
 LINEAR_IN_V = True
+CAUSAL = "never"
 IMPLS = ("triton", "eager", "reference")
 PYRAMID = {"landmarks": 49, "sampling": "conv", "conv": (9, 5, 3)}  # as the official code, but with as many landmarks
 OFFICIAL = {"sampling": "conv_ratio", "inverse": "newton", "iterations": 20, "ridge": 0.01}

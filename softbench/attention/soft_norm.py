@@ -30,6 +30,7 @@ APPROXIMATES = "gaussian"
 NORMALISED = True
 SHARES_QK = True
 LINEAR_IN_V = True
+CAUSAL = "never"
 IMPLS = ("triton", "eager", "reference")
 PYRAMID = {"landmarks": 49, "sampling": "conv", "conv": (9, 5, 3)}  # as the official code, but with as many landmarks
 OFFICIAL = {"sampling": "conv_ratio", "inverse": "newton_batch", "iterations": 20, "ridge": 0.0}

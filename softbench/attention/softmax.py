@@ -5,6 +5,9 @@ device has a kernel for it; `math` writes them and accumulates in float32. On so
 where scores are huge, as those of q and k times 1e4; training is then measured as `failed`, the gradient not being
 finite, and `math` is right.
 
+Causal, token i sees the first i. `sdpa` then leaves out most of what is masked, but operations are counted as the two
+products of all pairs, as torch and fvcore count them.
+
 Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017, equation 1.
 """
 
@@ -23,6 +26,7 @@ COMPLEXITY = "N^2"
 APPROXIMATES = None
 SHARES_QK = False
 LINEAR_IN_V = True
+CAUSAL = "either"
 IMPLS = ("sdpa", "math")
 
 
@@ -32,16 +36,16 @@ class Options:
 
 
 class Softmax(nn.Module):
-    def __init__(self, impl: str) -> None:
+    def __init__(self, impl: str, causal: bool) -> None:
         super().__init__()
-        self.impl = impl
+        self.impl, self.causal = impl, causal
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        return softmax_attention(q, k, v, self.impl)
+        return softmax_attention(q, k, v, self.impl, causal=self.causal)
 
 
 def build(shape: Shape, options: Options, impl: str) -> nn.Module:
-    return Softmax(impl)
+    return Softmax(impl, shape.causal)
 
 
 def cost(shape: Shape, options: Options) -> Cost:

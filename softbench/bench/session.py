@@ -154,7 +154,7 @@ def _shapes(sweep: SweepConfig) -> list[Shape]:
     else:
         grids = [cases.most_square(n) for n in parsing.counts(sweep.tokens, "--tokens")]
     return cases.token_shapes(grids, batches, parsing.counts(sweep.heads, "--heads"),
-                              parsing.counts(sweep.head_dim, "--head-dim"))
+                              parsing.counts(sweep.head_dim, "--head-dim"), sweep.causal)
 
 
 def _parts(subject: Subject) -> list[Subject]:

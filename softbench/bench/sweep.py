@@ -215,8 +215,9 @@ def point(job: Job) -> Point:
     """Say where a job measures, as records do."""
     case, shape = job.case, job.case.shape
     return Point(batch=shape.batch, heads=shape.heads or None, rows=shape.rows, cols=shape.cols,
-                 head_dim=shape.head_dim or None, dtype=case.dtype, device=torch.device(case.device).type,
-                 seed=case.seed, coords={"inputs": case.inputs, **job.subject.coords})
+                 head_dim=shape.head_dim or None, causal=shape.causal or None, dtype=case.dtype,
+                 device=torch.device(case.device).type, seed=case.seed,
+                 coords={"inputs": case.inputs, **job.subject.coords})
 
 
 def place(job: Job) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def _own(record: Record) -> set[str]:
 def _columns(record: Record) -> dict[str, str]:
     """Give what --where may name, as text: subject, point and coordinates of a record, and its machine."""
     names = ("quantity", "status", "attention", "model", "label", "impl", "mode", "batch", "heads", "rows", "cols",
-             "head_dim", "dtype", "device", "seed")
+             "head_dim", "causal", "dtype", "device", "seed")
     values = {name: getattr(record, name) for name in names} | {"tokens": record.tokens}
     values |= record.coords | {"machine": record.environment.get("machine", "")}
     return {name: "" if value is None else str(value) for name, value in values.items()}

@@ -48,10 +48,12 @@ def _attention(name: str) -> tuple[ModuleType, Rows, tuple[str, type | None]]:
 
     from softbench.contracts import attention
 
-    module = attention.load(AttentionSpec(name)).module
+    loaded = attention.load(AttentionSpec(name))
+    module = loaded.module
     rows = list(zip(_attentions.HEADER[1:-1], _attentions.row(name, facts)[1:-1], strict=True))
     rows += [("keys are the queries", _attentions.yes_or_no(facts["SHARES_QK"])),
              ("dim of v", "that of q" if facts.get("SAME_DIM") else "any"),
+             ("causal", loaded.causal), *((f"input {name}", str(gate)) for name, gate in loaded.gates.items()),
              ("file", str(plugins.where("attention", name)))]
     return module, rows, ("Options", module.Options)
 

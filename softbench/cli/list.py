@@ -26,11 +26,14 @@ _INPUTS = [
 @click.option("--linear/--not-linear", default=None, help="Only attentions that claim O(N), or only the others.")
 @click.option("--linear-in-v/--not-linear-in-v", default=None,
               help="Only attentions whose output is S(q, k) v, or only the others.")
+@click.option("--causal/--not-causal", default=None,
+              help="Only attentions with a causal form, or only those without.")
 @click.option("--defaults", is_flag=True, help="Print every setting with its default instead, as a bench.toml.")
 @click.option("--format", "form", type=click.Choice(["table", "md"]), default="table", show_default=True)
-def list_command(family: str | None, linear: bool | None, linear_in_v: bool | None, defaults: bool, form: str) -> None:
+def list_command(family: str | None, linear: bool | None, linear_in_v: bool | None, causal: bool | None, defaults: bool,
+                 form: str) -> None:
     """List attentions, measures, studies, tasks and inputs; with a filter, the attentions it leaves."""
-    filtered = (family, linear, linear_in_v) != (None, None, None)
+    filtered = (family, linear, linear_in_v, causal) != (None, None, None, None)
     if defaults:
         if filtered or form != "table":
             raise UsageError("--defaults prints all settings in the form of bench.toml: leave the other flags out.")
@@ -39,7 +42,8 @@ def list_command(family: str | None, linear: bool | None, linear_in_v: bool | No
     facts = {name: _attentions.facts(name) for name in plugins.names("attention")}
     chosen = [name for name, constants in facts.items()
               if (linear is None or (constants.get("COMPLEXITY") == "N") is linear)
-              and (linear_in_v is None or constants.get("LINEAR_IN_V") is linear_in_v)]
+              and (linear_in_v is None or constants.get("LINEAR_IN_V") is linear_in_v)
+              and (causal is None or (constants.get("CAUSAL", "never") != "never") is causal)]
     if family is not None:
         families = sorted({str(constants["FAMILY"]) for constants in facts.values() if "FAMILY" in constants})
         if family not in families:

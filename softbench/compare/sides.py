@@ -17,8 +17,8 @@ from softbench import records
 from softbench.errors import ResultsError, UsageError, unknown
 from softbench.records import Record
 
-_POINT = ("measure", "quantity", "mode", "batch", "heads", "rows", "cols", "head_dim", "dtype", "device", "seed",
-          "coords")
+_POINT = ("measure", "quantity", "mode", "batch", "heads", "rows", "cols", "head_dim", "causal", "dtype", "device",
+          "seed", "coords")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from softbench import dtypes
 from softbench.case import Shape
+from softbench.contracts import _gates
+from softbench.contracts._gates import Gate
 from softbench.errors import SoftbenchError, UsageError
 
 _DTYPES = tuple(map(dtypes.of, dtypes.NAMES))
@@ -21,19 +23,21 @@ class Checks:
     result, as parameters for one head would silently serve all."""
 
     def __init__(self, name: str, module: nn.Module, shape: Shape, make: Callable[[Shape], nn.Module],
-                 same_dim: bool) -> None:
+                 same_dim: bool, gates: Mapping[str, Gate]) -> None:
         self.name, self.shape, self.make, self.same_dim = name, shape, make, same_dim
+        self.gates = gates
         self.anchor = _first_tensor(module)
         self.accepted: tuple[Any, ...] | None = None  # the kind of the last inputs, as calls are mostly alike
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return  # or each module would count as another compilation of this one frame
-        q, k, v, grid = _bound(*args, **kwargs)
+        q, k, v, grid, inputs = _bound(*args, **kwargs)
         held = getattr(self.anchor[0], self.anchor[1], q) if self.anchor else q
-        kind = _kind(q, k, v, grid, held)
+        kind = _kind(q, k, v, grid, held, *inputs.values())
         if kind != self.accepted:
             check_inputs(q, k, v, grid, self.same_dim)
+            _gates.check(self.name, self.gates, q, inputs)
             self._check_weights(q, held)
             self.accepted = kind
 
@@ -98,15 +102,16 @@ def _first_tensor(module: nn.Module) -> tuple[nn.Module, str] | None:
     return None
 
 
-def _bound(q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], **_: Any) -> tuple[Any, ...]:
-    return q, k, v, grid
+def _bound(q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], **inputs: Any) -> tuple[Any, ...]:
+    return q, k, v, grid, inputs
 
 
-def _kind(q: Any, k: Any, v: Any, grid: Any, held: Any) -> tuple[Any, ...]:
-    """All that decides whether inputs are right."""
-    if not (isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)):
+def _kind(q: Any, k: Any, v: Any, grid: Any, held: Any, *inputs: Any) -> tuple[Any, ...]:
+    """All that decides whether inputs are right, but for the values of gates."""
+    if not all(isinstance(tensor, Tensor) for tensor in (q, k, v, *inputs)):
         return ()
-    return q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device, held.device, grid
+    return (q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device, held.device, grid,
+            *((tensor.shape, tensor.dtype, tensor.device) for tensor in inputs))
 
 
 def _name(tensor: Tensor) -> str:

@@ -8,13 +8,20 @@ An attention file `softbench/attention/<name>.py` (or any file given as `--attn 
 - `APPROXIMATES`: the name of the exact attention that it estimates, or None where it defines its own kernel;
 - `SHARES_QK`: True where keys are the queries (SOFT): `k` is then not used, and callers pass q twice;
 - `LINEAR_IN_V`: True where the output is S(q, k) v, so that `attn(q, k, I)` is its own N x N matrix;
+- `CAUSAL`: "never" where a token always sees all, "always" where it never sees a later one, "either" where both forms
+  exist and `shape.causal` says which is built and costed; row i of a causal form is as the first i tokens have it;
 - `FAMILY`: its place in the field, one of `FAMILIES`; `COMPLEXITY`: how its work grows with the tokens, as its paper
   claims: "N", "N log N" or "N^2";
 - `IMPLS`: its implementations, fastest first, the plainest (the one trusted as oracle) last;
 - `Options`: a frozen dataclass of `softbench.options.option` fields; the one that is m, which buys accuracy, is marked
   `size=True`, and is what `approx-error` varies;
-- `build(shape, options, impl) -> torch.nn.Module` with `forward(q, k, v, grid=(rows, cols)) -> [B, H, N, E]`;
+- `build(shape, options, impl) -> torch.nn.Module` with `forward(q, k, v, grid=(rows, cols), **inputs) -> [B, H, N, E]`;
 - `cost(shape, options) -> Cost`;
+- optionally `INPUTS`: what it needs beside q, k, v, each with its range, so that any workload can draw it: {"beta":
+  ("head", 0.0, 1.0)} is a number for each head [B, H, N] from 0 to 1, ("channel", None, 0.0) one for each channel of
+  the keys [B, H, N, D] of at most 0; `UNIT_KEYS`: True where keys should have length 1, as its models give them;
+- optionally, where a causal form has a state, the module's `state(shape)`, that before the first token, and `step(q, k,
+  v, state, **inputs) -> (output, state)`: some tokens more, which see those before them through the state alone;
 - optionally `supports(impl, device, dtype, shape) -> str`: why `impl` cannot run there ("" where it can); `shape` is
   None where it is not known;
 - optionally `fits(shape, options) -> str`: why it cannot run at that shape ("" where it can);
@@ -26,7 +33,8 @@ An attention file `softbench/attention/<name>.py` (or any file given as `--attn 
 - optionally `parts(shape, options) -> dict[str, float]`: FLOP within its cost that papers leave out, by name;
 - optionally `note(shape, options) -> str`: what a reader of the number must know ("36 of 49 landmarks: ...").
 
-`FAMILY` and `COMPLEXITY` may be missing from a file of yours: what is not said is shown as "-". All constants are
+`FAMILY` and `COMPLEXITY` may be missing from a file of yours: what is not said is shown as "-"; and without `CAUSAL`
+it is "never". All constants are
 literals, so that `softbench list` can read them without importing torch. Every sample's result depends on that sample
 alone; half precision inputs are accumulated in float32, and may meet float32 parameters (within a backbone under
 autocast, attentions run outside it); parameters and random projections are drawn while building (seed torch first) or
@@ -40,24 +48,27 @@ torch.compile and torch.jit.trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from softbench import dtypes, options, plugins
 from softbench.case import AttentionSpec, Shape
+from softbench.contracts import _gates
 from softbench.contracts._checks import Checks
 from softbench.contracts._checks import check_inputs as check_inputs
+from softbench.contracts._gates import Gate as Gate
 from softbench.errors import PluginError, Unsupported, text
 from softbench.plugins.contained import contained
 from softbench.processes import state
 
-FAMILIES = ("exact", "feature map", "landmark", "low rank", "sparse", "reduction", "channel")
+FAMILIES = ("exact", "feature map", "landmark", "low rank", "sparse", "reduction", "channel", "recurrent")
+FORMS = ("never", "either", "always")
 COMPLEXITIES = ("N", "N log N", "N^2")
 _HALF = tuple(map(dtypes.of, dtypes.HALF))
 REQUIRED = ("APPROXIMATES", "SHARES_QK", "LINEAR_IN_V", "IMPLS", "Options", "build", "cost")
@@ -96,6 +107,28 @@ class Attention:
         """The option that is m: landmarks, features, whatever the file calls it; None for an attention without one."""
         return next((field.name for field in fields(self.module.Options) if field.metadata.get("size")), None)
 
+    @property
+    def causal(self) -> str:
+        """One of FORMS: it has a causal form or not, and another or not."""
+        return str(getattr(self.module, "CAUSAL", "never"))
+
+    @property
+    def gates(self) -> dict[str, Gate]:
+        """The numbers that it needs beside q, k and v, by name."""
+        return _gates.parse(self.name, getattr(self.module, "INPUTS", {}))
+
+    def check_gates(self, q: Tensor, inputs: Mapping[str, Any]) -> None:
+        """Raise UsageError unless the inputs beside q [B, H, N, D] are what it needs, in size and range."""
+        _gates.check(self.name, self.gates, q, inputs)
+
+    def formless(self, causal: bool) -> str:
+        """Why it has not that form; "" where it has."""
+        if causal and self.causal == "never":
+            return f"{self.name} has no causal form: `softbench list --causal` names those that have"
+        if not causal and self.causal == "always":
+            return f"{self.name} is causal alone: ask for it with --causal, or causal=True"
+        return ""
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Attention:
         return self  # nothing in it changes, and a Python module cannot be copied
 
@@ -108,12 +141,14 @@ class Attention:
         """The module at that shape, which checks its inputs. Raises Unsupported where the attention cannot have it."""
         module = self.bare(shape, impl)
         same_dim = getattr(self.module, "SAME_DIM", False)
-        checks = Checks(self.name, module, shape, partial(self.bare, impl=impl), same_dim)
+        checks = Checks(self.name, module, shape, partial(self.bare, impl=impl), same_dim, self.gates)
         module.register_forward_pre_hook(checks, with_kwargs=True)
         return module
 
     def bare(self, shape: Shape, impl: str) -> nn.Module:
         """The module as the file makes it."""
+        if reason := self.formless(shape.causal):
+            raise Unsupported(reason)
         if reason := self.misfit(shape):
             raise Unsupported(f"{self.name} cannot run on {shape.rows}x{shape.cols} tokens of dim {shape.head_dim}:"
                               f" {reason}")
@@ -160,6 +195,8 @@ class Attention:
         """
         impls: tuple[str, ...] = self.module.IMPLS
         supports: Callable[[str, str, torch.dtype, Shape | None], str] = getattr(self.module, "supports", lambda *_: "")
+        if shape and (reason := self.formless(shape.causal)):
+            raise Unsupported(reason)
         if impl != "auto" and impl not in impls:
             raise Unsupported(f"{self.name} has no implementation '{impl}'; it has {', '.join(impls)}")
         reasons = []
@@ -198,6 +235,10 @@ def _check(module: ModuleType, name: str) -> None:
     impls = module.IMPLS
     if not isinstance(impls, tuple) or not impls or not all(isinstance(i, str) for i in impls):
         raise PluginError(f"Attention '{name}': IMPLS must be a tuple of names, such as (\"eager\",).")
+    form = getattr(module, "CAUSAL", "never")
+    if form not in FORMS:
+        raise PluginError(f"Attention '{name}': CAUSAL must be one of {', '.join(FORMS)}, not '{form}'.")
+    _gates.parse(name, getattr(module, "INPUTS", {}))
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

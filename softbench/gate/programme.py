@@ -77,9 +77,9 @@ class Scope:
 
 
 def attentions(source: Source) -> list[str]:
-    """The attentions that this version ships, read from the names of its files."""
+    """The attentions that this version ships, read from its files; those that are causal alone stay out."""
     return sorted(path.stem for path in (source.root / "softbench" / "attention").glob("*.py")
-                  if not path.stem.startswith("_"))
+                  if not path.stem.startswith("_") and '\nCAUSAL = "always"\n' not in path.read_text(encoding="utf-8"))
 
 
 def known(scope: Scope, base: Source, head: Source) -> Scope | None:

@@ -74,8 +74,8 @@ def parse(arch: str) -> tuple[str, str]:
     if match and plugins.is_path(match[1]):
         return match[1], match[2].replace("-", "_")
     attention = match[1].replace("-", "_") if match else ""
-    if not match or attention not in plugins.names("attention"):
-        advice = (f"An arch is an attention ({', '.join(map(_dashed, plugins.names('attention')))}, or a file) and a"
+    if not match or attention not in _seeing_all():
+        advice = (f"An arch is an attention ({', '.join(map(_dashed, _seeing_all()))}, or a file) and a"
                   f" variant ({', '.join(map(_dashed, VARIANTS))}), as in soft-tiny.")
         raise UsageError(f"No arch named '{arch}'. {hint(_dashed(arch), archs(), advice)}")
     return attention, match[2].replace("-", "_")
@@ -84,7 +84,12 @@ def parse(arch: str) -> tuple[str, str]:
 def archs() -> list[str]:
     """Every arch that `parse` knows by name, as the command line spells them."""
     return [f"{_dashed(attention)}-{_dashed(variant)}"
-            for attention in plugins.names("attention") for variant in VARIANTS]
+            for attention in _seeing_all() for variant in VARIANTS]
+
+
+def _seeing_all() -> list[str]:
+    """The attentions that images can have: not those that are causal alone."""
+    return [name for name in plugins.names("attention") if plugins.facts("attention", name).get("CAUSAL") != "always"]
 
 
 def _dashed(name: str) -> str:

@@ -14,7 +14,7 @@ from softbench.stats import quartiles
 if TYPE_CHECKING:
     import pandas as pd
 
-_TEXT = ("attention", "model", "impl", "mode", "label", "dtype", "device")
+_TEXT = ("attention", "model", "impl", "mode", "label", "causal", "dtype", "device")
 WHOLE = ("batch", "heads", "rows", "cols", "head_dim", "seed", "tokens")  # numbers that are whole, where they exist
 
 

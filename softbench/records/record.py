@@ -79,6 +79,7 @@ class Point:
     Attributes:
         rows, cols: of the grid of tokens, or of the image in pixels where a model is measured, which has neither
             `heads` nor `head_dim`; `coords["part"]` then is "whole" or a stage.
+        causal: True where a token sees itself and those before it alone; not written where all see all.
         coords: further coordinates by name.
     """
 
@@ -87,6 +88,7 @@ class Point:
     rows: int | None = None
     cols: int | None = None
     head_dim: int | None = None
+    causal: bool | None = None
     dtype: str | None = None
     device: str | None = None
     seed: int | None = None
@@ -140,7 +142,7 @@ ORDER = ("measure", *(f.name for part in (Reading, About, Point, Origin) for f i
 _NEEDED = {"measure", "schema", *(f.name for f in fields(Reading))}
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,), "int": (int,), "str | None": (str,), "int | None": (int,), "float | None": (int, float, type(None)),
-    "list[float]": (list,), "dict[str, Any]": (dict,),
+    "list[float]": (list,), "dict[str, Any]": (dict,), "bool | None": (bool,),
 }
 
 
@@ -181,12 +183,12 @@ def from_json(line: bytes | str) -> Record:
     schema = data["schema"]
     if schema not in _READS or isinstance(schema, bool):
         raise ValueError(f"schema {schema}, this softbench reads {SCHEMA}: install the version that wrote it")
-    needed = _NEEDED if schema > 1 else _FIELDS.keys()
+    needed = _NEEDED if schema > 1 else _FIELDS.keys() - {"causal"}
     if missing := [name for name in ORDER if name in needed and name not in data]:
         raise ValueError(f"lacks {', '.join(missing)}")
     for name, kind in _FIELDS.items():
         value = data.get(name)
-        if name in data and (not isinstance(value, _TYPES[kind]) or isinstance(value, bool)):
+        if name in data and (not isinstance(value, _TYPES[kind]) or isinstance(value, bool) != (kind == "bool | None")):
             raise ValueError(f"{name} is {type(value).__name__}, not {kind}")
     if data["status"] not in STATUSES:
         raise ValueError(f"unknown status '{data['status']}'")
@@ -207,7 +209,7 @@ def _first_schema(data: dict[str, Any]) -> dict[str, Any]:
     lies: tuple[Any, ...] = ("", 0) if named else ("", 0, 1, "forward")
     kept = {"seed", "rows", "cols"} if named or data["rows"] * data["cols"] > 1 else {"seed"}
     optional = {f.name for part in (About, Point) for f in fields(part) if str(f.type).endswith("| None")} - kept
-    absent = {name for name in optional if data[name] in lies}
+    absent = {name for name in optional if data.get(name, "") in lies}
     return {name: data[name] for name in _FIELDS if name not in absent} | {"schema": SCHEMA}
 
 

@@ -97,7 +97,8 @@ def _names(records: Sequence[Record]) -> list[str]:
 def _name(record: Record) -> str:
     sizes = " ".join(text for text, size in (
         (f"B{record.batch}", record.batch), (f"H{record.heads}", record.heads),
-        (f"{record.rows}x{record.cols}", record.tokens), (f"D{record.head_dim}", record.head_dim)) if size)
+        (f"{record.rows}x{record.cols}", record.tokens), (f"D{record.head_dim}", record.head_dim),
+        ("causal", record.causal)) if size)
     parts = [record.measure, *([record.quantity] if record.quantity != record.measure else []), record.label,
              record.impl, sizes, record.mode, record.dtype, record.device, f"seed {record.seed}",
              *(f"{key} {value}" for key, value in record.coords.items())]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOREIGN_CPU = 0.05  # a larger share of the CPU in other processes makes a time doubtful
-POINT = ("model", "mode", "dtype", "batch", "heads", "head_dim", "device", "seed")
+POINT = ("model", "mode", "causal", "dtype", "batch", "heads", "head_dim", "device", "seed")
 _KNOWN = {f.name for f in fields(Record)} | {"tokens", "q1", "q3"}
 _TASK = "task"  # the coordinate that names the piece of the study, and nothing about its numbers
 Key = tuple[Any, ...]
@@ -211,6 +211,8 @@ def phrase(column: str, value: Any) -> str:
     """`float32`, `batch 8`, `torch 2.10.0`: a name is written where the value does not speak for itself."""
     if column in ("mode", "dtype", "device", "env.machine"):
         return format.text(value)
+    if column == "causal":
+        return "causal" if value else "not causal"
     name = format.text(column.removeprefix("env."))
     return f"{name} {format.count(value) if name == 'tokens' else format.text(value)}"
 

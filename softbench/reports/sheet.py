@@ -23,7 +23,7 @@ from softbench.reports.rows import FOREIGN_CPU, POINT, Key, Row, coordinates, gr
 
 BASELINE = "softmax"  # of attentions, where none is named; of models, the first is
 _SUBJECT = "sheet.subject"  # the column with what a row's subject is called
-_NOT_OF_MODELS = ("model", "heads", "head_dim", "inputs")
+_NOT_OF_MODELS = ("model", "heads", "head_dim", "causal", "inputs")
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from softbench import dtypes, inputs, options
 from softbench.case import AttentionSpec, Case, Shape, Spec
 from softbench.contracts import attention as attentions
 from softbench.contracts.attention import Attention, Cost
+from softbench.errors import Unsupported
+from softbench.inputs import gates
 from softbench.subjects.workload import Subject, Workload
 
 _PROBE_TOKENS, _PROBE_ROWS = 1024, 32
@@ -60,6 +63,8 @@ class OneAttention(Subject):
         return self.plugin.cost(case.shape)
 
     def closed_form(self, case: Case) -> float:
+        if reason := self.plugin.formless(case.shape.causal):
+            raise Unsupported(reason)
         return float(self.plugin.cost(case.shape).flops)
 
     def needed(self, case: Case) -> float:
@@ -80,15 +85,22 @@ class OneAttention(Subject):
         train = case.mode != "forward"
         tensors = [torch.empty(size, device=device)] * 3 if device.type == "meta" else list(
             inputs.tokens(case.inputs, shape, case.seed))
+        if getattr(self.plugin.module, "UNIT_KEYS", False):
+            tensors[1] = F.normalize(tensors[1], dim=-1)
         if self.plugin.module.SHARES_QK:
             del tensors[1]
-        placed = tuple(t.to(device=device, dtype=dtype).requires_grad_(train) for t in tensors)
+        more = gates.draw(self.plugin.gates.values(), shape, case.seed + 2)
+        sums = dtypes.of(dtypes.TABLE[case.dtype].sums)  # a decay of bfloat16 would not be near to 1
+        placed = tuple(t.to(device=device, dtype=kind).requires_grad_(train)
+                       for group, kind in ((tensors, dtype), (more, sums)) for t in group)
         generator = torch.Generator().manual_seed(case.seed + 1)
         target = torch.randn(size, generator=generator).to(placed[0]) if train else torch.empty(0)
         return Workload(case, module, self.call(module, case), placed, size, target, subject=self)
 
     def call(self, module: nn.Module, case: Case) -> Callable[..., Tensor]:
         called: Callable[..., Tensor] = partial(module, grid=case.shape.grid)
+        if names := list(self.plugin.gates):
+            return lambda q, k, v, *more: called(q, k, v, **dict(zip(names, more, strict=True)))
         return (lambda q, v: called(q, q, v)) if self.plugin.module.SHARES_QK else called
 
     def probed(self, case: Case) -> tuple[Subject, Case]:
@@ -106,5 +118,5 @@ class OneAttention(Subject):
         while shape.tokens > fewest:
             if not self.plugin.misfit(shape):
                 yield replace(case, shape=shape)
-            halves = {"rows": shape.rows // 2} if shape.rows >= shape.cols else {"cols": shape.cols // 2}
-            shape = replace(shape, **halves)
+            wide = shape.rows < shape.cols
+            shape = replace(shape, cols=shape.cols // 2) if wide else replace(shape, rows=shape.rows // 2)

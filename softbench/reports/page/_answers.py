@@ -28,8 +28,8 @@ from softbench.reports.tables import Column, Table
 from softbench.stats import quartiles
 
 TERMS = Terms()
-_POINT = ("mode", "dtype", "batch", "heads", "head_dim", "device", "seed")
-_ALIKE = ("batch", "heads", "head_dim", "seed", "coords")
+_POINT = ("mode", "dtype", "batch", "heads", "head_dim", "causal", "device", "seed")
+_ALIKE = ("batch", "heads", "head_dim", "causal", "seed", "coords")
 
 
 @dataclass(frozen=True)

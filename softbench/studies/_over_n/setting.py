@@ -31,6 +31,11 @@ class Setting:
     device: str
     settings: CostsOverN
 
+    def shape(self, batch: int, grid: tuple[int, int] = (1, 1)) -> Shape:
+        """Sizes of a call on a grid of tokens."""
+        s = self.settings
+        return Shape(batch, s.heads, *grid, s.head_dim, s.causal)
+
     def case(self, subject: OneAttention, point: tuple[str, str], shape: Shape) -> Case:
         """Make the case that is run of an attention at a point."""
         assert isinstance(subject.spec, AttentionSpec)
@@ -52,7 +57,8 @@ class Setting:
     def name(self, point: tuple[str, str]) -> str:
         """Name a point and what is the same at all points."""
         s = self.settings
-        return (f"{point[0]} {point[1]} H={s.heads} D={s.head_dim} {self.device} impl={s.impl} seed={s.seed}")
+        return (f"{point[0]} {point[1]}{' causal' * s.causal} H={s.heads} D={s.head_dim} {self.device} impl={s.impl}"
+                f" seed={s.seed}")
 
 
 def check(settings: CostsOverN) -> Setting:

@@ -17,6 +17,7 @@ class CostsOverN:
     dtype: str = option(dtypes.FLOAT32, f"{dtypes.LISTED}, comma-separated")
     heads: int = option(8, "heads H", low=1, high=1024)
     head_dim: int = option(64, "size of a head D", low=1, high=4096)
+    causal: bool = option(False, "a token sees itself and those before it: all attentions in their causal form")
     device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")
     impl: str = option("auto", "implementation; auto takes the first of each attention that runs here")
     seed: int = option(0, "seed of inputs and parameters", low=0, high=2**31 - 1)

@@ -59,10 +59,11 @@ def tasks(settings: Settings) -> list[Task]:
     budget = _Budget(settings.budget, [_WEIGHTS[point[0]] for point in points])
     pieces = []
     for number, (quantity, mode, dtype, dim, attention) in enumerate(points):
-        shape = Shape(settings.batch, settings.heads, 1, 1, dim)
+        shape = Shape(settings.batch, settings.heads, 1, 1, dim, settings.causal)
         pair = Pair(attention, baseline, Case(attention.spec, shape, dtype, device, mode, seed=settings.seed), timing,
                     known)
-        name = (f"{quantity} {attention.spec.label} against {baseline.spec.label} {mode} {dtype} D={dim}"
+        name = (f"{quantity} {attention.spec.label} against {baseline.spec.label}{' causal' * settings.causal} {mode}"
+                f" {dtype} D={dim}"
                 f" H={settings.heads} B={settings.batch} N={low}..{high} scan={settings.scan}"
                 f" rounds={settings.rounds}..{settings.max_rounds} processes={settings.processes}"
                 f" rep={settings.rep:g} margin={settings.margin:g}"

@@ -19,6 +19,7 @@ class Settings:
     dtype: str = option(dtypes.FLOAT32, dtypes.LISTED)
     heads: int = option(8, "heads", low=1, high=1024)
     head_dim: str = option("64", "sizes of a head D")
+    causal: bool = option(False, "a token sees itself and those before it: both sides in their causal form")
     batch: int = option(1, "batch size", low=1, high=65536)
     min_tokens: str = option("64", "the shortest length; k means 1,024")
     max_tokens: str = option("16k", "the longest length")

@@ -106,9 +106,9 @@ class Fitting:
         return self.subject.plugin.misfit(self._shape(size, grid))
 
     def _shape(self, size: int, grid: tuple[int, int] | None = None) -> Shape:
-        question, settings = self.question, self.setting.settings
+        question = self.question
         tokens, batch = (size, question.other) if question.vary == TOKENS else (question.other, size)
-        return Shape(batch, settings.heads, *(grid or most_square(tokens)), settings.head_dim)
+        return self.setting.shape(batch, grid or most_square(tokens))
 
     def _case(self, size: int) -> Case:
         return self.setting.case(self.subject, self.point, self._shape(size))
@@ -181,7 +181,7 @@ class Fitting:
         question = self.question
         fixed = {"tokens_each": question.other} if question.vary == BATCH else {}
         batch = question.other if question.vary == TOKENS else 1
-        at = shape or Shape(batch, self.setting.settings.heads, 1, 1, self.setting.settings.head_dim)
+        at = shape or self.setting.shape(batch)
         return self.setting.finding(
             self.subject, self.point, at, there=shape is not None, quantity=quantity, value=value, unit=unit,
             coords={"vary": question.vary, **fixed, **question.budget.coords, "part": "answer", **(coords or {})},

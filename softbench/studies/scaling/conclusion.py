@@ -140,7 +140,7 @@ class Conclusion:
         return trials
 
     def _shape(self, grid: tuple[int, int]) -> Shape:
-        return Shape(self.question.batch, self.setting.settings.heads, *grid, self.setting.settings.head_dim)
+        return self.setting.shape(self.question.batch, grid)
 
     def _finding(self, quantity: str, value: float | None, *, grid: tuple[int, int] | None = None,
                  **more: Any) -> Finding:

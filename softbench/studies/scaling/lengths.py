@@ -47,8 +47,7 @@ class Ladder:
 
     def measure(self, point: tuple[str, str], tokens: int) -> list[Finding]:
         """The numbers of all attentions at a length; a row that says why for each that has none."""
-        settings = self.setting.settings
-        shape = Shape(self.batch, settings.heads, *most_square(tokens), settings.head_dim)
+        shape = self.setting.shape(self.batch, most_square(tokens))
         findings = []
         for cost in self.costs:
             left = [one for one in self.setting.subjects if (cost, one.spec.label, point) not in self._gone]
