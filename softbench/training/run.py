@@ -151,7 +151,7 @@ class Run:
                     position.counted * self.plan.recipe.total_batch / max(position.seconds, 1e-9),
                     "peak_memory": position.peak}
         waited = position.waited / max(position.seconds, 1e-9)
-        if waited > _SLOW_LOADER:
+        if waited > _SLOW_LOADER and self.plan.lesson.loads:
             self.watch.say(f"Warning: {waited:.0%} of the time went by waiting for {task.word}s; raise --workers"
                            f" (now {self.plan.job.workers}).")
         first = task.scores[0]

@@ -127,6 +127,8 @@ class Split:
 class Lesson(Split):
     """The validation split, and the training split as batches with their loss."""
 
+    loads = False
+
     def __init__(self, task: SampleTask, recipe: Recipe, *, accumulate: int, rank: int, world: int,
                  device: torch.device) -> None:
         super().__init__(task, "val", recipe.batch, rank, world, device)

@@ -69,10 +69,12 @@ class Lesson(Judged, Protocol):
     """Both splits, open.
 
     Attributes:
+        loads: processes load the samples; otherwise these lie in memory.
         kept: plain values for checkpoints, which `changes` may read later.
         summary: what is to be learned, in a few words.
     """
 
+    loads: bool
     kept: dict[str, Any]
     summary: str
 

@@ -98,6 +98,13 @@ def test_a_run_goes_on_where_it_was_to_the_same_bits(tmp_path):
     assert record.detail["settings"]["task.pairs"] == 2
 
 
+def test_nobody_is_told_to_load_what_lies_in_memory_faster(tmp_path, monkeypatch):
+    monkeypatch.setattr("softbench.training.run._SLOW_LOADER", 0.0)
+    watch = jobs.Watch()
+    jobs.train(job(tmp_path, epochs=1), watch)
+    assert not [text for text in watch.said if "--workers" in text]
+
+
 def test_another_task_in_the_same_folder_is_refused(tmp_path):
     jobs.train(job(tmp_path, epochs=1))
     changed = job(tmp_path, epochs=1)

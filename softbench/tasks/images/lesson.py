@@ -123,6 +123,8 @@ class Judged:
 class Lesson(Judged):
     """Both splits: what `Judged` has, and training batches with their loss."""
 
+    loads = True
+
     def __init__(self, images: ImageTask, source: Source, recipe: Recipe, *, accumulate: int, rank: int, world: int,
                  workers: int, device: torch.device) -> None:
         assert source.train is not None
