@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from softbench import plugins
 from softbench.cli import _printing
 from softbench.contracts import quantities
 from softbench.errors import SoftbenchError, UsageError, unknown
 from softbench.records import Record, to_frame
 from softbench.records.views import Curves, View
-from softbench.training import views as training
 
-_ABOUT = {training.TRAIN: "each epoch of each training.", training.EVAL: "accuracy of trained weights."}
 # Of the option --view.
 VIEW: dict[str, Any] = {"metavar": "NAME[,NAME]", "help": "Only these tables and pictures. [all; a measure's curves]"}
 
@@ -43,7 +40,7 @@ def choose(measures: Iterable[str], named: str | None = None, *, plot: bool = Fa
     Raises:
         UsageError: no view of that name, or none that would be shown.
     """
-    listed = {name: _views(name) for name in dict.fromkeys(measures)}
+    listed = {name: list(quantities.views(name)) for name in dict.fromkeys(measures)}
     if named is None:
         return Chosen(listed)
     there = {view.name for views in listed.values() for view in views}
@@ -55,18 +52,6 @@ def choose(measures: Iterable[str], named: str | None = None, *, plot: bool = Fa
     if not plot and not any(view.is_table for views in kept.values() for view in views):
         raise UsageError(f"--view {named} is a picture, not a table: draw it with --plot, or with `softbench plot`.")
     return Chosen(kept, named=True)
-
-
-def everything(measures: Iterable[str]) -> tuple[dict[str, list[View]], dict[str, str]]:
-    """All views of these measures and studies, and what each is in one line, as far as they are installed here."""
-    names = list(dict.fromkeys(measures))
-    about = {name: plugins.summary(kind, name) for name in names for kind in ("studies", "measures")
-             if name in plugins.names(kind)}
-    return {name: _views(name) for name in names}, _ABOUT | about
-
-
-def _views(measure: str) -> list[View]:
-    return list(training.VIEWS.get(measure) or quantities.views(measure))
 
 
 def print_records(records: Sequence[Record], form: str, baseline: str, chosen: Chosen | None = None) -> None:

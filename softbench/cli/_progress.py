@@ -14,7 +14,7 @@ from softbench.bench.run import Run, Watch
 from softbench.cli import _printing
 from softbench.errors import SoftbenchError
 from softbench.records import Record
-from softbench.training.views import WORDS
+from softbench.records.verbs import WORDS
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar

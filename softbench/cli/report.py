@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from softbench import records
-from softbench.cli import _presenting, _printing, _selecting
+from softbench.cli import _printing, _selecting
 from softbench.errors import UsageError
 from softbench.files import keep_apart
 
@@ -34,7 +34,6 @@ def report_command(files: Sequence[str], out: Path, baseline: str) -> None:
     _selecting.check_baseline(rows, baseline)
     from softbench.reports import page
 
-    views, about = _presenting.everything(record.measure for record in rows)
-    records.write_whole(out, page.page(rows, views, about, baseline=baseline, problems=problems))
+    records.write_whole(out, page.page(rows, baseline=baseline, problems=problems))
     _printing.say(f"Report: {out} ({len(rows):,} records, {out.stat().st_size / 1e6:.1f} MB)")
 

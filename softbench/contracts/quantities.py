@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 from softbench import plugins
 from softbench.errors import PluginError, UsageError
-from softbench.records import UNITS
+from softbench.records import UNITS, verbs
 from softbench.records.views import Cases, Curves, View
 
 Kind = Literal["time", "exact", "seeded", "derived"]
@@ -126,10 +126,18 @@ def section(measure: str) -> Section:
 
 def views(measure: str) -> tuple[View, ...]:
     """How the records of a measure or study are shown: as its plugin lists, measures at least as cases."""
+    if measure in verbs.VIEWS:
+        return tuple(verbs.VIEWS[measure])
     listed = tuple(getattr(_module(measure), "VIEWS", ()))
     if listed and (measure not in plugins.names("measures") or any(isinstance(view, Cases) for view in listed)):
         return listed
     return Cases(name="cases", title=f"{measure}."), Curves(name="curves", title=measure), *listed
+
+
+def about(measure: str) -> str:
+    """A measure or study in one line; "" for one that is not installed."""
+    kind = next((kind for kind in ("measures", "studies") if measure in plugins.names(kind)), "")
+    return plugins.summary(kind, measure) if kind else verbs.ABOUT.get(measure, "")
 
 
 def load(kind: str, name: str, required: Iterable[str]) -> ModuleType:

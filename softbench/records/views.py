@@ -100,7 +100,8 @@ class Lines(View):
     """Lines of a quantity against a column of numbers, or of its course against the iteration.
 
     Attributes:
-        quantities: one: a panel for each value of `panels`. Several: a row of panels for each, quantities side by side.
+        quantities: one: a panel for each value of `panels`. Several: a row of panels for each, quantities side by side;
+            those that no record has are left out.
         x: the column of numbers; left out where `trace` is set.
         trace: draw `detail["trace"]` against its index. Entry i is the value after i steps, entry 0 that of the
             start; None stands for a number that is not finite.

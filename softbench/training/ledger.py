@@ -15,11 +15,11 @@ from softbench.case import ModelSpec
 from softbench.contracts.recipe import digest
 from softbench.machine import device
 from softbench.records import Record
+from softbench.records.verbs import TRAIN
 from softbench.training import checkpoint, journal
 from softbench.training.learner import Learner
 from softbench.training.plan import Plan
 from softbench.training.position import Position
-from softbench.training.views import TRAIN
 
 CHECKPOINTS = "checkpoints"
 

@@ -20,13 +20,13 @@ from softbench.models.checkpoints import Trained
 from softbench.processes import setup
 from softbench.processes.stopping import Asked, Stop
 from softbench.records import Record
+from softbench.records.verbs import EVAL
 from softbench.training import distributed, journal
 from softbench.training.distributed import Group
 from softbench.training.journal import Unreadable
 from softbench.training.loop import evaluate
 from softbench.training.position import Position
 from softbench.training.task import Judged, Task
-from softbench.training.views import EVAL
 
 _NO_SCORE = "Stopped before the last sample: there is no score."
 

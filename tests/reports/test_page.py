@@ -22,7 +22,7 @@ from softbench.records import Record
 from softbench.records.views import View
 from softbench.reports import format
 from softbench.reports.figures import drawing
-from softbench.reports.page import _answers, _grids, _machines, _pictures, page
+from softbench.reports.page import _answers, _machines, _pictures, _sections, page
 from softbench.reports.tables import Column, Table
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -30,7 +30,6 @@ TEMPLATES = Path(_pictures.__file__).parent / "templates"
 VIEWS: Mapping[str, Sequence[View]] = {
     "approx_error": [study.ERRORS, study.AGAINST_M, study.AGAINST_TIME, study.CHOICES],
     "pinv": [study.SUMMARY, study.COURSES, study.HEAT, study.PARETO]}
-ABOUT = {"approx_error": "how far from exact.", "latency": "seconds of one call."}
 
 
 # A little of each kind: measures, and studies with all kinds of views.
@@ -39,7 +38,7 @@ STUDIED = [*fake.latency(lengths=(256, 1024)), *(r for r in study.errors() if r.
 
 
 def made(records: Sequence[Record], **keys: Any) -> Page:
-    return Page(page(records, VIEWS, ABOUT, **keys))
+    return Page(page(records, VIEWS, **keys))
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +131,9 @@ def test_where_each_overtakes_the_baseline_belongs_to_the_answer() -> None:
     overtaking = [study.observation("crossover", "crossover", 512.0, label="soft", coords={"family": "a"})]
     views = {"crossover": [replace(study.SUMMARY, name="n", title="From which length on.", by=("label",), where={},
                                    quantities=("crossover",), pareto=(), among=())]}
-    shown = Page(page(overtaking, views, {})).section("The answer")
+    shown = Page(page(overtaking, views)).section("The answer")
     once = '<table class="sheet" aria-label="From which length on'
-    assert page(overtaking, views, {}).count(once) == 1
+    assert page(overtaking, views).count(once) == 1
     assert cells(shown.one("table")) == [["crossover"], ["512"]]
     assert "nothing here says" not in shown.text
 
@@ -294,7 +293,7 @@ def test_whole_structure() -> None:
 
 def test_same_records_give_the_same_bytes() -> None:
     records = fake.latency(lengths=(256, 1024))
-    assert page(records, VIEWS, ABOUT) == page(records, VIEWS, ABOUT)
+    assert page(records, VIEWS) == page(records, VIEWS)
 
 
 def test_the_records_are_inside(tmp_path: Path) -> None:
@@ -303,16 +302,16 @@ def test_the_records_are_inside(tmp_path: Path) -> None:
 
 
 def test_a_study_without_views_gets_the_tables_of_measures() -> None:
-    found = Page(page(fake.generic(), {}, {}))
+    found = Page(page(fake.generic()))
     assert "relative error" in cells(found.section("Quality").one("table"))[0]
 
 
 def test_nothing_to_report_is_one_line() -> None:
     records = [fake.failed("oom"), fake.failed("oom", attention="soft"), fake.failed("timeout", attention="performer")]
     with pytest.raises(ResultsError, match=r"None of these records has a value \(2 oom, 1 timeout\)"):
-        page(records, {}, {})
+        page(records)
     with pytest.raises(ResultsError, match="there are none"):
-        page([], {}, {})
+        page([])
 
 
 def test_more_panels_than_a_figure_holds_become_several() -> None:
@@ -335,7 +334,7 @@ def test_thousands_of_records_stay_small() -> None:
     samples = [1e-3 + 1e-9 * step for step in range(100)]
     records = [fake.record(attention=f"a{number}", tokens=256 * (1 + step), value=1e-3, samples=samples)
                for number in range(8) for step in range(250)]
-    assert len(page(records, {}, {})) < 2_000_000
+    assert len(page(records)) < 2_000_000
 
 
 # --- tables
@@ -344,7 +343,7 @@ def test_thousands_of_records_stay_small() -> None:
 def test_a_unit_that_a_column_shares_stands_in_its_header() -> None:
     table = Table(["t"], [Column("time"), Column("memory"), Column("ratio"), Column("name", right=False)],
                   [["1.5 ms", "2 MiB", "1.0x", "12 ms"], ["oom", "1 GiB", "2.0x", "b"], ["20 ms", "n/a", "n/a", "c"]])
-    grid = _grids.grid(table, {})
+    grid = _sections.grid(table, {})
     assert [head.unit for head in grid.heads] == ["ms", "", "", ""]
     rows = [[(cell.text, cell.unit, cell.key, cell.kind) for cell in line.cells] for line in grid.bodies[0].lines]
     assert rows[0] == [("1.5", "", "0.0015", ""), ("2", "MiB", "2097152", ""), ("1.0x", "", "1", ""),
@@ -355,7 +354,7 @@ def test_a_unit_that_a_column_shares_stands_in_its_header() -> None:
 
 def test_rows_below_a_heading_are_a_body_of_their_own() -> None:
     table = Table(["t"], [Column("a")], [["1"], ["2"], ["3"]], [2], [], {0: "one", 2: "two"})
-    assert [(b.heading, len(b.lines)) for b in _grids.grid(table, {}).bodies] == [("one", 2), ("two", 1)]
+    assert [(b.heading, len(b.lines)) for b in _sections.grid(table, {}).bodies] == [("one", 2), ("two", 1)]
 
 
 def test_rows_say_what_they_can_be_chosen_by() -> None:

@@ -10,7 +10,7 @@ import pytest
 from reports import fake_records as fake
 from reports import fake_study as study
 from reports.browser import Browser, installed
-from reports.test_page import ABOUT, HOSTILE, STUDIED, VIEWS, elsewhere
+from reports.test_page import HOSTILE, STUDIED, VIEWS, elsewhere
 
 from softbench.reports.page import page
 
@@ -36,7 +36,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     half = [fake.record(attention=name, dtype="float16") for name in ("softmax", "soft")]
     records = [*STUDIED, *half, *hostile, *elsewhere(fake.latency(lengths=(1024,))), study.lost("approx_error")]
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(page(records, VIEWS, ABOUT), encoding="utf-8")
+    path.write_text(page(records, VIEWS), encoding="utf-8")
     return path
 
 

@@ -249,6 +249,15 @@ def test_a_reference_without_a_column_is_one_line(tmp_path: Path) -> None:
     assert "best possible" in Picture(fake.AGAINST_M, gaussian, tmp_path).texts
 
 
+def test_a_gap_in_a_line_has_one_word(tmp_path: Path) -> None:
+    view = Lines(name="x", title="t", quantities=("error", "never"), x="m", series="method")
+    records = [number(value, coords={"method": "a", "m": m}, status="ok" if value else "oom")
+               for m, value in ((1, 1.0), (2, None), (3, 1.0), (4, None))]
+    picture = Picture(view, records, tmp_path)
+    assert picture.texts.count("oom") == 2
+    assert "never" not in picture.texts
+
+
 def test_zero_and_divergence_stay_inside_the_panel(tmp_path: Path) -> None:
     view = Lines(name="x", title="Courses", quantities=("error",), trace=True, series="method", limits=(1e-9, 10.0))
     records = [number(0.0, coords={"method": "exact"}, detail={"trace": [1.0, 1e-4, 0.0, 0.0]}),

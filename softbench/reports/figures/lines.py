@@ -33,9 +33,10 @@ def draw(view: Lines, rows: Sequence[Row]) -> Figure | None:
         return None
     references = _references(view, rows)
     spans = select(view, rows, [view.span]) if view.span else []
-    beside = len(view.quantities) > 1
-    cells = [(key, quantity) for key in layout.panels for quantity in view.quantities]
-    columns = len(view.quantities) if beside else across(len(cells))
+    quantities = [quantity for quantity in view.quantities if any(row.quantity == quantity for row in layout.rows)]
+    beside = len(quantities) > 1
+    cells = [(key, quantity) for key in layout.panels for quantity in quantities]
+    columns = len(quantities) if beside else across(len(cells))
     size = (5.6, 3.8) if len(cells) == 1 else (4.4, 2.9) if columns < 3 else (3.6, 2.5)
     figure, grid = layout.canvas(size, columns, len(cells))
     everything = [row for same in references.values() for row in same]

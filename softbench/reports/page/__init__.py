@@ -20,21 +20,20 @@ from softbench.errors import ResultsError
 from softbench.records import Record
 from softbench.records.views import View
 from softbench.reports import format
-from softbench.reports.page import _answers, _grids, _machines, _sections
+from softbench.reports.page import _answers, _machines, _sections
 from softbench.reports.page._machines import Machine
 from softbench.reports.tables import Column, Table
 
 _NOT_SHOWN = ("machine", "command")  # of an environment: its name heads the column, its commands have a table
 
 
-def page(records: Sequence[Record], views: Mapping[str, Sequence[View]], about: Mapping[str, str], *,
-         baseline: str = "", problems: Sequence[str] = ()) -> str:
+def page(records: Sequence[Record], views: Mapping[str, Sequence[View]] | None = None, *, baseline: str = "",
+         problems: Sequence[str] = ()) -> str:
     """The page as text.
 
     Args:
         records: the latest of each case, of any number of machines.
-        views: how studies show their numbers, by measure; what is not among them gets the tables of measures.
-        about: of measures and studies, what each is in one line.
+        views: of measures and studies that are shown in others than those they list.
         baseline: what ratios refer to; empty: softmax, for models the first.
         problems: sentences on lines of the files that were left out.
     Raises:
@@ -49,19 +48,19 @@ def page(records: Sequence[Record], views: Mapping[str, Sequence[View]], about: 
     style, script = _file("style.css"), _file("page.js")
     answers = [answer for machine in machines for answer in _answers.answers(machine, baseline)]
     errors = _answers.errors([record for machine in machines for record in machine.records])
-    sections = _sections.sections(machines, views, about, baseline)
+    sections = _sections.sections(machines, views or {}, baseline)
     grids = [grid for section in sections for grid in (*section.merged, *(g for p in section.parts for g in p.grids))]
     overtaking = [(part.machine, part.grids[0]) for section in sections if _is_answer(section)
                   for part in section.parts if part.grids]
     sections = [_without_first(section) if _is_answer(section) else section for section in sections]
     return _template().render(
         style=style, script=script, policy=_policy(style, script), version=softbench.__version__,
-        answers=[(answer, _grids.grid(answer.table, answer.facets)) for answer in answers],
-        overtaking=overtaking, errors=None if errors is None else _grids.grid(errors, {}), sections=sections,
+        answers=[(answer, _sections.grid(answer.table, answer.facets)) for answer in answers],
+        overtaking=overtaking, errors=None if errors is None else _sections.grid(errors, {}), sections=sections,
         choices=_choices(grids),
         machines=[machine.name for machine in machines if machine.environment] or [_machines.PUBLISHED],
-        environment=_grids.grid(_environment(machines), {}) if any(m.environment for m in machines) else None,
-        commands=_grids.grid(_commands(machines), {}), records=_packed(records), count=len(records),
+        environment=_sections.grid(_environment(machines), {}) if any(m.environment for m in machines) else None,
+        commands=_sections.grid(_commands(machines), {}), records=_packed(records), count=len(records),
         failures=sum(record.value is None for record in records), problems=[format.text(p) for p in problems],
         dates=_dates(records), margin=format.share(_answers.TERMS.threshold))
 
@@ -105,10 +104,10 @@ def _packed(records: Sequence[Record]) -> str:
     return "data:application/gzip;base64," + base64.b64encode(gzip.compress(lines.encode(), 9, mtime=0)).decode()
 
 
-def _choices(grids: Sequence[_grids.Grid]) -> dict[str, list[str]]:
+def _choices(grids: Sequence[_sections.Grid]) -> dict[str, list[str]]:
     """The values by which rows can be chosen, where there is a choice."""
     choices = {facet: sorted({line.facets[facet] for grid in grids for body in grid.bodies for line in body.lines
-                            if facet in line.facets}) for facet in _grids.FACETS}
+                            if facet in line.facets}) for facet in _sections.FACETS}
     return {facet: values for facet, values in choices.items() if len(values) > 1}
 
 

@@ -1,4 +1,7 @@
-"""Sections of the page: what each measure and each study has to show, machine by machine."""
+"""Sections of the page: what each measure and each study has to show, machine by machine.
+
+A table becomes a grid: cells that sort, rows that can be filtered, and units in the header.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,12 @@ from typing import TYPE_CHECKING
 
 from softbench.contracts import quantities
 from softbench.errors import UsageError
-from softbench.records import Record, to_frame
+from softbench.records import STATUSES, Record, to_frame
 from softbench.records.views import Cases, Curves, View
 from softbench.reports import figures, format, tables
 from softbench.reports import rows as reports
 from softbench.reports.figures import curves, drawing
-from softbench.reports.page import _grids, _pictures
-from softbench.reports.page._grids import Grid
+from softbench.reports.page import _pictures
 from softbench.reports.page._machines import Machine
 from softbench.reports.page._pictures import Picture
 from softbench.reports.rows import Row, grouped
@@ -25,7 +27,61 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+FACETS = ("attention", "mode", "dtype")  # what a reader may choose rows by
+_GLUED = ("x", "%")  # units that stay beside their number
+_DIGITS = 12  # of a key: more than any cell shows
 _PLACE = ("mode", "dtype", "batch")  # what tells rows apart that machines share
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`key` sorts it: a number in SI units, or "" where there is none. `kind` is "status", "missing" or ""."""
+
+    text: str
+    unit: str
+    key: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row; `facets` are what it may be chosen by, `opens` says that it begins a group."""
+
+    cells: list[Cell]
+    facets: dict[str, str]
+    opens: bool
+
+
+@dataclass(frozen=True)
+class Head:
+    """A header. `unit` is that of the whole column, "" where cells have their own."""
+
+    text: str
+    unit: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class Body:
+    """Rows that belong together under a heading, and are sorted within it."""
+
+    heading: str
+    lines: list[Line]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as the template shows it."""
+
+    title: str
+    captions: list[str]
+    heads: list[Head]
+    bodies: list[Body]
+    footnotes: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return sum(len(body.lines) for body in self.bodies)
 
 
 @dataclass(frozen=True)
@@ -56,13 +112,11 @@ class Section:
     merged: list[Grid] = field(default_factory=list)
 
 
-def sections(machines: Sequence[Machine], views: Mapping[str, Sequence[View]], about: Mapping[str, str],
-             baseline: str) -> list[Section]:
+def sections(machines: Sequence[Machine], views: Mapping[str, Sequence[View]], baseline: str) -> list[Section]:
     """All sections in the order of their places, those of one place in the order of the files.
 
     Args:
-        views: of each measure and study; those that are not among them are shown as they list.
-        about: of each measure and study, what it is in one line.
+        views: of measures and studies that are shown in others than those they list.
     """
     measures = dict.fromkeys(record.measure for machine in machines for record in machine.records)
     made = []
@@ -75,7 +129,7 @@ def sections(machines: Sequence[Machine], views: Mapping[str, Sequence[View]], a
                 parts.append(part)
                 shown += [(machine.name, sheet) for sheet in arranged]
         title = quantities.section(measure).title or measure.replace("_", " ").capitalize()
-        made.append(Section(f"s{number}", measure, format.text(title), format.text(about.get(measure, "")), parts,
+        made.append(Section(f"s{number}", measure, format.text(title), format.text(quantities.about(measure)), parts,
                             list(_merged(shown))))
     return made
 
@@ -88,7 +142,7 @@ def _part(machine: Machine, records: Sequence[Record], views: Sequence[View], ba
         pictures = [_pictures.cut(figure, f"{key}p{number}")
                     for number, figure in enumerate(_figures(views, rows, baseline, remarks))]
     facets = _facets(records)
-    grids = [_grids.grid(table, facets) for table in tables.of_rows(views, rows, baseline)]
+    grids = [grid(table, facets) for table in tables.of_rows(views, rows, baseline)]
     where = _taken_out([*(grid.captions for grid in grids), *(picture.captions for picture in pictures)],
                        format.text(machine.environment.get("machine", "")))
     arranged = sheets(rows, baseline) if any(isinstance(view, Cases) for view in views) else []
@@ -106,7 +160,7 @@ def _taken_out(captions: Sequence[list[str]], machine: str) -> str:
 def _facets(records: Sequence[Record]) -> dict[str, str]:
     """The values that all these records have in what rows are chosen by."""
     facets = {}
-    for facet in _grids.FACETS:
+    for facet in FACETS:
         values = {getattr(record, facet) for record in records}
         if len(values) == 1 and (only := format.text(values.pop())):
             facets[facet] = only
@@ -172,4 +226,43 @@ def _merged(shown: Sequence[tuple[str, Sheet]]) -> Iterator[Grid]:
                  for place in order]
         title = f"How many times faster than {' or '.join(bases)}, each machine against its own."
         fixed = {name: order[0][i] for i, name in enumerate(_PLACE[:2]) if i not in varying}
-        yield _grids.grid(Table([title], [*columns, *map(Column, machines)], cells), fixed)
+        yield grid(Table([title], [*columns, *map(Column, machines)], cells), fixed)
+
+
+def grid(table: Table, facets: Mapping[str, str]) -> Grid:
+    """A table for the page.
+
+    Args:
+        facets: what all its rows have, where no column of it says so row by row.
+    """
+    title, *captions = table.captions or [""]
+    units = [_unit(column, [row[place] for row in table.rows]) for place, column in enumerate(table.columns)]
+    columns = {column.header: place for place, column in enumerate(table.columns)}
+    own = {facet: columns[facet] for facet in FACETS if facet in columns}
+    bodies = [Body("", [])] if 0 not in table.headings else []
+    for number, row in enumerate(table.rows):
+        if number in table.headings:
+            bodies.append(Body(table.headings[number], []))
+        cells = [_cell(text, column, unit) for text, column, unit in zip(row, table.columns, units, strict=True)]
+        mine = {**facets, **{facet: row[place] for facet, place in own.items()}}
+        bodies[-1].lines.append(Line(cells, mine, number in table.breaks and number not in table.headings))
+    heads = [Head(column.header, unit, column.right) for column, unit in zip(table.columns, units, strict=True)]
+    return Grid(title, captions, heads, bodies, table.footnotes)
+
+
+def _unit(column: Column, cells: Sequence[str]) -> str:
+    """The unit that all numbers of the column share; "" where there is none, or where some have another."""
+    if not column.right:
+        return ""
+    units = {unit for _, unit, value in map(format.split, cells) if value is not None}
+    only = units.pop() if len(units) == 1 else ""
+    return "" if only in _GLUED else only
+
+
+def _cell(text: str, column: Column, unit: str) -> Cell:
+    kind = "missing" if text == format.MISSING else "status" if text.replace(" ", "_") in STATUSES else ""
+    number, own, value = format.split(text) if column.right else (text, "", None)
+    key = "" if value is None else f"{value:.{_DIGITS}g}"
+    if own in _GLUED or not own:
+        return Cell(text, "", key, kind)
+    return Cell(number, "" if own == unit else own, key)

@@ -1,10 +1,11 @@
-"""How records of training and evaluation are shown: the table of epochs, and curves of accuracy, loss and speed."""
+"""Verbs: how records of training and evaluation, which no plugin gives, are shown as tables and curves."""
 
 from __future__ import annotations
 
 from softbench.records.views import Lines, Rows, View
 
 TRAIN, EVAL = "train", "eval"  # what these records call their measure
+ABOUT = {TRAIN: "each epoch of each training.", EVAL: "accuracy of trained weights."}
 
 WORDS = {"label": "arch", "top1": "top-1", "top5": "top-5", "loss": "val. loss", "top1_ema": "top-1 EMA",
          "top5_ema": "top-5 EMA", "loss_ema": "val. loss EMA", "train_loss": "train loss", "lr": "learning rate",
