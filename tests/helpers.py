@@ -182,6 +182,7 @@ MEASURE_DEFECTS = {
     "calls exact what has noise": ("as_said", "v.numel())]", "v.numel()) + __import__('time').perf_counter()]"),
     "prints": ("silent", "    q, k, v", "    print('measuring')\n    q, k, v"),
     "leaves a file": ("silent", "    q, k, v", "    open('left', 'w').close()\n    q, k, v"),
+    "draws a quantity that it does not list": ("views", 'quantities=("entries",)', 'quantities=("exits",)'),
     "has a mode of its own": ("modes", "@dataclass", 'MODES = ("sideways",)\n\n\n@dataclass'),
 }
 STUDY_DEFECTS = {
