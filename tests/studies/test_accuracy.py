@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import helpers
 import number_contracts as contract
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from softbench.bench import costs
 from softbench.bench.run import Run, run
 from softbench.bench.study import Study
 from softbench.contracts import study as studies
-from softbench.errors import Unsupported, UsageError
+from softbench.errors import PluginError, Unsupported, UsageError
 from softbench.measures import latency
 from softbench.records import Record
 from softbench.studies.accuracy import conclusion, learning
@@ -121,6 +122,16 @@ def test_rules_without_attention_stand_beside_the_answers(monkeypatch: pytest.Mo
     assert all(scored[name].detail["verdict"] == "rule" for name in list(scored)[2:])
 
 
+def test_a_task_that_a_rule_reads_is_told_and_nothing_is_concluded(monkeypatch: pytest.MonkeyPatch,
+                                                                   tmp_path: Any) -> None:
+    leaking = helpers.SOUND_TASK.replace("tokens[:, 0] + tokens[:, 1]", "tokens[:, -1]")
+    learns(monkeypatch, reached("softmax", 0.999, 0.6, 1e-4))
+    scored = answers(run(accuracy(task=f"{helpers.write_plugin(tmp_path, leaking)}:train=300:val=50:test=100")))
+    assert scored["(one token)"].value == 1
+    assert scored["(one token)"].note == "this rule reads the task: no attention is needed for it"
+    assert scored["softmax"].detail["verdict"] == scored["linear"].detail["verdict"] == "not learned"
+
+
 def test_a_run_that_diverged_counts_as_a_guess_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     learns(monkeypatch, lambda name, rate, seed, split: float("nan") if (name, seed) == ("linear", 2) else 0.9)
     done = run(accuracy())
@@ -210,6 +221,12 @@ def test_bad_settings_are_told_before_anything_runs(values: dict[str, Any], word
     with pytest.raises(UsageError) as error:
         accuracy(**values)
     assert words in str(error.value)
+
+
+def test_a_file_that_raises_is_one_line_before_anything_runs(tmp_path: Any) -> None:
+    broken = helpers.SOUND_TASK.replace("return Samples", "raise KeyError('x')\n    return Samples")
+    with pytest.raises(PluginError, match=r"^Task 'broken': open\(\) raised KeyError: 'x'$"):
+        accuracy(task=helpers.write_plugin(tmp_path, broken))
 
 
 @pytest.mark.parametrize("check", ["declared", "as_said", "silent"])

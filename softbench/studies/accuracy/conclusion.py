@@ -143,7 +143,9 @@ def _rules(subject: Subject) -> dict[str, float]:
 
 def _of_rule(subject: Subject, name: str, value: float) -> Finding:
     coords = {"data": subject.problem.label, "part": "rule", "rule": name}
-    return Finding(quantity="accuracy", value=value, label=f"({name})", coords=coords, detail={"verdict": "rule"})
+    note = "this rule reads the task: no attention is needed for it" if value > (1 + subject.chance) / 2 else ""
+    return Finding(quantity="accuracy", value=value, label=f"({name})", coords=coords, detail={"verdict": "rule"},
+                   note=note)
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:
