@@ -21,7 +21,7 @@ from softbench.records import Record, to_frame
 from softbench.reports import figures
 from softbench.reports import tables as text
 from softbench.studies import reproduce
-from softbench.studies.reproduce import Settings, tasks
+from softbench.studies.reproduce import Settings, arena, tasks
 from softbench.studies.reproduce import reproduction as run
 
 Numbers = dict[tuple[Any, str, str], Finding]
@@ -220,6 +220,31 @@ def test_tasks_are_what_is_asked_for() -> None:
     assert "attentions inference image=224 batch=2 cpu rep=500" in names
     assert [task.name for task in tasks(settings(tables="sampling"))] == [
         "sampling published", "sampling counted", "sampling top-1 of no training"]
+
+
+def answer(value: float, data: str, attention: str = "soft", **changed: Any) -> Record:
+    """An accuracy of `softbench accuracy` on one task."""
+    return measured("accuracy", value, measure="accuracy", unit="1", attention=attention, model=None,
+                    **{"coords": {"data": data, "part": "answer"}, "detail": {"ci95": [0.3, 0.5]}} | changed)
+
+
+def test_published_accuracies_of_long_range_arena_stand_beside_ours(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    records.append(file, [
+        answer(0.37, "listops:max_length=2000:data=lra", "softmax"), answer(0.36, "listops:data=lra", "softmax"),
+        answer(0.9, "listops", "softmax"),  # generated, not the official files
+        answer(0.9, "mqar:data=lra", "softmax"),
+        answer(0.9, "listops:data=lra", "softmax", coords={"data": "listops:data=lra", "part": "run"})])
+    published, here = (task.run() for task in tasks(settings(tables="lra", trained=str(file))))
+    printed = {(f.label, f.quantity, f.coords["origin"]): f for f in published}
+    spread = [printed["performer", "listops", source].value for source in arena.SOURCES]
+    assert spread == [0.18, 0.188, 0.38]
+    assert all(f.quoted in arena.SOURCES.values() and f.detail["printed"] == f"{100 * f.value:.1f}" for f in published)
+    ours = {(f.label, f.quantity): f for f in here}
+    assert ours["softmax", "listops"].value == 0.37
+    assert [key for key, f in ours.items() if f.status != "not_run"] == [("softmax", "listops")]
+    assert len(ours) == 9 * 5
+    assert set(arena.TASKS) == set(reproduce._ARENA)
 
 
 def test_a_resumed_study_looks_at_other_trainings_again() -> None:

@@ -15,6 +15,9 @@ source) and what softbench finds for the same model (`origin=here`).
   `eval-imagenet` among the files of `trained`, over all of ImageNet-1K's validation images, and `not_run` where these
   hold none for that model.
 
+- `table=lra`: the accuracies of Long Range Arena as three sources print them (`origin`), and the best that
+  `softbench accuracy` reached on its official files (`data=DIR`), from the files of `trained`.
+
 SOFT runs with the paper's inverse, 20 Newton steps; everything else is as the pyramid has it.
 """
 
@@ -27,12 +30,14 @@ from softbench.contracts.study import Task
 from softbench.records.views import Dots, Lines, Rows, View
 from softbench.studies.reproduce.settings import Settings
 
+_ARENA = ("listops", "text", "retrieval", "image", "pathfinder")
 QUANTITIES = (
     Quantity("parameters", "1", "seeded"),
     *(Quantity(name, "flop", "exact", "less") for name in ("flops", "flops_all")),
     *(Quantity(name, "B", "exact", "less") for name in ("memory", "memory_per_image")),
     *(Quantity(f"throughput_{call}", "image/s", "time", "more") for call in ("training", "inference")),
     Quantity("over_softmax", "1", "derived", "more"), Quantity("top1", "1", "seeded", "more"),
+    *(Quantity(name, "1", "seeded", "more") for name in _ARENA),
 )
 GATED = False  # it takes many minutes
 
@@ -66,6 +71,11 @@ VIEWS: tuple[View, ...] = (
     Rows(name="sampling", title="How SOFT-Tiny samples its landmarks (Table 4b)", words=_WORDS | {"name": "sampling"},
          forms=_FORMS, by=("name", "origin"), where={"table": "sampling"},
          quantities=("parameters", "flops", "flops_all", "top1"), note=f"{_GMAC} {_TOP1}"),
+    Rows(name="lra", title="Long Range Arena: per cent of test samples that are right",
+         words=_WORDS | {"name": "attention"}, forms=dict.fromkeys(_ARENA, "percent"), by=("name", "origin"),
+         where={"table": "lra"}, quantities=_ARENA,
+         note="The same method differs by as much as twenty points between sources. here: softbench accuracy on the"
+              " official files."),
     Dots(name="parameters", title="Parameters of the variants", quantity="parameters", y="name", log_x=True,
          where={"table": "variants"}, **_PANEL),
     Dots(name="gmac", title="Multiply-adds of the variants at 224 px, in thousands of millions", quantity="flops",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from softbench.models.cost import cost
 from softbench.models.paper import Row
 from softbench.models.pyramid import Pyramid
 from softbench.records import Record
+from softbench.studies.reproduce import arena
 from softbench.studies.reproduce.settings import TABLES, Settings
 
 CALLS = {"training": "forward_backward", "inference": "forward"}
@@ -63,11 +64,15 @@ def tasks(settings: Settings) -> list[Task]:
     """
     tables = parsing.choices(settings.tables.split(","), TABLES, "table")
     batch, image = parsing.count(settings.batch, "batch"), parsing.count(settings.image, "image")
-    accuracies = trained(settings.trained)
+    accuracies, answers = trained(settings.trained), trained(settings.trained, arena.is_answer)
     point = Point(image, batch, find(settings.device), settings.rep)
     check(point)
     pieces: list[Task] = []
     for table in tables:
+        if table == "lra":
+            pieces += [Task("lra published", arena.published),
+                       Task(f"lra accuracies of {named(answers)}", partial(arena.here, answers))]
+            continue
         rows = paper.TABLES[table]
         pieces.append(Task(f"{table} published", partial(published, table, rows)))
         pieces.append(Task(f"{table} counted", partial(counted, table, rows)))
@@ -148,8 +153,9 @@ def check(point: Point) -> None:
     job.subject.check(job.case)
 
 
-def trained(patterns: str) -> list[Record]:
-    """The records of top-1 accuracy on ImageNet-1K in these files. A pattern with a * may name none, or other files.
+def trained(patterns: str, keep: Callable[[Record], bool] | None = None) -> list[Record]:
+    """The records of top-1 accuracy on ImageNet-1K in these files, or others to keep. A pattern with a * may name none,
+    or other files.
 
     Raises:
         ResultsError: a file that is named does not exist, or holds no record.
@@ -158,7 +164,7 @@ def trained(patterns: str) -> list[Record]:
     for pattern in filter(None, (text.strip() for text in patterns.split(","))):
         for path in glob.glob(pattern) if "*" in pattern else records.expand([pattern]):
             try:
-                accuracies += [record for record in records.read(path)[0] if _is_accuracy(record)]
+                accuracies += [record for record in records.read(path)[0] if (keep or _is_accuracy)(record)]
             except ResultsError:
                 if "*" not in pattern:
                     raise

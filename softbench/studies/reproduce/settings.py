@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from softbench.options import option
 
-TABLES = ("variants", "attentions", "landmarks", "sampling")
+PAPER = ("variants", "attentions", "landmarks", "sampling")
+TABLES = (*PAPER, "lra")
 
 
 @dataclass(frozen=True)
 class Settings:
-    tables: str = option(",".join(TABLES), "which of the paper's tables")
+    tables: str = option(",".join(PAPER), "which of the paper's tables; lra: published accuracies of Long Range Arena")
     image: str = option("224", "side of the images that memory and throughput are measured on, in pixels")
     batch: str = option("2", "images at once for memory (and twice as many) and for throughput")
     device: str = option("auto", "cpu, cuda, cuda:1; auto takes a GPU if there is one")
