@@ -51,7 +51,7 @@ def test_pictures_of_the_variants(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (("--tables", "sizes"), "No table named 'sizes'. Valid: attentions, landmarks, sampling, variants."),
+    (("--tables", "sizes"), "No table named 'sizes'. Valid: attentions, landmarks, lra, sampling, variants."),
     (("--image", "2"), "An image of 2x2 pixels is smaller than a patch"),
     (("--batch", "0"), "batch must be at least 1"),
     (("--trained", "gone.jsonl"), "No result file 'gone.jsonl'"), (("--rep", "0"), "rep must be at least 1")])
