@@ -88,7 +88,8 @@ def test_what_is_committed_is_listed(file: Path) -> None:
 @pytest.mark.parametrize(("changed", "words"), [
     ({"unit": "parsec"}, "unit 'parsec' is none of s, B"), ({"kind": "guess"}, "kind 'guess' is none of time, exact"),
     ({"better": "lower"}, "better 'lower' is none of less, more"), ({"answers": "all"}, "answers 'all' is none of"),
-    ({"better": "more"}, "a time is in s, less being better"), ({"unit": "B"}, "a time is in s, less being better")])
+    ({"better": "more"}, "a time is in s, less being better"), ({"unit": "B"}, "a time is in s, less being better"),
+    ({"unit": "sample/s"}, "a time is in s, less being better")])
 def test_a_quantity_that_nothing_could_read_is_refused(changed: dict[str, str], words: str) -> None:
     sound = {"unit": "s", "kind": "time", "better": "less"}
     Quantity("delay", **sound)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from softbench.records.views import Cases, Curves, View
 Kind = Literal["time", "exact", "seeded", "derived"]
 Better = Literal["less", "more"]
 Answer = Literal["", "fastest", "overtaking", "accuracy"]
-TIMES = ("s", "image/s")
+TIMES = ("s", "image/s", "sample/s")
 _LAST = 100
 _LOWER = {"lower": "less", "higher": "more"}  # how BETTER said it
 _CHOICES = {"unit": UNITS, "kind": get_args(Kind), "better": (*get_args(Better), None), "answers": get_args(Answer)}
@@ -67,9 +67,9 @@ class Quantity:
             if (value := getattr(self, field)) not in choices:
                 raise PluginError(f"Quantity '{self.name}': {field} {value!r} is none of"
                                   f" {', '.join(map(str, choices))}")
-        if self.kind == "time" and (self.unit, self.better) not in (("s", "less"), ("image/s", "more")):
-            raise PluginError(f"Quantity '{self.name}': a time is in s, less being better, or in image/s, more being"
-                              " better")
+        if self.kind == "time" and (self.unit not in TIMES or self.better != _better(self.unit)):
+            raise PluginError(f"Quantity '{self.name}': a time is in s, less being better, or in image/s or sample/s,"
+                              " more being better")
 
     @property
     def is_duration(self) -> bool:
@@ -170,9 +170,13 @@ def _older(module: ModuleType) -> Quantity:
     return quantity if quantity.kind == "time" else Quantity(quantity.name, quantity.unit, quantity.kind, better)
 
 
+def _better(time: str) -> Better:
+    return "less" if time == "s" else "more"
+
+
 def _by_unit(name: str, unit: str, plain: Kind) -> Quantity:
     if unit in TIMES:
-        return Quantity(name, unit, "time", "less" if unit == "s" else "more")
+        return Quantity(name, unit, "time", _better(unit))
     if unit in ("B", "flop"):
         return Quantity(name, unit, "exact", "less")
     return Quantity(name, unit, plain) if unit == "1" else Quantity(name, unit, "derived", "more")

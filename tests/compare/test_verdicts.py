@@ -46,9 +46,10 @@ def test_the_four_verdicts_on_times(factor: float, verdict: str) -> None:
     assert (row.units, row.margin) == ("5 rounds", pytest.approx(0.05))
 
 
-def test_a_rate_that_falls_is_slower() -> None:
+@pytest.mark.parametrize("unit", ["image/s", "sample/s"])
+def test_a_rate_that_falls_is_slower(unit: str) -> None:
     def rate(value: float, seed: int) -> Record:
-        return timed(value, seed=seed, unit="image/s", quantity="throughput")
+        return timed(value, seed=seed, unit=unit, quantity="throughput")
 
     row = only(rate(1000, 1), rate(700, 2))
     assert row.verdict == "slower"

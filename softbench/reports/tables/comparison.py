@@ -19,10 +19,8 @@ from softbench.reports import rows as reports
 from softbench.reports.rows import POINT, phrase
 from softbench.reports.tables.text import Column, Notes, Table, build
 
-_TIMES = {
-    "s": "time of the head over that of the base (below 1x is faster), with its 95 % interval",
-    "image/s": "rate of the head over that of the base (above 1x is faster), with its 95 % interval",
-}
+_TIME = "time of the head over that of the base (below 1x is faster), with its 95 % interval"
+_RATE = "rate of the head over that of the base (above 1x is faster), with its 95 % interval"
 _COUNTS = {"B": "bytes", "flop": "operations"}
 
 
@@ -89,7 +87,7 @@ def _how(record: Record) -> str:
     """The first caption of a table, which says how to read its ratio."""
     known = verdicts.quantity(record)
     if known.kind == "time":
-        return _TIMES[known.unit]
+        return _TIME if known.unit == "s" else _RATE
     if known.kind == "exact":
         return f"{known.counts or _COUNTS.get(known.unit, 'counts')} of the head over those of the base; exact"
     if known.kind == "seeded":
@@ -131,7 +129,7 @@ def _point_columns(rows: Sequence[Row], *, named: bool) -> list[tuple[Column, _C
     columns: list[tuple[Column, _Cell]] = [(Column(name, right=False, wraps=True), _of(name))
                                            for name, values in _places(rows).items() if len(values) > 1]
     if any(row.record.tokens > 1 for row in rows):
-        if any(row.record.model for row in rows):
+        if any(row.record.model and row.record.rows != 1 for row in rows):  # a sequence has one row
             columns.append((Column("image"), lambda r: f"{r.record.rows}x{r.record.cols}"))
         else:
             columns.append((Column("tokens"), lambda r: format.count(r.record.tokens)))
