@@ -101,11 +101,14 @@ def plot_records(records: Sequence[Record], path: Path, baseline: str, chosen: C
     measure = figures.one(record.measure for record in records)
     chosen, frame, drawn = chosen or choose([measure]), to_frame(records), 0
     pictures = chosen.pictures(measure)
+    if not pictures:
+        which = "with that name" if chosen.named else "to draw"
+        raise UsageError(f"{measure} has no picture {which}, only tables: print them with `softbench show`.")
     for view, target in zip(pictures, targets(path, measure, chosen), strict=True):
         if figures.plot(frame, target, baseline=baseline, view=view):
             drawn += 1
             _printing.say(f"Plot: {target}")
         elif not isinstance(view, Curves):
             _printing.say(f"No picture '{view.name}': there is nothing to draw in it.")
-    if pictures and not drawn:
+    if not drawn:
         raise UsageError(f"No record of {measure} has a value to plot.")

@@ -175,6 +175,9 @@ def test_view_keeps_only_what_it_names(run: Run, tiny: Path) -> None:
     shown = run("show", "x.jsonl", "--view", "summary")[1]
     assert "Last power" in shown
     assert "Seconds alone." not in shown
+    code, _, err = run("plot", "x.jsonl", "--out", "y.png", "--view", "summary")
+    assert (code, Path("y.png").exists()) == (2, False)
+    assert "only tables: print them with `softbench show`" in err
 
 
 def test_show_prints_what_the_study_printed(run: Run, tiny: Path) -> None:

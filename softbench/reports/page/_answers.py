@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -25,6 +25,7 @@ from softbench.reports.page._machines import Machine
 from softbench.reports.rows import phrase
 from softbench.reports.sheet import BASELINE
 from softbench.reports.tables import Column, Table
+from softbench.reports.tables.text import build
 from softbench.stats import quartiles
 
 TERMS = Terms()
@@ -60,6 +61,11 @@ class _Place:
     @property
     def fastest(self) -> Record:
         return self.ranked[0]
+
+    @property
+    def next(self) -> Record | None:
+        """The fastest of those that are slower beyond doubt."""
+        return next((record for record in self.ranked if record not in self.tied), None)
 
 
 def answers(machine: Machine, baseline: str = "") -> list[Answer]:
@@ -144,18 +150,17 @@ def _name(record: Record) -> str:
 def _sentence(places: Sequence[_Place], models: bool, base: str) -> str:
     """`softmax up to 256 tokens; soft from 512 tokens on, at 16,384 105x as fast as softmax.`"""
     unit = "" if models else " tokens"
-    runs = [(names, list(run)) for names, run in groupby(places, key=lambda place: place.names)]
+    runs = [(names, [place.size for place in run]) for names, run in groupby(places, key=lambda place: place.names)]
     parts = []
-    for number, (names, run) in enumerate(runs):
-        first, last = run[0].size, run[-1].size
-        if len(runs) == 1:
-            where = f"from {first} to {last}{unit}" if first != last else f"at {first}{unit}"
-        elif number == 0:
-            where = f"up to {last}{unit}" if len(run) > 1 else f"at {last}{unit}"
-        elif number == len(runs) - 1:
-            where = f"from {first}{unit} on" if len(run) > 1 else f"at {first}{unit}"
+    for number, (names, sizes) in enumerate(runs):
+        if len(sizes) == 1:
+            where = f"at {sizes[0]}{unit}"
+        elif 0 == number < len(runs) - 1:
+            where = f"up to {sizes[-1]}{unit}"
+        elif 0 < number == len(runs) - 1:
+            where = f"from {sizes[0]}{unit} on"
         else:
-            where = f"from {first} to {last}{unit}" if len(run) > 1 else f"at {first}{unit}"
+            where = f"from {sizes[0]} to {sizes[-1]}{unit}"
         parts.append(f"{_listed(names)} {where}" + (", which tie" if len(names) > 1 else ""))
     end = places[-1]
     close = ""
@@ -173,27 +178,21 @@ def _listed(names: Sequence[str]) -> str:
 
 def _table(places: Sequence[_Place], models: bool, base: str) -> Table:
     compared = any(place.baseline is not None for place in places)
-    columns = [Column("image" if models else "tokens"), Column("fastest", right=False), Column("time")]
-    columns += [Column(f"vs {format.text(base)}")] if compared else []
-    columns += [Column("next", right=False), Column("takes")]
-    rows = []
-    for place in places:
-        beaten = [record for record in place.ranked if record not in place.tied]
-        fastest = place.fastest.value or 0.0
-        row = [place.size, " = ".join([_name(place.fastest), *(_name(r) for r in place.tied[1:])]),
-               format.quantity(fastest, "s")]
-        if compared:
-            row.append(_against(place.baseline, fastest))
-        row += [_name(beaten[0]), format.ratio((beaten[0].value or 0) / fastest)] if beaten else [format.MISSING] * 2
-        rows.append(row)
-    return Table([], columns, rows)
+    columns: list[tuple[Column, Callable[[_Place], str]]] = [
+        (Column("image" if models else "tokens"), lambda place: place.size),
+        (Column("fastest", right=False), lambda place: " = ".join(map(_name, place.tied))),
+        (Column("time"), lambda place: format.quantity(place.fastest.value, "s")),
+        *([(Column(f"vs {format.text(base)}"), lambda place: _times(place, place.baseline))] if compared else []),
+        (Column("next", right=False), lambda place: _name(place.next) if place.next else format.MISSING),
+        (Column("takes"), lambda place: _times(place, place.next))]
+    return build([], columns, places, lambda place: ())
 
 
-def _against(baseline: Record | None, fastest: float) -> str:
-    """How many times faster than the baseline, or what became of that."""
-    if baseline is None:
+def _times(place: _Place, other: Record | None) -> str:
+    """How many times as long as the fastest the other takes, or its status where it has no time."""
+    if other is None:
         return format.MISSING
-    return format.ratio(baseline.value / fastest) if baseline.value else baseline.status
+    return format.ratio(other.value / (place.fastest.value or 1.0)) if other.value else other.status
 
 
 def errors(records: Sequence[Record]) -> Table | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from softbench.compare import verdicts
@@ -95,17 +96,16 @@ def _how(record: Record) -> str:
     return "head over base; what follows from times is not judged"
 
 
-_Cell = Callable[[Row], str]
+_Columns = Iterator[tuple[Column, Callable[[Row], str]]]
 
 
-def _value_columns(timed: bool) -> list[tuple[Column, _Cell]]:
-    columns: list[tuple[Column, _Cell]] = [
-        (Column("base"), lambda row: _value(row.base, row.values[0])),
-        (Column("head"), lambda row: _value(row.head, row.values[1])),
-        (Column("ratio"), lambda row: format.ratio(row.ratio))]
+def _value_columns(timed: bool) -> _Columns:
+    yield Column("base"), lambda row: _value(row.base, row.values[0])
+    yield Column("head"), lambda row: _value(row.head, row.values[1])
+    yield Column("ratio"), lambda row: format.ratio(row.ratio)
     if timed:
-        columns.append((Column("interval"), _interval))
-    return [*columns, (Column("verdict", right=False), lambda row: row.verdict)]
+        yield Column("interval"), _interval
+    yield Column("verdict", right=False), lambda row: row.verdict
 
 
 def _value(record: Record | None, value: float | None) -> str:
@@ -124,23 +124,22 @@ def _interval(row: Row) -> str:
     return f"{row.low:.3f}..{row.high:.3f}" if row.high < 10 else format.span(row.low, row.high, "1")
 
 
-def _point_columns(rows: Sequence[Row], *, named: bool) -> list[tuple[Column, _Cell]]:
+def _point_columns(rows: Sequence[Row], *, named: bool) -> _Columns:
     """The columns that tell the cases apart: the varying parts of their points, tokens or image, and the subject."""
-    columns: list[tuple[Column, _Cell]] = [(Column(name, right=False, wraps=True), _of(name))
-                                           for name, values in _places(rows).items() if len(values) > 1]
+    for name in (name for name, values in _places(rows).items() if len(values) > 1):
+        yield Column(name, right=False, wraps=True), partial(_part, name)
     if any(row.record.tokens > 1 for row in rows):
         if any(row.record.model and row.record.rows != 1 for row in rows):  # a sequence has one row
-            columns.append((Column("image"), lambda r: f"{r.record.rows}x{r.record.cols}"))
+            yield Column("image"), lambda r: f"{r.record.rows}x{r.record.cols}"
         else:
-            columns.append((Column("tokens"), lambda r: format.count(r.record.tokens)))
+            yield Column("tokens"), lambda r: format.count(r.record.tokens)
     if named and any(row.record.label for row in rows):
         header = "model" if all(row.record.model for row in rows) else "attention"
-        columns.append((Column(header, right=False, wraps=True), lambda r: format.text(r.record.label)))
-    return columns
+        yield Column(header, right=False, wraps=True), lambda r: format.text(r.record.label)
 
 
-def _of(name: str) -> _Cell:
-    return lambda row: _place(row.record).get(name, format.MISSING)
+def _part(name: str, row: Row) -> str:
+    return _place(row.record).get(name, format.MISSING)
 
 
 def _place(record: Record) -> dict[str, str]:
