@@ -17,7 +17,7 @@ from numpy.random import Generator
 
 from softbench.contracts.task import Array
 
-TRIALS = 50_000  # of a pair of paths on a board
+TRIALS = 20_000  # of a pair of paths on a board
 LENGTH, MARGIN, _RETRIES, _FINE = 2, 1, 10, 2
 _TURNS = np.arange(0, 2 * math.pi, 1 / (LENGTH + MARGIN))  # a pixel apart on the circle of ends
 

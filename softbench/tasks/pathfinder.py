@@ -35,7 +35,7 @@ SOURCE = "Tay et al., ICLR 2021, arXiv 2011.04006"
 INPUT = "numbers"
 READOUT = "mean"
 SCORES = ("accuracy",)
-QUICK: Mapping[str, Any] = {"side": 16, "contour": 4, "train": 60, "val": 20, "test": 60}
+QUICK: Mapping[str, Any] = {"side": 16, "contour": 3, "train": 30, "val": 10, "test": 30}
 _MARK = 1.5  # radius of a mark in pixels
 
 

@@ -76,5 +76,5 @@ def test_a_turn_has_the_weight_of_its_cosine_squared() -> None:
 
 
 def test_no_room_is_said() -> None:
-    with pytest.raises(UsageError, match="Two paths of contour=32 dashes find no room on side=12 pixels"):
-        tasks.load("pathfinder", {"side": 12, "contour": 32}).open("test")
+    with pytest.raises(UsageError, match="Two paths of contour=9 dashes find no room on side=12 pixels"):
+        tasks.load("pathfinder", {"side": 12, "contour": 9}).open("test")
