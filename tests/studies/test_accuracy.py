@@ -113,6 +113,26 @@ def test_the_interval_of_a_difference_holds_it_and_no_verdict_is_wrong_too_often
     assert wrong <= 20
 
 
+def test_a_budget_of_seconds_gives_each_as_many_steps_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """linear makes 40 steps a second here, softmax 10: in 9 s that is 360 and 90, with schedules of that length."""
+    steps: dict[tuple[str, int], int] = {}
+
+    def learn(task: Any, attention: str, attn_options: Mapping[str, Any], recipe: Any, split: str, **more: Any
+              ) -> Learned:
+        length = recipe.epochs * (len(task.task.open("train")) // recipe.total_batch)
+        if "seconds" in more:
+            assert more["seconds"] == pytest.approx(0.9)
+            return Learned({"accuracy": 0.5}, 20, [], 20, 0.5 if attention == "linear" else 2.0, 9, diverged=False)
+        steps[attention, recipe.seed] = length
+        return Learned({"accuracy": 0.9}, 40, [], length, 9.0, 9, diverged=False)
+
+    monkeypatch.setattr(learning.samples, "learn", learn)
+    task = "needle:tokens=24:vocab=8:train=8000:val=20:test=40"
+    done = run(accuracy(task=task, seeds=1, lrs="1e-3", budget=9.0))
+    assert {name: count for (name, _), count in steps.items()} == {"softmax": 90, "linear": 360}
+    assert {record.coords.get("budget") for record in done.records if record.attention} == {"9 s of training"}
+
+
 def test_rules_without_attention_stand_beside_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     learns(monkeypatch, reached("softmax"))
     scored = answers(run(accuracy()))

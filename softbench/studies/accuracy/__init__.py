@@ -4,6 +4,8 @@ The same encoder with each attention learns the same samples in the same number 
 each of `lrs` is scored on validation samples; with the best of these learning rates, `seeds` further runs begin with
 other weights and another order, and are scored once on test samples that nothing was chosen by.
 
+    budget         the same number of steps for all, or, where it is given, the same seconds of training: every run then
+                   tries out first how long its steps take, and makes as many as fit, with a schedule of that length
     accuracy       mean over seeds of the share of right answers on test samples, with its 95 % t interval; a run that
                    diverged counts as a guess
     difference     mean over seeds of the accuracy less the baseline's with the same seed, with its interval

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from softbench import options
 from softbench.case import AttentionSpec, Shape
 from softbench.contracts import task as contract
 from softbench.contracts.attention import Attention
+from softbench.contracts.recipe import SmallRecipe
 from softbench.contracts.study import Finding
 from softbench.errors import Unsupported
 from softbench.machine import device
@@ -18,6 +20,8 @@ from softbench.models import encoder
 from softbench.records import Record
 from softbench.studies.accuracy.settings import Settings
 from softbench.training import samples
+
+_TRIAL = 0.1  # of a budget of seconds, spent before to know how long a step takes
 
 if TYPE_CHECKING:
     from softbench.training.samples import Learned
@@ -65,6 +69,8 @@ class Subject:
     def finding(self, quantity: str, value: float | None, part: str, *, unit: str = "1", **more: Any) -> Finding:
         """One number of this attention on this task."""
         coords: dict[str, Any] = {"data": self.problem.label, "part": part} | more.pop("coords", {})
+        if self.settings.budget:
+            coords["budget"] = f"{self.settings.budget:g} s of training"
         if self.attention.size_option:
             coords["size"] = getattr(self.attention.options, self.attention.size_option)
         return Finding(quantity=quantity, value=value, unit=unit, attention=self.attention.name, label=self.spec.label,
@@ -115,10 +121,23 @@ def _learn(subject: Subject, rate: float, seed: int, split: str, points: int) ->
     task = samples.SampleTask(subject.problem, options.parse(encoder.Size, size, "the encoder"),
                               subject.spec.impl or "auto")
     recipe = task.recipe({"lr": rate, "seed": seed} | ({"epochs": settings.epochs} if settings.epochs else {}))
-    steps = recipe.epochs * (subject.problem.settings.train // recipe.total_batch)
-    return samples.learn(task, subject.spec.name, options.to_dict(subject.attention.options), recipe,
-                         device=device.find(settings.device), split=split,
-                         every=math.ceil(steps / points) if points else 0)
+    learn = partial(samples.learn, attention=subject.spec.name, device=device.find(settings.device),
+                    attn_options=options.to_dict(subject.attention.options))
+    steps = recipe.epochs * (len(subject.problem.open("train")) // recipe.total_batch)
+    if settings.budget:
+        trial = learn(task, recipe=recipe, split="val", seconds=settings.budget * _TRIAL)
+        steps = max(1, int(settings.budget * trial.steps / trial.seconds))
+        task, recipe = _of_steps(task, recipe, steps)
+    return learn(task, recipe=recipe, split=split, every=math.ceil(steps / points) if points else 0)
+
+
+def _of_steps(task: samples.SampleTask, recipe: SmallRecipe, steps: int) -> tuple[samples.SampleTask, SmallRecipe]:
+    """The task and recipe with as many epochs as give so many steps, and so many samples in each."""
+    most = len(task.task.open("train")) // recipe.total_batch
+    epochs = math.ceil(steps / max(1, most))
+    fewer = replace(task.task.settings, train=math.ceil(steps / epochs) * recipe.total_batch)
+    return (replace(task, task=replace(task.task, settings=fewer, changed=task.task.changed | {"train": fewer.train})),
+            replace(recipe, epochs=epochs))
 
 
 def _accuracy(subject: Subject, scores: dict[str, float]) -> float:

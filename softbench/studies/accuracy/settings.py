@@ -20,6 +20,8 @@ class Settings:
     seed: int = option(0, "the seed of the runs that choose a learning rate; the others count on from it", low=0,
                        high=2**30)
     epochs: int = option(0, "passes over the training samples, the same for all; 0 for the task's own", low=0)
+    budget: float = option(0.0, "seconds of training, the same for all, in place of the same number of steps; 0 for"
+                           " none", unit="s", low=0, high=1e7)
     margin: float = option(0.01, "a difference in accuracy that matters", low=1e-6, high=1)
     width: int = option(64, "channels of a token", low=1, high=1 << 14)
     depth: int = option(2, "blocks", low=1, high=256)
