@@ -6,10 +6,10 @@ import gc
 import itertools
 import math
 import secrets
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import perf_counter  # its own: code that is timed may put another into `time`
 from typing import Any
 
 import torch
@@ -130,14 +130,14 @@ def _warm(run: _Run, settings: Settings) -> None:
 
     Four, because a heap that keeps freed memory only settles after a few calls.
     """
-    started = time.perf_counter()
+    started = perf_counter()
     for count in itertools.count(1):
         if count == 1 and run.witness:
             run.call_seconds = run.witness.first()
         else:
             run.call_seconds = _timed_calls(run.workload, 1)[0]
         enough = count >= _FEWEST_CALLS or run.call_seconds > _SLOW
-        if enough and time.perf_counter() - started >= settings.warmup / 1e3:
+        if enough and perf_counter() - started >= settings.warmup / 1e3:
             break
     if not device.is_gpu(run.workload.device):
         run.call_seconds = min(run.call_seconds, _timed_calls(run.workload, 1)[0])
@@ -205,21 +205,21 @@ def _timed_calls(workload: Workload, calls: int) -> tuple[float, Any]:
     """Seconds of a call, from a block of them, and what the last gave. What `prepare` does is left out of the time."""
     prepare, run, wait = workload.prepare, workload.run, device.waiter(workload.device)
     if workload.case.mode != "backward":
-        started = time.perf_counter()
+        started = perf_counter()
         for _ in range(calls - 1):
             run(None)
         result = run(None)
         wait()
-        return (time.perf_counter() - started) / calls, result
+        return (perf_counter() - started) / calls, result
     total, result = 0.0, None
     for _ in range(calls):
         result = None
         state = prepare()
         wait()
-        started = time.perf_counter()
+        started = perf_counter()
         result = run(state)
         wait()
-        total += time.perf_counter() - started
+        total += perf_counter() - started
         del state  # the graph of one call, before the next is built
     return total / calls, result
 
@@ -234,10 +234,10 @@ def _gpu_samples(run: _Run, seconds: float) -> list[float]:
     prepare, call = run.workload.prepare, run.workload.run
     samples: list[float] = []
     result, glanced = None, None
-    started = time.perf_counter()
+    started = perf_counter()
     with device.current(where):
         flush = device.flusher(where)
-        while not samples or (time.perf_counter() - started < seconds and len(samples) < _MOST_SAMPLES):
+        while not samples or (perf_counter() - started < seconds and len(samples) < _MOST_SAMPLES):
             events, host = [], 0.0
             for _ in range(max(1, min(_BURST, math.ceil(seconds / max(run.call_seconds, 1e-6))))):
                 result = None
@@ -245,9 +245,9 @@ def _gpu_samples(run: _Run, seconds: float) -> list[float]:
                 flush.zero_()
                 start, end = device.events()
                 start.record()
-                issued = time.perf_counter()
+                issued = perf_counter()
                 result = call(state)
-                host += time.perf_counter() - issued
+                host += perf_counter() - issued
                 end.record()
                 del state  # the graph of one call, before the next is built
                 events.append((start, end))
