@@ -25,7 +25,7 @@ FLAGS = {
     "--batch": "number", "--heads": "number", "--head-dim": "number", "--rounds": "number",
     "--seeds": "number", "--margin": "share",
     "--device": "device", "--threads": "from 0", "--seed": "from 0",
-    "--tf32": "truth", "--cost": "truth", "--malloc": "malloc", "--denormals": "denormals",
+    "--tf32": "truth", "--cost": "truth", "--causal": "truth", "--malloc": "malloc", "--denormals": "denormals",
 }
 # A kind -> words that each command with such a flag takes, and words that each refuses.
 WORDS = {
