@@ -9,7 +9,7 @@ import click
 
 from softbench import options, parsing, plugins
 from softbench.cli import _running, _training
-from softbench.contracts.recipe import SmallRecipe, changed
+from softbench.contracts.recipe import changed
 from softbench.errors import UsageError
 
 SECTION = "Train"
@@ -26,34 +26,20 @@ SECTION = "Train"
 def train_command(task: str, attn: str, data: str, assignments: Sequence[str], **flags: Any) -> int:
     """Learn a task with an attention; the same command goes on after any interruption."""
     name, settings = parsing.task(task)
-    attentions = parsing.attentions(attn)
-    if len(attentions) > 1:
-        raise UsageError(f"--attn: one attention learns at a time, and '{attn}' names {len(attentions)}.")
-    (spec,) = attentions
-    module = plugins.load("tasks", name)
-    whole = hasattr(module, "whole")  # a task that brings a model and a recipe of its own
+    spec, *others = parsing.attentions(attn)
+    if others:
+        raise UsageError(f"--attn: one attention learns at a time, and '{attn}' names {1 + len(others)}.")
+    module = plugins.load("tasks", name, ["Settings"])
 
-    from softbench.models.encoder import Size
+    from softbench.training import samples
 
-    kinds = {"recipe": module.Recipe if whole else SmallRecipe, "task": module.Settings,
-             "model": module.Model if whole else Size}
-    keys = {kind: _training.keys(table) for kind, table in kinds.items()} | {
-        "attention": _training.attention_keys(spec.name)}
-    of = f"key of the recipe, the task, the model or the attention of {name} with {spec.name}"
-    recipe, more, model, attention = _training.shared_out(assignments, keys, of)
+    way = module if hasattr(module, "whole") else samples  # by a model and a recipe of its own, or as most tasks
+    kinds = {"recipe": _training.keys(way.Recipe), "task": _training.keys(module.Settings),
+             "model": _training.keys(way.Model), "attention": _training.attention_keys(spec.name)}
+    recipe, more, model, attention = _training.shared_out(
+        assignments, kinds, f"key of the recipe, the task, the model or the attention of {name} with {spec.name}")
     recipe = _training.with_flags(recipe, flags, ("epochs", "total_batch", "batch"))
-    settings = settings | more | ({"data": data} if data else {})
-    size = options.parse(kinds["model"], model, "the model")
-    if whole:
-        if spec.impl:
-            raise UsageError(f"--attn: {name} is learned with the fastest implementation: leave out impl={spec.impl}.")
-        parsed = options.parse(module.Settings, settings, f"task '{name}'")
-        arch, learned, row = module.whole(spec.name, size, parsed)
-        recipe_ = changed(row, recipe)
-    else:
-        from softbench.contracts import task as contract
-        from softbench.training.samples import ARCH, SampleTask
-
-        learned = SampleTask(contract.load(name, settings), size, spec.impl or "auto")
-        arch, recipe_ = f"{spec.name}{ARCH}", learned.recipe(recipe)
-    return _training.run(arch, learned, recipe_, spec.options | attention, flags, given_batch="batch" in recipe)
+    settings |= more | ({"data": data} if data else {})
+    arch, learned, row = way.whole(name, spec, options.parse(way.Model, model, "the model"), settings)
+    return _training.run(arch, learned, changed(row, recipe), spec.options | attention, flags,
+                         given_batch="batch" in recipe)

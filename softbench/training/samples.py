@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softbench import options
+from softbench.case import AttentionSpec
 from softbench.contracts import task as contract
-from softbench.contracts.recipe import SMALL, Recipe, SmallRecipe, changed, differences
+from softbench.contracts.recipe import SMALL, SmallRecipe, changed, differences
 from softbench.errors import UsageError
 from softbench.inputs import seeding
 from softbench.inputs.order import PADDING, Order, Shard
@@ -25,7 +26,9 @@ from softbench.training.learner import Arithmetic, Learner
 from softbench.training.position import Position
 from softbench.training.task import Network
 
-ARCH = "-encoder"  # behind the attention, in what archs are called
+Recipe = SmallRecipe
+Model = encoder.Size
+_ARCH = "-encoder"  # behind the attention, in what archs are called
 
 
 @dataclass
@@ -145,7 +148,7 @@ class Lesson(Split):
 
     def build(self, arch: str, attention: Mapping[str, Any]) -> nn.Module:
         """An encoder with the attention that an arch names."""
-        return encoder.create(self.form, arch.removesuffix(ARCH), attention, self.impl, **options.to_dict(self.size))
+        return encoder.create(self.form, arch.removesuffix(_ARCH), attention, self.impl, **options.to_dict(self.size))
 
     def loss(self, network: Network, batch: Batch) -> Tensor:
         """The mean loss over all answers."""
@@ -167,6 +170,13 @@ class Training:
         """The micro-batches of an epoch that are left from a step on."""
         self.order.epoch, self.order.step = number, step
         return (self.split.batch([place for _, place in keys]) for keys in self.order)
+
+
+def whole(name: str, attention: AttentionSpec, size: Model, settings: Mapping[str, Any]
+          ) -> tuple[str, SampleTask, Recipe]:
+    """The arch, the task as training sees it, and its recipe."""
+    task = SampleTask(contract.load(name, settings), size, attention.impl or "auto")
+    return f"{attention.name}{_ARCH}", task, task.recipe({})
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -60,9 +61,11 @@ def test_images_are_a_task_as_train_imagenet_has_it(run, monkeypatch):
     (["--task", "mqar", "--data", "x"], "No option of task 'mqar' named 'data'"),
     (["--task", "images", "--attn", "softmax:impl=math"], "leave out impl=math"),
     (["--task", "images", "--set", "variant=teeny"], "soft-tiny"),
+    (["--task", "mine.py"], "Settings"),
     ([], "Missing option '--task'"),
 ])
 def test_mistakes_are_one_line(run, arguments, said):
+    Path("mine.py").write_text('"""A task without settings."""\n')
     attn = [] if "--attn" in arguments else ["--attn", "soft"]
     code, out, err = run("train", *arguments, *attn, "--device", "cpu", "--dry-run")
     assert (code, out) == (2, "")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from softbench import parsing
+from softbench import options, parsing
+from softbench.case import AttentionSpec
+from softbench.errors import UsageError
 from softbench.options import option
 from softbench.tasks.images.recipe import Recipe, row
 
@@ -32,12 +35,17 @@ class Model:
     variant: str = option("tiny", "of the pyramid, as in the arch soft-tiny")
 
 
-def whole(attention: str, model: Model, settings: Settings) -> tuple[str, Any, Recipe]:
+def whole(name: str, attention: AttentionSpec, model: Model, values: Mapping[str, Any]) -> tuple[str, Any, Recipe]:
     """The arch, the task as training sees it, and the recipe, which are of this task alone."""
+    if attention.impl:
+        raise UsageError(f"--attn: {name} is learned with the fastest implementation: leave out"
+                         f" impl={attention.impl}.")
+    settings = options.parse(Settings, values, f"task '{name}'")
+
     from softbench.models.variants import parse
     from softbench.tasks.images.lesson import ImageTask
 
-    arch = f"{attention}-{model.variant}"
+    arch = f"{attention.name}-{model.variant}"
     task = ImageTask(settings.data, parsing.splits(settings.splits), settings.class_map, settings.classes or None,
                      settings.limit or None)
     return arch, task, row(*parse(arch), settings.data)
