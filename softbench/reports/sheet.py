@@ -213,7 +213,7 @@ def _names(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
     for row, label, own in zip(rows, labels, traits, strict=True):
         extra = [f"{key}={format.text(own.get(key))}" for key in differing[label]]
         extra += [f"impl={row.at('impl') or ''}"] if label in several else []
-        names.append(format.text(label + (f" ({', '.join(extra)})" if extra else "")))
+        names.append(format.text(label + (f" ({', '.join(extra)})" if extra else "")) or "-")
     return names
 
 
