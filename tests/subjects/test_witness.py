@@ -61,7 +61,7 @@ def test_a_case_that_changes_the_process_fails_alone(tmp_path: Path, name: str) 
         "imported": changing(tmp_path, f"{name}_imported", imported=change),
         "built": changing(tmp_path, f"{name}_built", setup=change),
         "called": changing(tmp_path, f"{name}_called", forward=change),
-        "later": changing(tmp_path, f"{name}_later", forward=f"if self.count > 6:\n    {change}"),
+        "later": changing(tmp_path, f"{name}_later", forward=f"if self.count > 4:\n    {change}"),
         "honest": changing(tmp_path, "honest"),
     }
     keys = {"mode": "forward_backward"} if name == "grad_mode" else {}  # a forward alone runs in a mode of its own
