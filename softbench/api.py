@@ -117,7 +117,11 @@ def measure(name: str, attn: str | None = None, *, settings: Mapping[str, Any] |
         attn: attentions as in `--attn`: "soft,soft:landmarks=64". For whole models give `model` instead.
         settings: settings of the measure, as {"rep": 200}.
         process: keys of [process], as {"threads": 1}.
-        quick, isolate, memory_limit, timeout, check_convergence: as the command's flags.
+        quick: a smaller programme.
+        isolate: run each case in a process of its own.
+        memory_limit: bytes that a case may take, or "2GB".
+        timeout: seconds that a case may take, or "2m".
+        check_convergence: mark the numbers of cases in which an inverse has not converged.
         out: a file that the records of each step are appended to as soon as it is done.
         resume: leave out the cases that `out` holds already for this machine, these settings and this code.
         say: called with what there is to say of that, as `print`.
@@ -151,11 +155,16 @@ def study(name: str, /, *, process: Mapping[str, Any] | None = None, quick: bool
 
     Args:
         name: a study: "approx-error", "scaling", "crossover".
-        process, quick, out, resume, say: as of `measure`; what is left out are tasks.
+        process: keys of [process], as {"threads": 1}.
+        quick: a smaller programme.
+        out: a file that the records of each task are appended to as soon as it is done.
+        resume: leave out the tasks that `out` holds already for this machine, these settings and this code.
+        say: called with what there is to say of that, as `print`.
         force: measure anew what this machine is known to do ("roofline").
         settings: settings of the study, its flags on the command line: attn="soft", tokens="1k", seeds=2.
     Raises:
-        As `measure`.
+        UsageError: an unknown name or a bad value. ResultsError: `out` cannot be written or read.
+        Interrupted: Ctrl-C, with `out`; it holds what was done.
 
     >>> frame = softbench.study("approx-error", attn="soft,performer", tokens="256", out="here.jsonl", resume=True)
     >>> frame[frame["quantity"] == "error_matrix_fro"][["label", "size", "value"]]
