@@ -10,11 +10,12 @@ import number_contracts as contract
 import numpy as np
 import pytest
 
-from softbench import options, records
+from softbench import options
 from softbench.bench import costs
 from softbench.bench.run import Run, run
 from softbench.bench.study import Study
 from softbench.contracts import study as studies
+from softbench.contracts import task as tasks
 from softbench.errors import PluginError, Unsupported, UsageError
 from softbench.measures import latency
 from softbench.records import Record
@@ -45,7 +46,7 @@ def learns(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
 
 def accuracy(**values: Any) -> Study:
     module = studies.load("accuracy")
-    usual = {"task": TASK, "attn": "linear", "cost": False, "seeds": 4}
+    usual = {"task": TASK, "attn": "linear", "cost": False, "seeds": 4, "lrs": "1e-3,3e-3"}
     settings = options.parse(module.Settings, usual | values, "it")
     return Study("accuracy", module, settings, module.tasks(settings), environment={"machine": "m"})
 
@@ -163,6 +164,15 @@ def test_a_run_that_diverged_counts_as_a_guess_and_is_told(monkeypatch: pytest.M
     assert answers(done, "difference")["linear"].samples == pytest.approx([0, 1 / 8 - 0.9, 0, 0])
 
 
+@pytest.mark.parametrize(("best", "note"), [
+    (1e-3, "its best learning rate, 0.001, is the smallest that was tried"), (3e-3, ""),
+    (1e-2, "its best learning rate, 0.01, is the largest that was tried"), (None, "")])
+def test_a_best_rate_at_the_edge_of_those_tried_is_told(monkeypatch: pytest.MonkeyPatch, best: float | None,
+                                                        note: str) -> None:
+    learns(monkeypatch, lambda name, rate, seed, split: 0.9 if best in (rate, None) else 0.6)
+    assert answers(run(accuracy(lrs="1e-3,3e-3,1e-2")))["linear"].note == note
+
+
 def test_rates_that_diverge_are_not_chosen_and_where_all_do_the_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     learns(monkeypatch, lambda name, rate, seed, split: float("nan") if name == "linear" or rate > 2e-3 else 0.9)
     done = run(accuracy())
@@ -276,4 +286,6 @@ def test_one_real_run_of_each_kind_learns_and_leaves_the_generators_alone() -> N
     assert not done.failed, [record.note for record in done.records]
     assert torch.equal(before, torch.get_rng_state())
     assert {record.quantity for record in done.records} >= {"accuracy", "difference", "curve", "train_time"}
-    assert records.UNFINISHED not in done.records[0].detail
+    problem = tasks.load("mqar", {"tokens": 12, "pairs": 2, "vocab": 16, "train": 128, "val": 20, "test": 40})
+    digests = {record.detail["samples"]["test"] for record in done.records if record.quantity == "test_accuracy"}
+    assert digests == {problem.open("test").digest()}

@@ -106,7 +106,9 @@ def _answers(one: Scored, baseline: Scored, verdict: str, records: Sequence[Reco
         return [subject.finding("accuracy", None, "answer", status=failure.status if failure else "failed",
                                 note=failure.note if failure else "no run was scored", detail={"verdict": ""})]
     common = {"verdict": verdict}
-    note = f"{one.diverged} of {len(scores)} runs diverged, and count as a guess" if one.diverged else ""
+    remarks = [f"{one.diverged} of {len(scores)} runs diverged, and count as a guess" if one.diverged else "",
+               _edge(subject, records)]
+    note = "; ".join(filter(None, remarks))
     detail = common | _ci95(scores) | {"steps": one.detail("steps")}
     mean = statistics.fmean(scores)
     findings = [subject.finding("accuracy", mean, "answer", samples=scores, detail=detail, note=note),
@@ -123,6 +125,16 @@ def _answers(one: Scored, baseline: Scored, verdict: str, records: Sequence[Reco
                                        samples=record.samples, status=record.status, note=record.note, detail=common)
                        for record in records
                        if record.coords.get("part") == "cost" and record.label == subject.spec.label]
+
+
+def _edge(subject: Subject, records: Sequence[Record]) -> str:
+    """A remark where the best learning rate is the last tried on one side, and another beyond it may be better."""
+    reached = sorted((float(record.coords["lr"]), record.value or 0.0) for record in records
+                     if record.coords.get("part") == "rate" and record.label == subject.spec.label)
+    for place, (first, second) in (("smallest", reached[:2]), ("largest", reached[:-3:-1])) if len(reached) > 1 else ():
+        if first[1] == max(value for _, value in reached) and first[1] > second[1] + subject.settings.margin:
+            return f"its best learning rate, {first[0]:g}, is the {place} that was tried"
+    return ""
 
 
 def _curve(one: Scored) -> list[Finding]:

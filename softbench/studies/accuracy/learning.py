@@ -99,7 +99,9 @@ def score(subject: Subject, seed: int, choosing: Sequence[Record]) -> list[Findi
         return [subject.finding("test_accuracy", None, "run", seed=seed, status=why.status if why else "failed",
                                 note=why.note if why else "no run chose a learning rate")]
     learned = _learn(subject, rate, seed, "test", subject.settings.points)
-    detail = {"lr": rate, "steps": learned.steps, "answers": learned.answers, "parameters": learned.parameters}
+    digests = {split: subject.problem.open(split).digest() for split in ("train", "test")}
+    detail = {"lr": rate, "steps": learned.steps, "answers": learned.answers, "parameters": learned.parameters,
+              "samples": digests}
     if learned.diverged:
         return [subject.finding("test_accuracy", None, "run", seed=seed, detail=detail, status="diverged",
                                 note=f"after {learned.steps:,} steps")]

@@ -12,7 +12,7 @@ class Settings:
     task: str = option("mqar", "tasks to learn, as in mqar:pairs=16,pointer,./mine.py")
     attn: str = option("soft,performer,linear", "attentions, as in --attn of the measures")
     baseline: str = option("softmax", "the attention that others are compared with, which has to learn the task")
-    lrs: str = option("1e-3,3e-3", "learning rates, of which each attention gets the best on validation samples")
+    lrs: str = option("1e-3,3e-3,1e-2", "learning rates, of which each attention gets the best on validation samples")
     seeds: int = option(5, "runs of each attention with weights and an order of their own, scored on test samples",
                         low=1, high=1000)
     max_seeds: int = option(0, "runs that an attention may have while its verdict is inconclusive, doubled from seeds"
