@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from itertools import groupby
 from typing import Any, ClassVar, Self
 
@@ -169,8 +170,10 @@ class Sweep(Programme):
 
     def _deadline(self, *cases: Case) -> AbstractContextManager[None]:
         """The timeout of so many cases at once."""
-        seconds = None if self.timeout is None else self.timeout * len(cases)
-        return deadline(seconds, partial(self._give_up, cases) if self.on_stuck else None)
+        if self.timeout is None:
+            return deadline(None)
+        import_module("torch._dynamo")  # torch does in a first call, where a timeout would leave it half imported
+        return deadline(self.timeout * len(cases), partial(self._give_up, cases) if self.on_stuck else None)
 
     def _give_up(self, cases: Sequence[Case]) -> None:
         """Hand out rows for these cases, which take no end, and for all that would have come after them."""

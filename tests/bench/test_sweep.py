@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import time
 import weakref
@@ -102,6 +103,7 @@ def test_a_timeout_holds_against_code_that_resists(tmp_path, name):
 @pytest.mark.quiet
 def test_timeout_is_a_row_and_ends_early(tmp_path):
     slow = plugin_files.write(tmp_path, "slow")  # 1.5 s a call above 1,024 tokens
+    importlib.import_module("torch._dynamo")  # before the time runs, as the next test says
     started = time.perf_counter()
     (row,) = records_of(slow, timeout=0.8, baseline="none", tokens="2k", heads="1")
     assert time.perf_counter() - started < 5
@@ -110,6 +112,15 @@ def test_timeout_is_a_row_and_ends_early(tmp_path):
     assert soft.status == "ok"
     assert row.status == "timeout"
     assert "too long to repeat within 4 s" in row.note
+
+
+def test_torch_is_imported_whole_before_the_time_runs(monkeypatch):
+    """A timeout within torch's own imports would leave halves of modules, on which the cases after it fail."""
+    order = []
+    monkeypatch.setattr(sweep, "import_module", order.append)
+    monkeypatch.setattr(sweep, "deadline", lambda *given: order.append("time"))
+    sweep.Sweep("latency", latency, latency.Settings(), [], timeout=1.0)._deadline()
+    assert order == ["torch._dynamo", "time"]
 
 
 def test_explicit_impl_runs_or_says_why_not():
