@@ -30,8 +30,11 @@ ALLOWED = {
 }
 
 
+ALSO_A_NUMBER = {"accuracy"}  # a study, and the score of tasks to learn, which many files name
+
+
 def names() -> set[str]:
-    found = {name for kind in KINDS for name in plugins.names(kind) if plugins.ships(kind, name)}
+    found = {name for kind in KINDS for name in plugins.names(kind) if plugins.ships(kind, name)} - ALSO_A_NUMBER
     return found | {name.replace("_", "-") for name in found}
 
 
@@ -73,6 +76,7 @@ ATTENTIONS = {
     "studies/approx_error": "the two exact attentions, and what it compares by default",
     "studies/crossover": "the default baseline", "studies/pinv": "the name of a method of the inverse",
     "studies/scaling": "the name of a class of growth",
+    "studies/accuracy": "the attention of its quick run",
 }
 
 
