@@ -77,6 +77,7 @@ ATTENTIONS = {
     "studies/crossover": "the default baseline", "studies/pinv": "the name of a method of the inverse",
     "studies/scaling": "the name of a class of growth",
     "studies/accuracy": "the attention of its quick run",
+    "studies/reproduce": "the published table of Long Range Arena",
 }
 
 
