@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from softbench import parsing
@@ -16,7 +17,7 @@ from softbench.contracts import attention as _contract
 from softbench.contracts import measure as measures
 from softbench.contracts import study as studies
 from softbench.errors import Unsupported, UsageError
-from softbench.ops._common import is_traced, run_uncast
+from softbench.ops._common import is_traced, outside_autocast, run_uncast
 from softbench.records import to_frame
 
 if TYPE_CHECKING:
@@ -67,6 +68,35 @@ class Attention(nn.Module):
         assert self.core is not None
         output: Tensor = run_uncast(self.core, q, k, v, grid=grid, **inputs)
         return output
+
+    def state(self, shape: Shape, value_dim: int = 0) -> Any:
+        """The state before the first token of a causal attention that has one, in float32 on the CPU.
+
+        Raises:
+            Unsupported: it has none.
+        """
+        if self.core is None:
+            self.prepare(shape, like=torch.empty(0), value_dim=value_dim)
+        core: Any = self.core
+        if not hasattr(core, "state"):
+            raise Unsupported(f"{self.attention.name} has no state that tokens are added to one by one"
+                              f"{'' if self.causal else ' unless it is causal'}.")
+        return core.state(shape, value_dim)
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, state: Any, **inputs: Tensor) -> tuple[Tensor, Any]:
+        """The output [B, H, n, E] of n tokens more, which see those before them through the state, and the next state.
+
+        Raises:
+            UsageError: as a call, and of a state of another shape. Unsupported: the attention has no state.
+        """
+        _contract.check_inputs(q, k, v, (1, q.shape[2]))
+        self.attention.check_gates(q, inputs)
+        if self.core is None or not hasattr(self.core, "step"):
+            self.state(Shape(q.shape[0], q.shape[1], 1, q.shape[2], q.shape[3]), v.shape[3])
+        core: Any = self.core
+        with outside_autocast(q.device.type):
+            output, state = core.step(q, k, v, state, **inputs)
+        return output, state
 
     def prepare(self, shape: Shape, like: Tensor, value_dim: int = 0) -> None:
         """Build the module for a shape, on the device and in the dtype of a tensor; E is `value_dim` if wider."""

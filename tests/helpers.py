@@ -11,11 +11,16 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from softbench import plugins
 from softbench.case import AttentionSpec, Shape
 from softbench.contracts import attention as _contract
 from softbench.contracts.attention import Attention
 
 Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+# The attentions that run without being causal; tests/attention/test_recurrent.py is for the others.
+SEEING_ALL = [name for name in plugins.names("attention") if plugins.facts("attention", name)["CAUSAL"] != "always"]
 
 
 def relative(result: Tensor, truth: Tensor) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import helpers
 import plugin_files
 import pytest
 import torch
@@ -41,7 +42,7 @@ def qkv(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor
     return q, k, v
 
 
-@pytest.mark.parametrize("name", plugins.names("attention"))
+@pytest.mark.parametrize("name", helpers.SEEING_ALL)
 def test_create_gives_a_module_that_attends(name: str) -> None:
     q, k, v = qkv(2, 3, 12, 8)
     if not plugins.facts("attention", name).get("SAME_DIM"):
@@ -126,7 +127,7 @@ def test_state_for_what_is_not_built_yet_is_told(strict: bool) -> None:
     softbench.create("linear").load_state_dict({})
 
 
-@pytest.mark.parametrize("name", plugins.names("attention"))
+@pytest.mark.parametrize("name", helpers.SEEING_ALL)
 def test_no_samples_give_an_output_of_none(name: str) -> None:
     assert softbench.create(name)(*qkv(0, 2, 8, 4)).shape == (0, 2, 8, 4)
 

@@ -14,6 +14,9 @@ large, counts for more the longer x is, so that it is another function but for e
 which many codes detach, and so is that of the function computed at any eps. Features and sums are float32 for half
 inputs. The factor 1 / sqrt(r) cancels and is left out.
 
+Causal, row i is that of the first i tokens, c the largest exponent of their keys: what was summed is scaled down where
+a later key has a larger one, a decay of the state [r, E + 1] (`_recurrence`).
+
 Source: Choromanski et al., Rethinking Attention with Performers, ICLR 2021 (arXiv 2009.14794), equation 5, Lemma 1.
 """
 
@@ -26,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softbench.attention import _recurrence
 from softbench.case import Shape
 from softbench.contracts.attention import Cost, accumulation_dtype
 from softbench.ops._common import needs_grad
@@ -36,7 +40,7 @@ COMPLEXITY = "N"
 APPROXIMATES = "softmax"
 SHARES_QK = False
 LINEAR_IN_V = True
-CAUSAL = "never"
+CAUSAL = "either"
 IMPLS = ("eager",)
 
 _RELU_FLOOR = 1e-3
@@ -53,15 +57,17 @@ class Options:
 class Performer(nn.Module):
     projection: Tensor
 
-    def __init__(self, head_dim: int, options: Options) -> None:
+    def __init__(self, head_dim: int, options: Options, causal: bool = False) -> None:
         super().__init__()
-        self.options = options
+        self.options, self.causal = options, causal
         projection = orthogonal_features(options.features, head_dim, options.seed)  # W [r, D]
         self.register_buffer("projection", projection.to(torch.get_default_device()))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
         acc = accumulation_dtype(q.dtype)
         fq = self._features(q.to(acc), query=True)  # [B, H, N, r]
+        if self.causal:
+            return self._causal(fq, k.to(acc), v.to(acc)).to(v.dtype)
         fk = self._features(k.to(acc), query=False)  # [B, H, N, r]
         v, dtype = v.to(acc), v.dtype
         if needs_grad(fq, fk, v):  # a column of ones brings the norm along, and its gradients: no pass of their own
@@ -86,6 +92,21 @@ class Performer(nn.Module):
             with torch.no_grad():
                 exponent.clamp_(max=1)  # at most 0 but for rounding, which grows with the tokens
         return exponent.exp_() + self.options.eps
+
+
+    def _causal(self, fq: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        state = v.new_zeros(*fq.shape[:2], fq.shape[3], v.shape[3] + 1)
+        if self.options.kernel == "relu":
+            sums, _ = _recurrence.with_norm(fq, self._features(k, query=False), v, state, keep=False)
+            return sums[..., :-1] / sums[..., -1:]
+        x = k * k.shape[-1] ** -0.25
+        exponent = x @ self.projection.to(x.dtype).mT - x.square().sum(-1, keepdim=True) / 2  # [B, H, N, r]
+        largest = exponent.amax(-1).cummax(-1).values  # [B, H, N], of the keys so far
+        fading = F.pad(largest[..., :-1] - largest[..., 1:], (1, 0))
+        sums, _ = _recurrence.with_norm(fq, (exponent - largest.unsqueeze(-1)).exp(), v, state, fading, keep=False)
+        every = F.pad(v, (0, 1), value=1.0).cumsum(-2)  # [B, H, N, E + 1], which eps adds to each feature
+        sums = sums + self.options.eps * fq.sum(-1, keepdim=True) * every
+        return sums[..., :-1] / sums[..., -1:]
 
 
 def _query_shift(x: Tensor, projection: Tensor, projected: Tensor) -> Tensor:
@@ -115,9 +136,13 @@ def orthogonal_features(features: int, dim: int, seed: int) -> Tensor:
 
 
 def build(shape: Shape, options: Options, impl: str) -> nn.Module:
-    return Performer(shape.head_dim, options)
+    return Performer(shape.head_dim, options, shape.causal)
 
 
 def cost(shape: Shape, options: Options) -> Cost:
     groups, n, d, r = shape.batch * shape.heads, shape.tokens, shape.head_dim, options.features
+    if shape.causal:
+        per = "head" if options.kernel == "softmax" else ""
+        sums = _recurrence.cost(shape, features=r, values=d + 1, per=per)
+        return Cost(flops=sums.flops + 4.0 * groups * n * r * d, elements=sums.elements + groups * n * (2 * r + d))
     return Cost(flops=2.0 * groups * n * r * (4 * d + 1), elements=groups * n * (4 * r + d))

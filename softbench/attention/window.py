@@ -10,13 +10,17 @@ divide is filled up at its bottom and right with tokens that none of its own see
 and 3 and adds a learnt bias by relative position to the scores; here `shift` is an option of the whole attention, and
 there is no bias, which belongs to a model.
 
+Causal, the window slides along the tokens in their order, as there are no rows and columns to a sequence: token i sees
+the `size` tokens that end with itself, and there is no shift.
+
 Source: Liu et al., Swin Transformer, ICCV 2021 (arXiv 2103.14030), section 3.2.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +37,7 @@ COMPLEXITY = "N"
 APPROXIMATES = None
 SHARES_QK = False
 LINEAR_IN_V = True
-CAUSAL = "never"
+CAUSAL = "either"
 IMPLS = ("sdpa", "math")
 
 
@@ -59,6 +63,35 @@ class Window(nn.Module):
         windows = _blocks.Band(0, axes[0].count * axes[1].count, size, 0, size, mask=_mask(axes, q.device))
         y = _blocks.attend(_split(q, axes), _split(k, axes), _split(v, axes), [windows], self.impl)
         return _join(y, axes, v.shape)
+
+
+class Sliding(nn.Module):
+    """Token i sees tokens i - size + 1 to i."""
+
+    def __init__(self, size: int, impl: str) -> None:
+        super().__init__()
+        self.size, self.impl = size, impl
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+        parts = [replace(part, mask=self._mask(part, q.device)) for part in _sliding(q.shape[2], self.size)]
+        queries, keys, values = (x.flatten(0, 1) for x in (q, k, v))  # [G, N, D]
+        return _blocks.attend(queries, keys, values, parts, self.impl).view(v.shape)
+
+    def _mask(self, part: _blocks.Band, device: torch.device) -> Tensor:
+        """[1, 1, length, keys], the same for all blocks of the part."""
+        i = torch.arange(part.start, part.start + part.length, device=device).unsqueeze(1)
+        j = torch.arange(part.first, part.first + part.keys, device=device)
+        return ((j <= i) & (j > i - self.size))[None, None]
+
+
+def _sliding(tokens: int, size: int) -> Iterator[_blocks.Band]:
+    """Blocks one by one where the beginning or the end is near, and the others in one part."""
+    length, start = min(256, max(64, size)), 0
+    while start < tokens:
+        first, queries = max(0, start - size + 1), min(length, tokens - start)
+        inside = max(1, (tokens - start) // length) if start >= size - 1 else 1
+        yield _blocks.Band(start, inside, queries, first, start + queries - first)
+        start += inside * queries
 
 
 class _Axis:
@@ -111,16 +144,25 @@ def _mask(axes: list[_Axis], device: torch.device) -> Tensor | None:
 
 
 def build(shape: Shape, options: Options, impl: str) -> nn.Module:
-    return Window(options, impl)
+    return Sliding(options.size, impl) if shape.causal else Window(options, impl)
+
+
+def fits(shape: Shape, options: Options) -> str:
+    """A window that slides is not shifted."""
+    return "its window slides where it is causal, and is not shifted" if shape.causal and options.shift else ""
 
 
 def cost(shape: Shape, options: Options) -> Cost:
     rows, cols = (_Axis(length, options) for length in shape.grid)
     groups, size = shape.batch * shape.heads, rows.size * cols.size
+    if shape.causal:
+        pairs = sum(part.blocks * part.length * part.seen for part in _sliding(shape.tokens, options.size))
+        return Cost(flops=4.0 * groups * pairs * shape.head_dim, elements=groups * shape.tokens * shape.head_dim)
     places = rows.count * cols.count * size
     return Cost(flops=4.0 * groups * places * size * shape.head_dim,
                 elements=4.0 * groups * places * shape.head_dim + places * size)
 
 
 def note(shape: Shape, options: Options) -> str:
-    return f"exact softmax: one window holds all {shape.tokens} tokens" if max(shape.grid) <= options.size else ""
+    whole = (shape.tokens if shape.causal else max(shape.grid)) <= options.size
+    return f"exact softmax: one window holds all {shape.tokens} tokens" if whole else ""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from softbench import options, plugins
-from softbench.case import AttentionSpec
+from softbench.case import AttentionSpec, Shape
 from softbench.cli import _attentions, _printing
 from softbench.errors import unknown
+
+if TYPE_CHECKING:
+    from softbench.contracts.attention import Attention
 
 Rows = Sequence[tuple[str, str]]
 
@@ -53,9 +57,23 @@ def _attention(name: str) -> tuple[ModuleType, Rows, tuple[str, type | None]]:
     rows = list(zip(_attentions.HEADER[1:-1], _attentions.row(name, facts)[1:-1], strict=True))
     rows += [("keys are the queries", _attentions.yes_or_no(facts["SHARES_QK"])),
              ("dim of v", "that of q" if facts.get("SAME_DIM") else "any"),
-             ("causal", loaded.causal), *((f"input {name}", str(gate)) for name, gate in loaded.gates.items()),
+             ("causal", loaded.causal), *_state(loaded),
+             *((f"input {name}", str(gate)) for name, gate in loaded.gates.items()),
              ("file", str(plugins.where("attention", name)))]
     return module, rows, ("Options", module.Options)
+
+
+def _state(attention: Attention) -> Rows:
+    """How large the state of a causal form is; nothing where there is none."""
+    if attention.causal == "never":
+        return []
+    shape = Shape(1, 1, 1, 64, 64, causal=True)
+    module: Any = attention.bare(shape, attention.module.IMPLS[-1])
+    if not hasattr(module, "state"):
+        return []
+    state = module.state(shape)
+    numbers = sum(part.numel() for part in (state if isinstance(state, tuple) else (state,)) if hasattr(part, "numel"))
+    return [("state", f"{numbers:,} numbers a head of dim {shape.head_dim}, at any N")]
 
 
 def _task(name: str) -> tuple[ModuleType, Rows, tuple[str, type | None]]:

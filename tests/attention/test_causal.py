@@ -24,10 +24,10 @@ SHAPE = Shape(2, 2, 1, 23, 8, causal=True)
 
 def test_every_attention_says_its_form() -> None:
     assert {facts["CAUSAL"] for facts in FACTS.values()} <= set(FORMS)
-    assert "softmax" in EITHER
+    assert EITHER == ["linear", "performer", "softmax", "window"]
 
 
-@pytest.mark.parametrize("name", EITHER)
+@pytest.mark.parametrize("name", [name for name in EITHER if name != "window"])  # which slides, and is no grid's
 @pytest.mark.parametrize("kind", ["iid", "structured"])
 def test_a_row_is_as_the_tokens_up_to_it_have_it(name: str, kind: str) -> None:
     attention = helpers.load(name)

@@ -14,14 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from softbench import plugins
 from softbench.case import Shape
 from softbench.ops import pseudo_inverse
 from softbench.ops.gaussian_attention import gaussian_kernel
 
 SHAPE = Shape(2, 2, 8, 8, 8)
 SUBJECTS: list[tuple[str, dict[str, object]]] = [
-    *((name, {}) for name in plugins.names("attention") if name != "spatial_reduction"),
+    *((name, {}) for name in helpers.SEEING_ALL if name != "spatial_reduction"),
     ("soft", {"sampling": "conv", "inverse": "newton", "conv": 3}),
     ("spatial_reduction", {"reduction": 2})]
 

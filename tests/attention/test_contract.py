@@ -17,7 +17,7 @@ from softbench.case import Shape
 from softbench.contracts import attention as _contract
 from softbench.errors import PluginError, Unsupported, UsageError
 
-SUBJECTS = [(name, impl) for name in plugins.names("attention") for impl in plugins.facts("attention", name)["IMPLS"]
+SUBJECTS = [(name, impl) for name in helpers.SEEING_ALL for impl in plugins.facts("attention", name)["IMPLS"]
             if impl != "triton"]  # no float64, and no CPU but in the interpreter: see tests/ops/test_triton.py and gpu/
 
 
@@ -36,7 +36,7 @@ def test_attention_agrees_on_a_gpu(name: str, impl: str) -> None:
 @pytest.mark.parametrize("name", plugins.names("attention"))
 def test_constants_can_be_listed_without_importing(name: str) -> None:
     facts, module = plugins.facts("attention", name), plugins.load("attention", name)
-    for constant in ("FAMILY", "COMPLEXITY", "APPROXIMATES", "SHARES_QK", "LINEAR_IN_V", "IMPLS"):
+    for constant in ("FAMILY", "COMPLEXITY", "APPROXIMATES", "SHARES_QK", "LINEAR_IN_V", "CAUSAL", "IMPLS"):
         assert facts[constant] == getattr(module, constant)
     assert facts["FAMILY"] in _contract.FAMILIES
     assert facts["COMPLEXITY"] in _contract.COMPLEXITIES
@@ -92,7 +92,7 @@ def test_resolves_auto_to_the_first_implementation() -> None:
     ((1, 1, 4, 2), (1, 1, 4, 2), (1, 1, 5, 2), (2, 2), "disagree"),
     ((1, 1, 4, 2), (1, 1, 4, 2), (1, 1, 4, 2), (2, 3), "does not hold 4 tokens"),
 ])
-@pytest.mark.parametrize("name", plugins.names("attention"))
+@pytest.mark.parametrize("name", helpers.SEEING_ALL)
 def test_inputs_that_disagree_are_told(name: str, q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...],
                                        grid: tuple[int, int], message: str) -> None:
     module = helpers.load(name).build(Shape(1, 1, 2, 2, 2), plugins.facts("attention", name)["IMPLS"][0])

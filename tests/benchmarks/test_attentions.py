@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import helpers
 import pytest
-
-from softbench import plugins
 
 
 @pytest.mark.parametrize("mode", ["forward", "forward_backward"])
 @pytest.mark.parametrize("tokens", [1024, 4096])
-@pytest.mark.parametrize("attn", plugins.names("attention"))
+@pytest.mark.parametrize("attn", helpers.SEEING_ALL)
 def test_attention(benchmark, build, attn, tokens, mode):
     built = build(attn, tokens, mode)
     benchmark.group = f"{mode}, N = {tokens:,}"

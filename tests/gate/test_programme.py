@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import helpers
 import pytest
 from compare.fake_runs import timed
 from reports import fake_records as fake
@@ -51,7 +52,7 @@ def test_a_version_is_asked_only_for_what_it_has(version: Source) -> None:
 
 def test_this_version_has_the_whole_programme() -> None:
     here = source.head()
-    assert programme.attentions(here) == sorted(n for n in plugins.names("attention") if not plugins.is_path(n))
+    assert programme.attentions(here) == sorted(n for n in helpers.SEEING_ALL if not plugins.is_path(n))
     steps = programme.exact(Scope(), here)
     assert [step.measure for step in steps] == ["flops", "memory", "operators", "flops", "operators",
                                                 "approx_error", "pinv"]

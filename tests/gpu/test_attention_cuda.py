@@ -5,10 +5,11 @@ These files import nothing but softbench, torch and pytest, so that `make gpu` r
 
 from __future__ import annotations
 
+import helpers
 import pytest
 import torch
 
-from softbench import plugins, subjects
+from softbench import subjects
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.subjects import probe, workload
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.mark.parametrize("grid", [(14, 14), (7, 9), (1, 197), (56, 56)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("name", plugins.names("attention"))
+@pytest.mark.parametrize("name", helpers.SEEING_ALL)
 def test_output_is_that_of_float64(name, dtype, grid):
     spec = AttentionSpec(name)
     attention = subjects.load(spec)
@@ -25,7 +26,7 @@ def test_output_is_that_of_float64(name, dtype, grid):
         probe.probe(Case(spec, Shape(2, 2, *grid, 32), dtype=dtype, device="cuda", inputs=family), attention)
 
 
-@pytest.mark.parametrize("name", plugins.names("attention"))
+@pytest.mark.parametrize("name", helpers.SEEING_ALL)
 def test_gradients_are_those_of_the_cpu(name):
     spec = AttentionSpec(name)
     attention = subjects.load(spec)
@@ -36,7 +37,7 @@ def test_gradients_are_those_of_the_cpu(name):
         assert probe.relative_error(theirs, mine) < 1e-9
 
 
-@pytest.mark.parametrize("name", plugins.names("attention"))
+@pytest.mark.parametrize("name", helpers.SEEING_ALL)
 def test_memory_poisoned_with_nan_is_not_read(name):
     """Freed blocks full of NaN are handed out again; no result may depend on what they held."""
     spec = AttentionSpec(name)

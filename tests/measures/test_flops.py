@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softbench import inputs, parsing, plugins
+from softbench import inputs, parsing
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.contracts.attention import Attention, Cost
 from softbench.contracts.measure import Reading
@@ -207,7 +207,7 @@ ALL_OK = [(f"flops_{name}", "flop", "ok") for name in ("closed_form", "torch", "
 
 @pytest.mark.parametrize("shape", [SMALL, Shape(1, 2, 1, 50, 8), Shape(1, 1, 1, 1, 8), Shape(1, 1, 64, 64, 32)],
                          ids=["7x9", "1x50", "1x1", "64x64"])
-@pytest.mark.parametrize("text", [*plugins.names("attention"), *VARIANTS])
+@pytest.mark.parametrize("text", [*helpers.SEEING_ALL, *VARIANTS])
 def test_the_three_agree_exactly_for_every_attention(text: str, shape: Shape) -> None:
     readings = audit(text, shape)
     assert quantities(readings) == ALL_OK
@@ -215,7 +215,7 @@ def test_the_three_agree_exactly_for_every_attention(text: str, shape: Shape) ->
     assert readings[0].summary == pytest.approx(readings[0].detail["gmac"] * 2e9)
 
 
-@pytest.mark.parametrize("text", [*plugins.names("attention"), *VARIANTS])
+@pytest.mark.parametrize("text", [*helpers.SEEING_ALL, *VARIANTS])
 def test_long_sequences_are_audited_without_their_memory(text: str) -> None:
     shape = replace(LONG, rows=64) if text == "gaussian" else LONG  # its tiles, N^2 / 4 Mi of them, are traced singly
     assert quantities(audit(text, shape)) == ALL_OK

@@ -14,7 +14,6 @@ from fake_cuda import install
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softbench import plugins
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.contracts.measure import Reading
 from softbench.errors import Unsupported
@@ -232,7 +231,7 @@ def test_real_attentions_differ_as_their_formulas_say() -> None:
     assert peak("soft", "eager") < 1024**2 * 4
 
 
-@pytest.mark.parametrize("name", plugins.names("attention"))
+@pytest.mark.parametrize("name", helpers.SEEING_ALL)
 def test_every_attention_repeats_to_the_byte(name: str) -> None:
     case = Case(AttentionSpec(name), SHAPE, mode="forward_backward")
     [reading] = memory.measure(workload.build(case, OneAttention(helpers.load(name))), Settings())

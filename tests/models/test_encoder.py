@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from softbench import plugins
 from softbench.case import Shape
 from softbench.contracts import task as tasks
 from softbench.contracts.task import Form
@@ -23,7 +22,7 @@ FORMS = {
     "image": Form("image", "mean", (4, 4), 3, channels=12, patch=2),
 }
 # Attentions that need a grid, or a length, that a sequence of 16 does not give: their line says so.
-NOT_ON_SEQUENCES = {name for name in plugins.names("attention")
+NOT_ON_SEQUENCES = {name for name in helpers.SEEING_ALL
                     if helpers.load(name).misfit(Shape(1, 2, 1, 16, 8))}
 
 
@@ -39,7 +38,7 @@ def inputs_of(form: Form, count: int = 3) -> tuple[torch.Tensor, torch.Tensor | 
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", plugins.names("attention"))
+@pytest.mark.parametrize("name", helpers.SEEING_ALL)
 def test_every_attention_runs_in_it_or_says_why_not(name: str, form: str) -> None:
     grid = FORMS[form].grid if form != "class token" else (1, 16)
     if reason := helpers.load(name).misfit(Shape(1, 2, *grid, 8)):

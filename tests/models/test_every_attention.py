@@ -6,14 +6,14 @@ import helpers
 import pytest
 import torch
 
-from softbench import models, plugins
+from softbench import models
 from softbench.case import Shape
 from softbench.errors import Unsupported
 from softbench.models.blocks import ProjectedAttention
 
 
 @pytest.mark.parametrize("grid", [(8, 8), (6, 9), (2, 2)])
-@pytest.mark.parametrize("name", plugins.names("attention"))
+@pytest.mark.parametrize("name", helpers.SEEING_ALL)
 def test_runs_within_a_block(name: str, grid: tuple[int, int]) -> None:
     attention = helpers.load(name)
     if reason := attention.misfit(Shape(1, 3, *grid, 8)):

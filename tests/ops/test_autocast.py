@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import softbench
-from softbench import plugins
 from softbench.case import Shape
 from softbench.ops.gaussian_attention import gaussian_attention, gaussian_kernel, landmark_attention
 from softbench.ops.pseudo_inverse import pseudo_inverse
@@ -28,7 +27,7 @@ CALLS: dict[str, Callable[[Tensor, str], Tensor]] = {
         Shape(1, 2, *GRID, 8), impl)(x, x, x, grid=GRID),
     "gaussian": lambda x, impl: helpers.load("gaussian").build(Shape(1, 2, *GRID, 8), impl)(x, x, x, grid=GRID),
     **{f"{name} by the Python interface": functools.partial(lambda name, x, impl: softbench.create(name)(
-        x, x, x, grid=GRID), name) for name in plugins.names("attention")},
+        x, x, x, grid=GRID), name) for name in helpers.SEEING_ALL},
 }
 
 

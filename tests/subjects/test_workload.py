@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import helpers
 import pytest
 import torch
 
-from softbench import plugins, subjects
+from softbench import subjects
 from softbench.case import AttentionSpec, Case, Shape
 from softbench.subjects import probe, workload
 
@@ -72,7 +73,7 @@ def test_building_leaves_the_global_generator_alone():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-@pytest.mark.parametrize("name", plugins.names("attention"))
+@pytest.mark.parametrize("name", helpers.SEEING_ALL)
 @pytest.mark.parametrize("family", ["normal", "image"])
 def test_every_attention_passes_its_probe(name, dtype, family):
     spec = AttentionSpec(name)
