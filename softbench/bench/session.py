@@ -67,8 +67,10 @@ def start_study(config: Config, name: str, *, command: str = "") -> Study:
     Raises:
         UsageError: a bad setting. PluginError: no task, or two of one name.
     """
+    state = setup.apply(config.process)  # before a study imports, or computes to lay itself out
     study = lay_out_study(config, name)
-    state = setup.apply(study.process if isinstance(study, SideBySide) else config.process)
+    if isinstance(study, SideBySide):
+        state = setup.apply(study.process)
     return replace(study, environment=env.take(state, study.device, command))
 
 

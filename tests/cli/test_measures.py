@@ -437,7 +437,7 @@ def test_flags_are_frozen():
     sweep = {"attn", "model", "baseline", "tokens", "grid", "image", "by-stage", "batch", "heads", "head-dim", "dtype",
              "mode", "device", "impl", "inputs", "seed", "threads", "malloc", "denormals", "tf32", "set", "config",
              "out", "plot", "format", "quick", "resume", "dry-run", "isolate", "memory-limit", "timeout",
-             "check-convergence"}
+             "check-convergence", "causal"}
     flags = {name: {o.removeprefix("--") for p in verb.params for o in p.opts if o.startswith("--")}
              for name, verb in verbs.items()}
     assert flags["latency"] == sweep | {"rep", "warmup", "rounds", "block"}

@@ -143,6 +143,9 @@ def test_devices_and_pipes_are_not_read(run: Run, arguments: tuple[str, ...], na
     (("train-imagenet", "--data", "folder", "--class-map", "/dev/zero"), "cannot read '/dev/zero': Not a regular file"),
 ])
 def test_devices_are_not_read_by_any_flag(run: Run, arguments: tuple[str, ...], said: str) -> None:
+    for place in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (Path("folder") / place).mkdir(parents=True)
+        (Path("folder") / place / "picture.png").touch()
     code, _, err = run(*arguments)
     assert code in (1, 2)
     assert said in err
