@@ -19,7 +19,6 @@ ALLOWED = {
     "reports/sheet.py": ({"softmax"}, "the same baseline in tables"),
     "bench/costs.py": ({"latency", "memory"}, "it is made of these two measures"),
     "bench/sweep.py": ({"flops"}, "a key of a record's detail"),
-    "contracts/quantities.py": ({"accuracy"}, "a question that numbers answer"),
     "contracts/task.py": ({"accuracy"}, "a score of a task"),
     "gate": ({"latency", "flops"}, "the gate times with softbench's own measure, in versions before the plugins spoke"),
     "machine": ({"flops", "memory"}, "keys of ceilings and files of the system"),

@@ -446,7 +446,7 @@ def test_flags_are_frozen():
     assert flags["show"] == {"measure", "attn", "model", "where", "baseline", "view", "format"}
     assert flags["plot"] == {"measure", "attn", "model", "where", "baseline", "view", "out"}
     assert flags["env"] == flags["info"] == {"format"}
-    assert flags["list"] == {"family", "linear", "linear-in-v", "defaults", "format"}
+    assert flags["list"] == {"family", "linear", "linear-in-v", "causal", "defaults", "format"}
 
 
 def test_repository_configuration_is_the_default(run, monkeypatch):
