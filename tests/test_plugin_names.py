@@ -19,18 +19,14 @@ ALLOWED = {
     "reports/sheet.py": ({"softmax"}, "the same baseline in tables"),
     "bench/costs.py": ({"latency", "memory"}, "it is made of these two measures"),
     "bench/sweep.py": ({"flops"}, "a key of a record's detail"),
-    "contracts/task.py": ({"accuracy"}, "a score of a task"),
     "gate": ({"latency", "flops"}, "the gate times with softbench's own measure, in versions before the plugins spoke"),
     "machine": ({"flops", "memory"}, "keys of ceilings and files of the system"),
     "models/paper.py": ({"soft", "soft-norm", "softmax", "linformer", "performer", "nystromformer", "flops", "memory"},
                         "the tables of a paper"),
     "models/pyramid.py": ({"soft", "window"}, "the default of the model, and an option"),
     "ops": ({"nystromformer", "flops"}, "the name of a method, and of a public function"),
-    "records/verbs.py": ({"accuracy"}, "a score of a task"),
     "reports/figures/roofline.py": ({"flops"}, "a key of a record's detail"),
     "reports/page/__init__.py": ({"memory"}, "the end of entries of an environment"),
-    "reports/page/_answers.py": ({"accuracy"}, "a question that numbers answer"),
-    "tasks": ({"accuracy"}, "a score of a task"),
 }
 
 
@@ -77,7 +73,6 @@ def test_names_are_seen() -> None:
 
 # Studies that name attentions, and why. All may name measures, which they are built on.
 ATTENTIONS = {
-    "studies/accuracy": "the default baseline",
     "studies/approx_error": "the two exact attentions, and what it compares by default",
     "studies/crossover": "the default baseline", "studies/pinv": "the name of a method of the inverse",
     "studies/scaling": "the name of a class of growth",
