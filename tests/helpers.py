@@ -20,7 +20,7 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 
 
 # The attentions that run without being causal; tests/attention/test_recurrent.py is for the others.
-SEEING_ALL = [name for name in plugins.names("attention") if plugins.facts("attention", name)["CAUSAL"] != "always"]
+SEEING_ALL = [name for name in plugins.names("attention") if plugins.facts("attention", name).get("CAUSAL") != "always"]
 
 
 def relative(result: Tensor, truth: Tensor) -> float:

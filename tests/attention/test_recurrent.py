@@ -24,7 +24,7 @@ from softbench.inputs import gates
 from softbench.measures.flops import audit
 from softbench.subjects import OneAttention, probe
 
-NAMES = [name for name in plugins.names("attention") if plugins.facts("attention", name)["CAUSAL"] == "always"]
+NAMES = [name for name in plugins.names("attention") if plugins.facts("attention", name).get("CAUSAL") == "always"]
 LENGTHS = (1, 2, 3, 13, 63, 64, 65, 131)
 Call = tuple[tuple[Tensor, Tensor, Tensor], dict[str, Tensor]]
 
