@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softbench import plugins, records
-from softbench.errors import Interrupted, SoftbenchError, UsageError
+from softbench.errors import Interrupted, ResultsError, SoftbenchError, UsageError
 from softbench.machine import environment
 from softbench.records import Record
 
 if TYPE_CHECKING:
-    from softbench.bench.programme import Programme
+    from softbench.bench.programme import Item, Programme
 
 Held = dict[int, list[Record]]  # what is known of items already, by their positions
 
@@ -92,7 +92,7 @@ def remaining(programme: Programme, held: Held) -> Programme:
             known.add(i)
             names.add(items[i].name)
     return replace(programme.only(set(range(len(items))) - known),
-                   held=[record for i in sorted(known) for record in held[i]])
+                   held=list({id(record): record for i in sorted(known) for record in held[i]}.values()))
 
 
 def _perform(left: Programme, out: Path | None, new: list[Record], watch: Watch, again: str) -> None:
@@ -109,10 +109,13 @@ def _perform(left: Programme, out: Path | None, new: list[Record], watch: Watch,
 
     def stuck(rows: list[Record]) -> None:
         watch.end()
+        done = [*new, *rows]  # also where a full disk does not take the last ones: they say what went wrong
         try:
             keep(rows)
+        except ResultsError as error:
+            watch.say(str(error))
         finally:
-            watch.stuck(rows, Run([*left.held, *new], new))
+            watch.stuck(rows, Run([*left.held, *done], done))
 
     watch.begin(left)
     try:
@@ -152,7 +155,8 @@ def _remember(programme: Programme, sound: list[Record], watch: Watch) -> None:
 def resumed(programme: Programme, out: Path, watch: Watch) -> Held:
     """Give what `out` holds of the programme and need not run again; say what there is, and what does not fit.
 
-    What failed, was cut short by a budget, or is of another environment, of other settings or of other code runs again.
+    What failed, was cut short by a budget, is of another environment, of other settings or of other code, or is older
+    than what it draws on runs again.
     """
     whole, problems = records.read(out, begun=True) if out.exists() else ([], [])
     for problem in problems:
@@ -163,6 +167,7 @@ def resumed(programme: Programme, out: Path, watch: Watch) -> Held:
     held = _by_item(programme, records.latest(_fitting(programme, whole, out, watch)))
     held = {i: group for i, group in held.items()
             if not any(record.status == "failed" or records.UNFINISHED in record.detail for record in group)}
+    held = _up_to_date(programme.items(), held, whole)
     kept = [record for group in held.values() for record in group]
     here = programme.environment
     if commits := {(record.environment.get("commit"), record.environment.get("code")) for record in kept
@@ -174,6 +179,18 @@ def resumed(programme: Programme, out: Path, watch: Watch) -> Held:
                   f" were made; the names of their {programme.word} are taken for it.")
     watch.say(f"Resuming: {len(held)} of {len(programme.items())} {programme.word} are in {out}.")
     return held
+
+
+def _up_to_date(items: Sequence[Item], held: Held, whole: Sequence[Record]) -> Held:
+    """Leave out what draws on records that came after its own: a run that made them anew ended before its turn."""
+    order = {id(record): place for place, record in enumerate(whole)}
+    last = {items[i].name: max(order[id(record)] for record in group) for i, group in held.items()}
+
+    def is_last(i: int) -> bool:
+        drawn_on = [item.name for item in items[:i]] if items[i].concludes else items[i].needs
+        return all(last.get(name, 0) <= last[items[i].name] for name in drawn_on)
+
+    return {i: group for i, group in held.items() if is_last(i)}
 
 
 def _fitting(programme: Programme, whole: Sequence[Record], out: Path, watch: Watch) -> list[Record]:
@@ -211,10 +228,8 @@ def _of_other_code(here: Mapping[str, Any], record: Record) -> bool:
 
 
 def _by_item(programme: Programme, of_any: Sequence[Record]) -> Held:
-    """These records by the positions of their items, as far as they are of one."""
-    positions = {item.name: i for i, item in enumerate(programme.items())}
-    held: Held = {}
+    """These records by their items' positions; several may be of one name, as `softmax` and `softmax:impl=sdpa`."""
+    groups: dict[str, list[Record]] = {}
     for record in of_any:
-        if (position := positions.get(programme.item(record).name)) is not None:
-            held.setdefault(position, []).append(record)
-    return dict(sorted(held.items()))
+        groups.setdefault(programme.item(record).name, []).append(record)
+    return {i: groups[item.name] for i, item in enumerate(programme.items()) if item.name in groups}

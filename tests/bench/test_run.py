@@ -12,16 +12,17 @@ from typing import Any, cast
 import pytest
 import torch
 
-from softbench import config, records
+from softbench import config, options, records
 from softbench.bench import isolate, session
 from softbench.bench.programme import Programme, digest
 from softbench.bench.run import Run, Watch, resumed, run
 from softbench.bench.study import Study
+from softbench.bench.sweep import make_record
 from softbench.contracts.quantities import Quantity
 from softbench.contracts.study import Finding, Task
 from softbench.errors import Interrupted, ResultsError, UsageError
 from softbench.processes import setup
-from softbench.records import UNFINISHED, Record
+from softbench.records import UNFINISHED, Reading, Record
 
 RESULTS = Path(__file__).parents[2] / "results"
 OUT = Path("x.jsonl")
@@ -183,17 +184,56 @@ def test_a_task_gets_the_records_that_it_needs_and_runs_again_with_them_alone() 
     assert ran == ["3", "after 4", "after 3"]  # what needs 3 is of another 3
 
 
-def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on() -> None:
-    class Pressing(Watch):
-        def start(self, name: str) -> None:
-            if name == "3":
-                raise KeyboardInterrupt
+class Pressing(Watch):
+    """Presses Ctrl-C when a task of this name is about to run."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def start(self, name: str) -> None:
+        if name == self.name:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("made", "after", "values_", "rows"), [
+    (lambda: in_turn("2", "3"), "after 2", [2, 3, 20, 30], ["after 2"]),
+    (lambda: multiplied(Settings(sum=True)), "sum", [20, 30, 50], ["sum"])])
+def test_what_draws_on_a_task_runs_again_though_the_run_that_mended_it_was_interrupted(
+        made: Callable[[], Study], after: str, values_: list[float], rows: list[str]) -> None:
+    run(made(), OUT)
+    whole = records.read(OUT)[0]
+    failed = {"status": "failed", "value": None}
+    broken = [replace(record, **failed) if record.coords["task"] == "2" else record for record in whole]
+    OUT.write_text("".join(record.to_json() + "\n" for record in broken))
+    with pytest.raises(Interrupted):
+        run(made(), OUT, resume=True, watch=Pressing(after))
+    assert values(resume(made())[0]) == values_
+    assert ran == rows
+    resume(made())
+    assert ran == []  # once is enough
+
+
+def test_a_case_of_two_labels_is_resumed_once_for_both() -> None:
+    """Two specs that come to one implementation, as `softmax` and `softmax:impl=sdpa` do on a CPU."""
+    flags = {"sweep": {"attn": "softmax:impl=sdpa,softmax:impl=math", "tokens": "16", "device": "cpu"}}
+    made = session.lay_out(config.load(None, flags=flags), "latency")
+    rows = [make_record("latency", job, Reading("latency", unit="s", value=1.0, status="ok",
+                                                detail={"settings": options.to_dict(made.settings)}), {})
+            for job in made.jobs]
+    records.append(OUT, rows)
+    assert len({row.identity() for row in rows}) == 2 < len(rows)
+    done, said = resume(made)
+    assert (done.new, len(done.records)) == ([], 2)
+    assert "3 of 3 cases" in said
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on() -> None:
     with pytest.raises(Interrupted, match=r"^Interrupted: 1 of 2 tasks are done and kept in x.jsonl. Go on.$"):
-        run(multiplied(), OUT, again="Go on.", watch=Pressing())
+        run(multiplied(), OUT, again="Go on.", watch=Pressing("3"))
     assert resume(multiplied())[1] == "Resuming: 1 of 2 tasks are in x.jsonl."
     with pytest.raises(KeyboardInterrupt):  # nothing is kept, and there is nothing to go on with
-        run(multiplied(), watch=Pressing())
+        run(multiplied(), watch=Pressing("3"))
 
 
 def test_a_failure_is_a_row_and_the_exit_code() -> None:
@@ -214,27 +254,45 @@ def test_a_file_that_cannot_be_written_is_known_before_anything_runs() -> None:
         run(multiplied(), resume=True)
 
 
+class Ending(Said):
+    """Counts the rows and all records that it gets of what takes no end."""
+
+    ends_process = True
+    ended: tuple[int, int] = (0, 0)
+
+    def stuck(self, rows: Sequence[Record], run: Run) -> None:
+        self.ended = len(rows), len(run.records)
+
+
+class Stuck(Study):
+    def __iter__(self) -> Any:
+        for step in super().__iter__():
+            yield step
+            assert self.on_stuck is not None
+            self.on_stuck(step[1])
+            return
+
+
 def test_rows_of_what_takes_no_end_are_kept_before_the_process_ends() -> None:
-    ended: list[tuple[int, int]] = []
-
-    class Ending(Watch):
-        ends_process = True
-
-        def stuck(self, rows: Sequence[Record], run: Run) -> None:
-            ended.append((len(rows), len(run.records)))
-
-    class Stuck(Study):
-        def __iter__(self) -> Any:
-            for step in super().__iter__():
-                yield step
-                assert self.on_stuck is not None
-                self.on_stuck(step[1])
-                return
-
-    made = multiplied()
-    run(Stuck(made.name, made.module, made.settings, made.tasks), OUT, watch=Ending())
-    assert ended == [(1, 2)]
+    made, watch = multiplied(), Ending()
+    run(Stuck(made.name, made.module, made.settings, made.tasks), OUT, watch=watch)
+    assert watch.ended == (1, 2)
     assert len(records.read(OUT)[0]) == 2
+
+
+def test_rows_that_a_full_disk_does_not_take_still_decide_how_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Record] = []
+
+    def append(path: Path, rows: Sequence[Record]) -> None:
+        if taken:
+            raise ResultsError(f"Cannot write {path.name}: No space left on device.")
+        taken.extend(rows)
+
+    monkeypatch.setattr(records, "append", append)
+    made, watch = multiplied(), Ending()
+    run(Stuck(made.name, made.module, made.settings, made.tasks), OUT, watch=watch)
+    assert watch.ended == (1, 2)
+    assert watch.remarks == ["Cannot write x.jsonl: No space left on device."]
 
 
 def test_a_digest_is_that_of_json() -> None:
