@@ -25,7 +25,7 @@ from typing import Any
 
 from softbench import options, plugins, subjects
 from softbench.bench.programme import Step
-from softbench.bench.sweep import Job, Sweep
+from softbench.bench.sweep import Job, Sweep, import_whole
 from softbench.case import AttentionSpec, Case, ModelSpec, Shape, Spec
 from softbench.config import Process
 from softbench.contracts import measure as measures
@@ -177,6 +177,8 @@ def _child(request: dict[str, Any], state: dict[str, Any]) -> list[Record]:
 def main() -> None:
     """Entry of the child process."""
     request, state = asked()
+    if request["timeout"] is not None:
+        import_whole()
     if request["memory_limit"]:
         limit_memory(request["memory_limit"])
     with answering() as answer:

@@ -87,8 +87,9 @@ class Sweep(Programme):
             results |= dict(zip(ready, measured, strict=True))
         ready.clear()
         outcome = None  # the last workload too must be gone before another is measured alone
-        return [record for index, job in enumerate(jobs)
-                for record in self._records(job, results.get(index) or self._run_alone(job))]
+        for index, job in enumerate(jobs):  # all, before any counts as recorded: one of them may take no end
+            results[index] = results.get(index) or self._run_alone(job)
+        return [record for index, job in enumerate(jobs) for record in self._records(job, results[index])]
 
     def _run_alone(self, job: Job) -> list[Reading]:
         self.on_start(str(job.case))
@@ -172,7 +173,7 @@ class Sweep(Programme):
         """The timeout of so many cases at once."""
         if self.timeout is None:
             return deadline(None)
-        import_module("torch._dynamo")  # torch does in a first call, where a timeout would leave it half imported
+        import_whole()
         return deadline(self.timeout * len(cases), partial(self._give_up, cases) if self.on_stuck else None)
 
     def _give_up(self, cases: Sequence[Case]) -> None:
@@ -187,6 +188,11 @@ class Sweep(Programme):
                 for record in self._records(job, [own if replace(job.case, impl="") in late else others])]
         assert self.on_stuck is not None
         self.on_stuck(rows)
+
+
+def import_whole() -> None:
+    """Import what torch imports in a first call, where a timeout counts it, and would leave it half imported."""
+    import_module("torch._dynamo")
 
 
 def _diverged(reading: Reading, remark: str) -> Reading:

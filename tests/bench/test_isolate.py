@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import plugin_files
 import pytest
 
 from softbench import config
-from softbench.bench import session
+from softbench.bench import isolate, session
 from softbench.processes import child
 
 
@@ -88,3 +89,21 @@ def test_ordinary_failures_are_told_as_without_isolation(tmp_path, name):
     row = rows_of(plugin_files.write(tmp_path, name))[name]
     assert row.status == "failed"
     assert row.note in ("the output is not finite", "ZeroDivisionError: division by zero")
+
+
+@pytest.mark.parametrize(("timeout", "order"), [(1.0, ["import", "limit", "ready"]), (None, ["limit", "ready"])])
+def test_no_case_is_charged_for_the_imports_that_a_timeout_needs(monkeypatch, timeout, order):
+    did = []
+
+    @contextlib.contextmanager
+    def answering():
+        did.append("ready")
+        yield did.append
+
+    monkeypatch.setattr(isolate, "asked", lambda: ({"timeout": timeout, "memory_limit": 1}, {}))
+    monkeypatch.setattr(isolate, "import_whole", lambda: did.append("import"), raising=False)
+    monkeypatch.setattr(isolate, "limit_memory", lambda limit: did.append("limit"))
+    monkeypatch.setattr(isolate, "answering", answering)
+    monkeypatch.setattr(isolate, "_child", lambda *given: [])
+    isolate.main()
+    assert did == order

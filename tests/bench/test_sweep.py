@@ -262,3 +262,21 @@ def test_what_does_not_fit_beside_the_others_is_measured_alone(monkeypatch):
     monkeypatch.setattr(probe, "probe", lambda *arguments: None)
     assert [(r.label, r.status) for r in records_of("soft,performer", baseline="none")] == [
         ("soft", "ok"), ("performer", "ok")]
+
+
+def test_what_was_measured_alone_has_a_row_when_the_one_after_it_takes_no_end(monkeypatch):
+    flags = {"sweep": {"attn": "soft,performer", "baseline": "none", "tokens": "16", "device": "cpu"}}
+    rows = []
+    made = replace(session.lay_out(config.load(None, flags=flags), "latency", timeout=1.0), on_stuck=rows.extend)
+
+    def alone(self, job):
+        if job.case.spec.label == "performer":
+            self._give_up([job.case])
+        return [Reading("latency", unit="s", value=1.0)]
+
+    monkeypatch.setattr(sweep.Sweep, "attempt", lambda self, action, *given:
+                        object.__new__(workload.Workload) if action.__name__ == "prepare"
+                        else [Reading("", status="oom")])
+    monkeypatch.setattr(sweep.Sweep, "_run_alone", alone)
+    made._run_group(made.jobs)
+    assert [(row.label, row.status) for row in rows] == [("soft", "not_run"), ("performer", "timeout")]
