@@ -1,8 +1,8 @@
 """Tasks of a study side by side, each in a child process of its own that ends with it.
 
-A task that needs others begins when these are done. What measures times, or concludes, runs in this process afterwards,
-with nothing beside it. The parent sends a task's name and the records that it draws on; the child plans the same study,
-runs that one task, and answers with its records.
+A task that needs others begins when these are done. What measures times, or concludes, and what needs such a task, runs
+in this process afterwards, with nothing beside it. The parent sends a task's name and the records that it draws on; the
+child plans the same study, runs that one task, and answers with its records.
 """
 
 from __future__ import annotations
@@ -36,9 +36,12 @@ class SideBySide(Study):
 
     def steps(self, before: list[Record]) -> Iterator[Step]:
         """A step is a task that is done, or that runs here."""
-        beside = [task for task in self.tasks if not (task.alone or task.concludes)]
-        yield from self._beside(list(beside), before)
-        yield from replace(self, tasks=[task for task in self.tasks if task not in beside])._here(before)
+        here: set[str] = set()
+        for task in self.tasks:
+            if task.alone or task.concludes or not here.isdisjoint(task.needs):
+                here.add(task.name)
+        yield from self._beside([task for task in self.tasks if task.name not in here], before)
+        yield from replace(self, tasks=[task for task in self.tasks if task.name in here])._here(before)
 
     def _here(self, before: list[Record]) -> Iterator[Step]:
         return super().steps(before)

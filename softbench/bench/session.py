@@ -65,7 +65,7 @@ def start_study(config: Config, name: str, *, command: str = "") -> Study:
     """Set this process up as the configuration says, and lay a study out that runs in it.
 
     Raises:
-        UsageError: a bad setting. PluginError: no task, or two of one name.
+        UsageError: a bad setting. PluginError: no task, two of one name, or one that needs what is none before it.
     """
     state = setup.apply(config.process)  # before a study imports, or computes to lay itself out
     study = lay_out_study(config, name)
@@ -101,6 +101,9 @@ def lay_out_study(config: Config, name: str) -> Study:
     if not tasks or len(set(names)) < len(names):
         twice = [f"two tasks named '{task}'" for task in names if names.count(task) > 1]
         raise PluginError(f"Study '{name}' has {twice[0] if twice else 'no task'} with these settings.")
+    for i, task in enumerate(tasks):
+        if unmet := set(task.needs).difference(names[:i]):
+            raise PluginError(f"Study '{name}': task '{task.name}' needs '{min(unmet)}', which is no task before it.")
     laid, where = (name, module, settings, tasks), device.find(getattr(settings, "device", device.CPU))
     jobs = getattr(settings, "jobs", 1)
     if jobs == 1:

@@ -21,6 +21,7 @@ from softbench.bench.study import Study
 from softbench.contracts import study as studies
 from softbench.contracts.quantities import Quantity
 from softbench.contracts.study import Finding, Task
+from softbench.errors import PluginError
 from softbench.records import Record, from_json
 
 
@@ -87,6 +88,25 @@ def test_they_give_what_they_give_one_after_the_other(monkeypatch: pytest.Monkey
     assert sorted(children.names) == ["1", "2", "3", "after 2"]  # the others ran here
     assert children.names.index("after 2") > children.names.index("2")
     assert 1 < max(children.at_once) <= jobs
+
+
+def test_what_needs_a_task_that_runs_alone_comes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    last = Task("last", partial(value, 0.5), needs=("after time",))
+    study, children = adding(monkeypatch, *TASKS[:5], Task("after time", partial(value, 10.0), needs=("time",)), last)
+    values = {str(record.coords["task"]): record.value for record in run(study).records}
+    assert (values["after time"], values["last"]) == (110, 110.5)
+    assert sorted(children.names) == ["1", "2", "3", "after 2"]
+
+
+@pytest.mark.parametrize("needs", ["b", "a", "nothing"])
+def test_a_task_that_needs_what_is_none_before_it_is_refused(monkeypatch: pytest.MonkeyPatch, needs: str) -> None:
+    """Its turn would never come."""
+    module = cast(Any, Module("m"))
+    module.Settings = Settings
+    module.tasks = lambda settings: [Task("a", partial(value, 1.0), needs=(needs,)), Task("b", partial(value, 1.0))]
+    monkeypatch.setattr(studies, "load", lambda name: module)
+    with pytest.raises(PluginError, match=f"Study 'adding': task 'a' needs '{needs}', which is no task before it."):
+        session.lay_out_study(config.load(None), "adding")
 
 
 def test_what_a_resumed_run_holds_is_drawn_on(monkeypatch: pytest.MonkeyPatch) -> None:
