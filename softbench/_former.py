@@ -35,6 +35,7 @@ NOW = {  # below softbench
     "training.seeding": "inputs.seeding",
     "training.sources": "tasks.images.sources",
     "training.stopping": "processes.stopping",
+    "training.views": "records.verbs",
     "views": "records.views",
     "workload": "subjects.workload",
 }
@@ -45,7 +46,8 @@ class _Former:
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        return ModuleSpec(name, cast(Any, _Former())) if name.removeprefix("softbench.") in NOW else None
+        package, _, below = name.partition(".")
+        return ModuleSpec(name, cast(Any, _Former())) if package == "softbench" and below in NOW else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return None

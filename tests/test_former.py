@@ -40,3 +40,11 @@ def test_a_script_of_others_runs_as_it_did() -> None:
 def test_names_that_never_were_are_not_found() -> None:
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("softbench.nothing")
+
+
+@pytest.mark.parametrize("name", ["views", "session", "gate.machine"])
+def test_modules_of_others_are_no_former_ones(name: str) -> None:
+    assert name in _former.NOW
+    assert _former._Former.find_spec(f"softbench.{name}")
+    assert _former._Former.find_spec(name) is None
+    assert _former._Former.find_spec(f"others.{name}") is None
