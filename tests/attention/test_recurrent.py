@@ -297,7 +297,7 @@ def test_values_are_those_of_flash_linear_attention(name: str) -> None:
 def test_lightnings_slopes_are_alibis() -> None:
     q, k, v = helpers.inputs(shape(6))
     y = softbench.create("retention", causal=True, decay="lightning")(q, k, v)
-    truth = written_otherwise(q, k, v, alike(torch.tensor([-4.0, -8.0]).double(), q), 0.5)
+    truth = written_otherwise(q, k, v, alike(torch.tensor([-1 / 16, -1 / 256]).double(), q), 0.5)
     assert helpers.relative(y, truth) < 1e-12
 
 
