@@ -81,7 +81,7 @@ class Attention(nn.Module):
         if not hasattr(core, "state"):
             raise Unsupported(f"{self.attention.name} has no state that tokens are added to one by one"
                               f"{'' if self.causal else ' unless it is causal'}.")
-        return core.state(shape, value_dim)
+        return core.state(shape, value_dim) if value_dim not in (0, shape.head_dim) else core.state(shape)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, state: Any, **inputs: Tensor) -> tuple[Tensor, Any]:
         """The output [B, H, n, E] of n tokens more, which see those before them through the state, and the next state.

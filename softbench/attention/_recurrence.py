@@ -61,9 +61,7 @@ class Recurrence(nn.Module):
         Raises:
             UsageError: a state of another shape.
         """
-        size = (*q.shape[:2], q.shape[3], v.shape[3])
-        if tuple(state.shape) != size:
-            raise UsageError(f"The state must be [B, H, D, E] = {size}, not {tuple(state.shape)}.")
+        check_state(state, (*q.shape[:2], q.shape[3], v.shape[3]), "[B, H, D, E]")
         return self._run(q, k, v, state, inputs, chunks=self.impl == "chunk" and q.shape[2] > 1)
 
     def gates(self, k: Tensor, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -87,6 +85,13 @@ class Recurrence(nn.Module):
         return y.to(dtype), after
 
 
+def check_state(state: object, size: tuple[int, ...], dims: str) -> None:
+    """Raise UsageError unless it is a tensor of that size, which `dims` spells."""
+    if not isinstance(state, Tensor) or tuple(state.shape) != size:
+        found = tuple(state.shape) if isinstance(state, Tensor) else f"a {type(state).__name__}"
+        raise UsageError(f"The state must be {dims} = {size}, not {found}.")
+
+
 def recurrent(q: Tensor, k: Tensor, v: Tensor, state: Tensor, g: Optional = None,
               beta: Optional = None) -> tuple[Tensor, Tensor]:
     """Outputs [B, H, N, E] and the last state, one token after the other."""
@@ -94,7 +99,7 @@ def recurrent(q: Tensor, k: Tensor, v: Tensor, state: Tensor, g: Optional = None
     for t in range(q.shape[2]):
         if g is not None:
             decay = g[:, :, t].exp()
-            state = state * decay.reshape(*decay.shape[:2], -1, 1)
+            state = state * (decay[..., None] if decay.dim() == 3 else decay[..., None, None])
         u = v[:, :, t]
         if beta is not None:
             u = beta[:, :, t, None] * (u - (k[:, :, t, :, None] * state).sum(-2))
@@ -108,18 +113,20 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, state: Tensor, g: Optional = None, 
     """The same by products over chunks of at most `CHUNK` tokens; without `keep`, the last state is of no use."""
     b, h, n = (int(length) for length in q.shape[:3])  # which a trace has as tensors
     size = chunk_size(n)
-    spare = -n % size  # tokens without key and decay change nothing
+    chunks = -(-n // size)
+    spare = chunks * size - n  # tokens without key and decay change nothing
 
     def cut(x: Optional, flat: bool = False) -> Optional:
         if x is None:
             return None
-        x = x[..., None] if flat else x
-        return F.pad(x, (0, 0, 0, spare)).reshape(b * h, -1, size, x.shape[-1])  # [G, chunks, C, D]
+        return padded(x[..., None] if flat else x)
 
-    q, k, v = (F.pad(x, (0, 0, 0, spare)).reshape(b * h, -1, size, x.shape[-1]) for x in (q, k, v))
+    def padded(x: Tensor) -> Tensor:
+        return F.pad(x, (0, 0, 0, spare)).reshape(b * h, chunks, size, x.shape[-1])  # [G, chunks, C, D]
+
+    q, k, v = map(padded, (q, k, v))
     parts: list[Optional] = [q, k, v, cut(g, g is not None and g.dim() == 3), cut(beta, flat=True)]
     at_once = max(1, _AT_ONCE // (max(1, b * h) * size))
-    chunks = (n + spare) // size
     again = chunks > at_once and needs_grad(*(x for x in (q, k, v, g, beta, state) if x is not None))
     outputs, last = [], state.flatten(0, 1)
     for low in range(0, chunks, at_once):
@@ -131,7 +138,7 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, state: Tensor, g: Optional = None, 
             y, last = _segment(*segment)
         outputs.append(y)
     y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
-    return y.reshape(b, h, -1, v.shape[-1])[:, :, :n], last.unflatten(0, (b, h))
+    return y.reshape(b, h, n + spare, v.shape[-1])[:, :, :n], last.unflatten(0, (b, h))
 
 
 def with_norm(fq: Tensor, fk: Tensor, v: Tensor, state: Tensor, g: Optional = None,

@@ -27,6 +27,7 @@ from softbench.attention import _recurrence
 from softbench.attention._feature_maps import elu_plus_one, normalised, quotient_flops
 from softbench.case import Shape
 from softbench.contracts.attention import Cost, accumulation_dtype
+from softbench.errors import UsageError
 from softbench.options import option
 
 FAMILY = "feature map"
@@ -70,7 +71,14 @@ class CausalLinear(nn.Module):
         return torch.zeros(shape.batch, shape.heads, shape.head_dim, (value_dim or shape.head_dim) + 1), 0
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, state: tuple[Tensor, int]) -> tuple[Tensor, tuple[Tensor, int]]:
-        """The output of some tokens more, and the state after them."""
+        """The output of some tokens more, and the state after them.
+
+        Raises:
+            UsageError: a state of another shape.
+        """
+        if not (isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], int)):
+            raise UsageError("The state must be that of state(shape) or of a step: sums and a number of tokens.")
+        _recurrence.check_state(state[0], (*q.shape[:2], q.shape[3], v.shape[3] + 1), "sums [B, H, D, E + 1]")
         return self._run(q, k, v, state, keep=True)
 
     def _run(self, q: Tensor, k: Tensor, v: Tensor, state: tuple[Tensor, int],

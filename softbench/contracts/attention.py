@@ -20,8 +20,9 @@ An attention file `softbench/attention/<name>.py` (or any file given as `--attn 
 - optionally `INPUTS`: what it needs beside q, k, v, each with its range, so that any workload can draw it: {"beta":
   ("head", 0.0, 1.0)} is a number for each head [B, H, N] from 0 to 1, ("channel", None, 0.0) one for each channel of
   the keys [B, H, N, D] of at most 0; `UNIT_KEYS`: True where keys should have length 1, as its models give them;
-- optionally, where a causal form has a state, the module's `state(shape)`, that before the first token, and `step(q, k,
-  v, state, **inputs) -> (output, state)`: some tokens more, which see those before them through the state alone;
+- optionally, where a causal form has a state, the module's `state(shape, value_dim=0)`, that before the first token (it
+  is told E where that is not D), and `step(q, k, v, state, **inputs) -> (output, state)`: some tokens more, which see
+  those before them through the state alone;
 - optionally `supports(impl, device, dtype, shape) -> str`: why `impl` cannot run there ("" where it can); `shape` is
   None where it is not known;
 - optionally `fits(shape, options) -> str`: why it cannot run at that shape ("" where it can);

@@ -115,6 +115,43 @@ def test_steps_and_halves_are_the_whole(name: str, impl: str) -> None:
         module.step(q, k, v, torch.zeros(2, 2, 4, 4), **more)
 
 
+@pytest.mark.parametrize("name", [*NAMES, "linear", "performer", "softmax", "window"])
+def test_of_no_samples_there_is_nothing(name: str) -> None:
+    attention, at = helpers.load(name), shape(70)
+    (q, k, v), more = drawn(attention, at)
+    inputs = [t[:0].requires_grad_() for t in (q, k, v, *more.values())]
+    for impl in attention.module.IMPLS:
+        y = helpers.build(attention, at, impl)(*inputs[:3], grid=at.grid, **dict(zip(more, inputs[3:], strict=True)))
+        assert y.shape == (0, 2, 70, 3)
+        assert [g.shape for g in helpers.gradients(y, inputs)] == [t.shape for t in inputs]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "linear"])
+def test_a_state_of_another_shape_is_told(name: str) -> None:
+    attention, at = helpers.load(name), shape(3)
+    (q, k, v), more = drawn(attention, at)
+    module = softbench.create(name, causal=True)
+    right = module.state(at, value_dim=3)
+    of_one = module.state(replace(at, batch=1), value_dim=3)
+    for wrong in (None, of_one, module.state(at), [right], (), (None, 0), torch.zeros(2)):
+        with pytest.raises(UsageError, match="The state must be") as error:
+            module.step(q, k, v, wrong, **more)
+        assert "\n" not in str(error.value)
+    module.step(q, k, v, right, **more)
+
+
+def test_a_file_whose_state_depends_on_the_shape_alone_is_asked_so() -> None:
+    class Counting(torch.nn.Module):
+        def state(self, shape: Shape) -> int:
+            return shape.head_dim
+
+    module = softbench.create("linear", causal=True)
+    module.core = Counting()
+    assert [module.state(shape(3)), module.state(shape(3), value_dim=4)] == [4, 4]
+    with pytest.raises(TypeError):
+        module.state(shape(3), value_dim=3)
+
+
 def test_linear_steps_are_the_whole_and_others_have_no_state() -> None:
     at = shape(70)
     q, k, v = helpers.inputs(at, value_dim=3)
