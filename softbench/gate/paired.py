@@ -212,9 +212,11 @@ def describe(job: Job) -> dict[str, Any]:
     options = "".join(f":{key}={value}" for key, value in case.spec.options.items())
     impl = f":impl={case.spec.impl}" if case.spec.impl else ""
     name = f"{case.spec.name}{options}{impl}"
-    what = {"model": name, "image": f"{shape.rows}x{shape.cols}"} if job.subject.model else {
+    what: dict[str, Any] = {"model": name, "image": f"{shape.rows}x{shape.cols}"} if job.subject.model else {
         "attn": name, "grid": f"{shape.rows}x{shape.cols}", "heads": str(shape.heads), "head_dim": str(shape.head_dim),
         "inputs": case.inputs}
+    if shape.causal:
+        what["causal"] = True  # only where it is so: older versions do not know the word
     return what | {"baseline": "none", "batch": str(shape.batch), "dtype": case.dtype, "mode": case.mode,
                    "device": case.device, "impl": case.impl, "seed": case.seed}
 

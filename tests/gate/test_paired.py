@@ -191,7 +191,10 @@ def test_no_process_and_no_file_stays_behind(pair: Callable[..., Pair], behaviou
 
 
 def test_a_case_is_described_so_that_it_is_planned_again(jobs: list[Job]) -> None:
-    for job in jobs:
+    causal = session.plan(session.default(attn="performer,retention", tokens="16", causal=True, device="cpu"))
+    assert [job.case.shape.causal for job in causal] == [True] * 3
+    assert not any("causal" in describe(job) for job in jobs)  # a word that older versions do not know
+    for job in [*jobs, *causal]:
         (again,) = session.plan(session.default(**describe(job)))
         assert again.case == job.case
         assert again.subject.options == job.subject.options
