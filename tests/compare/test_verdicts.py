@@ -424,6 +424,16 @@ def test_the_times_beside_a_ratio_are_those_it_is_of() -> None:
     assert flat["head"] / flat["base"] == pytest.approx(flat["ratio"], rel=1e-5)
 
 
+def test_rows_of_both_forms_say_which_is_causal() -> None:
+    whole, causal = timed(seed=1), timed(seed=2, causal=True)
+    tables = {forms: comparison.tables(compare(rows, rows), side(*rows), side(*rows), TERMS)[0]
+              for forms, rows in (("both", [whole, causal]), ("one", [causal]), ("other", [whole]))}
+    place = [column.header for column in tables["both"].columns].index("causal")
+    assert sorted(row[place] for row in tables["both"].rows) == ["-", "true"]
+    assert not any("causal" in caption for name in ("both", "other") for caption in tables[name].captions)
+    assert any("causal" in caption for caption in tables["one"].captions)
+
+
 def test_of_several_runs_the_times_are_over_all_of_them() -> None:
     base, head = ([timed(s, noise=0.0) for s in seconds] for seconds in ([1e-3, 1.2e-3, 3e-3], [2e-3, 2.2e-3, 1e-3]))
     (row,) = compare(base, head).rows

@@ -22,6 +22,7 @@ from softbench.reports.tables.text import Column, Notes, Table, build
 
 _TIME = "time of the head over that of the base (below 1x is faster), with its 95 % interval"
 _RATE = "rate of the head over that of the base (above 1x is faster), with its 95 % interval"
+_UNSAID = {"causal": "-"}  # where a record that does not say it says something all the same
 _COUNTS = {"B": "bytes", "flop": "operations"}
 
 
@@ -139,7 +140,7 @@ def _point_columns(rows: Sequence[Row], *, named: bool) -> _Columns:
 
 
 def _part(name: str, row: Row) -> str:
-    return _place(row.record).get(name, format.MISSING)
+    return _place(row.record).get(name, _UNSAID.get(name, format.MISSING))
 
 
 def _place(record: Record) -> dict[str, str]:
@@ -159,6 +160,9 @@ def _places(rows: Sequence[Row]) -> dict[str, list[str]]:
     for row in rows:
         for name, value in _place(row.record).items():
             places.setdefault(name, {})[value] = None
+    for name, unsaid in _UNSAID.items():
+        if name in places and any(name not in _place(row.record) for row in rows):
+            places[name][unsaid] = None
     if len(places.get("grid", {})) == len({row.record.tokens for row in rows}):
         places.pop("grid", None)  # the number of tokens tells the grids apart
     return {name: list(values) for name, values in places.items()}
