@@ -193,6 +193,19 @@ def test_machines_are_compared_by_their_own_baselines_and_never_by_times() -> No
     assert [h.text for h in section.all("h3")] == ["xeon-2c-8g-1a2b3c", "epyc-8c-64g-00ff00"]
 
 
+def test_machines_are_compared_in_each_form() -> None:
+    lengths = (256, 1024)
+    records = [*fake.latency(lengths=lengths), *(
+        replace(r, causal=True, value=None if r.value is None else r.value * (3 if r.label == "softmax" else 1))
+        for r in fake.latency(lengths=lengths))]
+    section = made([*records, *elsewhere(records)]).section("Latency")
+    head, *rows = cells(next(iter(section.all("table"))))
+    assert head[:3] == ["causal", "tokens", "attention"]
+    assert ["-", "256", "soft"] in [row[:3] for row in rows]
+    ratio = {row[0]: row[3] for row in rows if row[1:3] == ["256", "soft"]}
+    assert ratio["true"] != ratio["-"]
+
+
 def test_tables_of_studies_stand_apart_by_machine_too() -> None:
     records = [r for r in study.errors() if r.coords["inputs"] == "image" and r.quantity != "error_choice"]
     found = made([*records, *elsewhere(records)])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FACETS = ("attention", "mode", "dtype")  # what a reader may choose rows by
 _GLUED = ("x", "%")  # units that stay beside their number
 _DIGITS = 12  # of a key: more than any cell shows
-_PLACE = ("mode", "dtype", "batch")  # what tells rows apart that machines share
+_PLACE = ("mode", "causal", "dtype", "batch")  # what tells rows apart that machines share
 
 
 @dataclass(frozen=True)
@@ -213,19 +213,20 @@ def _merged(shown: Sequence[tuple[str, Sheet]]) -> Iterator[Grid]:
         sizes: dict[tuple[str, ...], int] = {}
         for machine, sheet in sides:
             for entry in sheet.entries:
-                place = (*(format.text(entry.at(c)) for c in _PLACE),
+                place = (*(reports.entry(c, entry.at(c)) for c in _PLACE),
                          entry.at("grid") if models else format.count(entry.tokens), entry.name)
                 rows.setdefault(place, {})[machine] = format.ratio(entry.faster(sheet.headline.name))
                 sizes[place] = entry.tokens
-        order = sorted(rows, key=lambda place: (place[:3], sizes[place]))
-        varying = [i for i in range(3) if len({place[i] for place in order}) > 1]
-        columns = [Column(_PLACE[i], right=i == 2) for i in varying]
+        shared = len(_PLACE)
+        order = sorted(rows, key=lambda place: (place[:shared], sizes[place]))
+        varying = [i for i in range(shared) if len({place[i] for place in order}) > 1]
+        columns = [Column(_PLACE[i], right=_PLACE[i] == "batch") for i in varying]
         columns += [Column("image" if models else "tokens"), Column("model" if models else "attention", right=False)]
         machines = [machine for machine, _ in sides]
-        cells = [[*(place[i] for i in varying), *place[3:], *(rows[place].get(m, format.MISSING) for m in machines)]
-                 for place in order]
+        cells = [[*(place[i] for i in varying), *place[shared:],
+                  *(rows[place].get(m, format.MISSING) for m in machines)] for place in order]
         title = f"How many times faster than {' or '.join(bases)}, each machine against its own."
-        fixed = {name: order[0][i] for i, name in enumerate(_PLACE[:2]) if i not in varying}
+        fixed = {name: order[0][i] for i, name in enumerate(_PLACE) if name in FACETS and i not in varying}
         yield grid(Table([title], [*columns, *map(Column, machines)], cells), fixed)
 
 
