@@ -168,7 +168,8 @@ def test_the_budget_ends_a_pair_between_its_rounds(run: Run, tmp_path: Path, mon
     assert code == 4
     assert "open when the budget of 14 s was over" in out
     (kept,) = records.read("kept.jsonl")[0]
-    assert len(kept.detail["samples_per_round"]) == 2  # of five answers each; the third was not done
+    # Of five answers each. The last one of the third comes as the budget is over, and may be there or not.
+    assert len(kept.detail["samples_per_round"]) in (2, 3)
 
 
 def test_a_worker_that_dies_is_an_error_and_no_slowdown(run: Run, tmp_path: Path,
