@@ -52,3 +52,9 @@ def cost(shape: Shape, options: Options) -> Cost:
     groups = shape.batch * shape.heads
     return Cost(flops=4.0 * groups * shape.tokens**2 * shape.head_dim,
                 elements=groups * shape.tokens)  # the log-sum-exp of each row
+
+
+def avoidable(shape: Shape, options: Options) -> float:
+    """Of N^2 pairs, those with a key after the query, where these are masked."""
+    masked = shape.tokens * (shape.tokens - 1) / 2 if shape.causal else 0.0
+    return 4.0 * shape.batch * shape.heads * masked * shape.head_dim

@@ -156,11 +156,25 @@ def cost(shape: Shape, options: Options) -> Cost:
     rows, cols = (_Axis(length, options) for length in shape.grid)
     groups, size = shape.batch * shape.heads, rows.size * cols.size
     if shape.causal:
-        pairs = sum(part.blocks * part.length * part.seen for part in _sliding(shape.tokens, options.size))
+        pairs = _counted(shape.tokens, options.size)
         return Cost(flops=4.0 * groups * pairs * shape.head_dim, elements=groups * shape.tokens * shape.head_dim)
     places = rows.count * cols.count * size
     return Cost(flops=4.0 * groups * places * size * shape.head_dim,
                 elements=4.0 * groups * places * shape.head_dim + places * size)
+
+
+def _counted(tokens: int, size: int) -> int:
+    """The pairs of all blocks of a window that slides, those that are masked too."""
+    return sum(part.blocks * part.length * part.seen for part in _sliding(tokens, size))
+
+
+def avoidable(shape: Shape, options: Options) -> float:
+    """Where the window slides, the pairs of its blocks that are masked."""
+    if not shape.causal:
+        return 0.0
+    tokens, size = shape.tokens, min(shape.tokens, options.size)
+    seen = tokens * size - size * (size - 1) // 2
+    return 4.0 * shape.batch * shape.heads * (_counted(tokens, options.size) - seen) * shape.head_dim
 
 
 def note(shape: Shape, options: Options) -> str:

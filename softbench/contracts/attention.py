@@ -32,6 +32,8 @@ An attention file `softbench/attention/<name>.py` (or any file given as `--attn 
 - optionally `PYRAMID`: its options in a pyramid's stages where they are not its defaults, an entry for each of the
   three stages in a tuple; `OFFICIAL`: those that make it what its authors' code computes, whose weights exist;
 - optionally `parts(shape, options) -> dict[str, float]`: FLOP within its cost that papers leave out, by name;
+- optionally `avoidable(shape, options) -> float`: FLOP within its cost that a kernel may leave out, as those of pairs
+  that are masked: the floor of its time, which a measured one may not be far below, is without them;
 - optionally `note(shape, options) -> str`: what a reader of the number must know ("36 of 49 landmarks: ...").
 
 `FAMILY` and `COMPLEXITY` may be missing from a file of yours: what is not said is shown as "-"; and without `CAUSAL`
@@ -179,6 +181,16 @@ class Attention:
         """FLOP within its cost that are told apart, by name."""
         split: Callable[[Shape, Any], dict[str, float]] = getattr(self.module, "parts", lambda shape, options: {})
         return split(shape, self.options)
+
+    def avoidable(self, shape: Shape) -> float:
+        """FLOP within its cost that a kernel may leave out."""
+        count: Callable[[Shape, Any], float] = getattr(self.module, "avoidable", lambda shape, options: 0.0)
+        try:
+            with contained():
+                return float(count(shape, self.options))
+        except Exception as error:
+            cause = f"{type(error).__name__}: {text(error)}"
+            raise PluginError(f"Attention '{self.name}': avoidable() raised {cause}.") from error
 
     def note(self, shape: Shape) -> str:
         describe: Callable[[Shape, Any], str] = getattr(self.module, "note", lambda shape, options: "")

@@ -67,6 +67,9 @@ class OneAttention(Subject):
             raise Unsupported(reason)
         return float(self.plugin.cost(case.shape).flops)
 
+    def avoidable(self, case: Case) -> float:
+        return self.plugin.avoidable(case.shape)
+
     def needed(self, case: Case) -> float:
         shape, module = case.shape, self.plugin.module
         item = max(4, dtypes.TABLE[case.dtype].bytes)

@@ -88,6 +88,27 @@ def test_unavoidable_work_of_exact_attention(mode: str, tensors: int, forwards: 
     assert work == {"bytes": tensors * size, "flops": forwards * 4.0 * 2 * 3 * 20**2 * 8}
 
 
+@pytest.mark.parametrize(("spec", "pairs"), [
+    (AttentionSpec("softmax"), 20 * 21 / 2), (AttentionSpec("window", {"size": 7}), 28 + 13 * 7),
+    (AttentionSpec("window", {"size": 64}), 20 * 21 / 2)])
+@pytest.mark.parametrize(("mode", "forwards"), [("forward", 1), ("forward_backward", 3)])
+def test_masked_pairs_are_no_unavoidable_work(spec: AttentionSpec, pairs: float, mode: str, forwards: int) -> None:
+    subject = subjects.load(spec)
+    case = Case(spec, Shape(2, 3, 4, 5, 8, causal=True), mode=mode)
+    assert unavoidable(workload.build(case, subject))["flops"] == forwards * 4.0 * 2 * 3 * pairs * 8
+    assert subject.closed_form(case) > 4.0 * 2 * 3 * pairs * 8
+
+
+def test_what_is_avoidable_may_fail_and_is_no_less_than_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = AttentionSpec("softmax")
+    subject = subjects.load(spec)
+    built = workload.build(Case(spec, Shape(1, 1, 2, 2, 4)), subject)
+    monkeypatch.setattr("softbench.attention.softmax.avoidable", lambda shape, options: 1e9)
+    assert unavoidable(built)["flops"] == 0
+    monkeypatch.setattr("softbench.attention.softmax.avoidable", lambda shape, options: 1 / 0)
+    assert unavoidable(built) == {}
+
+
 def test_keys_that_are_queries_are_read_once_and_parameters_are_read() -> None:
     shape = Shape(1, 2, 4, 5, 8)
     size = 4 * 2 * 20 * 8

@@ -7,7 +7,8 @@ An ideal fused attention reads each input once and writes each output once; ever
 A backward needs neither y nor anything else from the forward: it can compute all that again from the inputs. Where keys
 are the queries, both are one tensor.
 
-FLOP are those of the attention's closed form, `cost()`. A product C = A B has two products of the same size in its
+FLOP are those of the attention's closed form, `cost()`, without those that it says are `avoidable`, as of pairs that a
+mask leaves out. A product C = A B has two products of the same size in its
 gradient, dC B^T and A^T dC, so a backward counts twice the forward, and both together three times; what is computed
 again does not count.
 """
@@ -32,7 +33,7 @@ def unavoidable(workload: Workload) -> dict[str, float]:
         return {}
     case = workload.case
     try:
-        flops = float(subject.closed_form(case))
+        flops = max(0.0, float(subject.closed_form(case)) - subject.avoidable(case))
     except SoftbenchError:
         return {}
     state = [*workload.module.parameters(), *workload.module.buffers()]
