@@ -89,7 +89,7 @@ class Attention(nn.Module):
         Raises:
             UsageError: as a call, and of a state of another shape. Unsupported: the attention has no state.
         """
-        _contract.check_inputs(q, k, v, (1, q.shape[2]))
+        _contract.check_inputs(q, k, v, (1, q.shape[2] if isinstance(q, Tensor) and q.dim() == 4 else 0))
         self.attention.check_gates(q, inputs)
         if self.core is None or not hasattr(self.core, "step"):
             self.state(Shape(q.shape[0], q.shape[1], 1, q.shape[2], q.shape[3]), v.shape[3])

@@ -138,6 +138,9 @@ def test_a_state_of_another_shape_is_told(name: str) -> None:
             module.step(q, k, v, wrong, **more)
         assert "\n" not in str(error.value)
     module.step(q, k, v, right, **more)
+    for wrong in (None, q[0, 0], q[:, :, :0]):
+        with pytest.raises(UsageError):
+            module.step(wrong, k, v, right, **more)
 
 
 def test_a_file_whose_state_depends_on_the_shape_alone_is_asked_so() -> None:
