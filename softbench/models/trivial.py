@@ -16,6 +16,7 @@ from softbench.contracts.task import Array, Samples
 _LEVELS = 16
 _NEAR = range(-2, 3)  # places about a query
 _PLACES = 256
+_AT_ONCE = 256  # samples, so that a large vocabulary needs no table of all of them
 
 
 def scores(train: Samples, test: Samples) -> dict[str, float]:
@@ -56,20 +57,23 @@ def _at_places(samples: Samples, tokens: Array) -> Array:
 def _table(tokens: Array, labels: Array, kinds: int, classes: int) -> Array:
     """Return the most frequent label of each token."""
     counts = np.bincount(tokens * classes + labels, minlength=kinds * classes).reshape(kinds, classes)
-    counts = counts * (len(labels) + 1) + np.bincount(labels, minlength=classes)  # a token not met has the usual label
+    counts *= len(labels) + 1
+    counts += np.bincount(labels, minlength=classes)  # a token not met has the usual label
     return counts.argmax(1)
 
 
 def _counted(train: Samples, tokens: Array, others: Array, kinds: int) -> Array:
     """The labels [S, Q] that naive Bayes gives to samples by their counts of tokens."""
     labels = train.labels.reshape(len(train), -1)  # [S, Q]
-    here = _counts(tokens, kinds)
-    by_label = np.ones((train.classes, kinds))
+    counts: Array = np.ones(train.classes * kinds)
     for column in labels.T:
-        np.add.at(by_label, column, here)
-    chances = np.log(by_label / by_label.sum(1, keepdims=True))
+        counts += np.bincount((column[:, None].astype(np.int64) * kinds + tokens).reshape(-1), minlength=len(counts))
+    by_label = counts.reshape(train.classes, kinds)
+    by_label /= by_label.sum(1, keepdims=True)
+    np.log(by_label, out=by_label)
     prior = np.log(np.bincount(labels.reshape(-1), minlength=train.classes) + 1)
-    best: Array = (_counts(others, kinds) @ chances.T + prior).argmax(1)
+    parts = (others[start:start + _AT_ONCE] for start in range(0, len(others), _AT_ONCE))
+    best: Array = np.concatenate([(_counts(part, kinds) @ by_label.T + prior).argmax(1) for part in parts])
     return best[:, None]
 
 
