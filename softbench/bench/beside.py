@@ -21,7 +21,7 @@ from softbench.config import Process
 from softbench.contracts import study as studies
 from softbench.contracts.study import Task
 from softbench.processes.child import Child
-from softbench.records import Record, from_json
+from softbench.records import UNFINISHED, Record, from_json
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,15 @@ class SideBySide(Study):
         request = {"study": self.name, "settings": options.to_dict(self.settings), "task": task.name,
                    "given": [record.to_json() for each in drawn for record in each], "environment": self.environment,
                    "process": options.to_dict(self.process), "device": self.device}
-        answer = isolate.ask("softbench.bench.beside", request, None, None, over.take)
+        answer: list[str] | tuple[str, str]
+        try:
+            answer = isolate.ask("softbench.bench.beside", request, None, None, over.take)
+        except OSError as error:
+            answer = "failed", f"no process could be started for it: {error.strerror or error}"
         if isinstance(answer, list):
             return [from_json(line) for line in answer]
-        return [self._record(task, self.unread(*answer))]
+        lost = self.unread(*answer)  # of the machine, not of the task: a resumed run tries again
+        return [self._record(task, replace(lost, detail=lost.detail | {UNFINISHED: True}))]
 
 
 class _Over:

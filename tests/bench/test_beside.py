@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
@@ -121,6 +124,28 @@ def test_a_child_that_dies_is_a_row_and_the_others_go_on(monkeypatch: pytest.Mon
     rows = {str(record.coords["task"]): (record.status, record.note) for record in run(study).records}
     assert rows["dies"] == ("oom", "the child process died of SIGKILL, as when memory runs out")
     assert rows["1"] == rows["2"] == ("ok", "")
+
+
+def test_a_child_that_died_is_tried_again_by_a_resumed_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    study, children = adding(monkeypatch, Task("dies", partial(value, 1.0)), *TASKS[:2])
+    run(study, tmp_path / "a.jsonl")
+    children.names.clear()
+    run(study, tmp_path / "a.jsonl", resume=True)
+    assert children.names == ["dies"]
+
+
+def test_a_child_that_cannot_be_started_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, children = adding(monkeypatch, *TASKS[:2])
+
+    def ask(module: str, request: dict[str, Any], *more: Any) -> Any:
+        if request["task"] == "1":
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return children.ask(module, request, *more)
+
+    monkeypatch.setattr(isolate, "ask", ask)
+    rows = {str(record.coords["task"]): (record.status, record.note) for record in run(study).records}
+    note = f"no process could be started for it: {os.strerror(errno.EAGAIN)}"
+    assert rows == {"1": ("failed", note), "2": ("ok", "")}
 
 
 def test_children_end_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
