@@ -191,7 +191,10 @@ class Reached:
 
 @dataclass(frozen=True)
 class Learned:
-    """The end of a training: the scores on a split, over so many answers; none of one that diverged."""
+    """The end of a training: the scores on a split, over so many answers; none of one that diverged.
+
+    `samples` has the digest of each split that was learned from, looked at, or scored.
+    """
 
     scores: dict[str, float]
     answers: int
@@ -200,6 +203,7 @@ class Learned:
     seconds: float
     parameters: int
     diverged: bool
+    samples: dict[str, str] = field(default_factory=dict)
 
 
 def learn(task: SampleTask, attention: str, attn_options: Mapping[str, Any], recipe: Recipe, *, device: str = "cpu",
@@ -221,6 +225,8 @@ def learn(task: SampleTask, attention: str, attn_options: Mapping[str, Any], rec
     with seeding.kept():
         lesson = task.open(recipe, rank=0, world=1, accumulate=learners.accumulation(recipe, 1), workers=0,
                            device=group.device)
+        judged = Split(task, split, recipe.batch, 0, 1, group.device)
+        digests = lesson.fingerprint | judged.fingerprint
         seeding.reseed(recipe.seed, seeding.WEIGHTS)
         learner = Learner(lesson.build(attention, attn_options), lesson.loss, recipe, Arithmetic(),
                           steps=lesson.training.steps, group=group)
@@ -232,7 +238,7 @@ def learn(task: SampleTask, attention: str, attn_options: Mapping[str, Any], rec
             for step in loop.steps(learner, lesson.training, position, lambda batches: []):
                 spent += step.seconds
                 if not step.finite:
-                    return Learned({}, 0, curve, position.updates, spent, parameters, diverged=True)
+                    return Learned({}, 0, curve, position.updates, spent, parameters, True, digests)
                 over = spent >= seconds or stop()
                 last = position.step == lesson.training.steps or over
                 if last or (every and position.updates % every == 0):
@@ -241,8 +247,10 @@ def learn(task: SampleTask, attention: str, attn_options: Mapping[str, Any], rec
                 if over:
                     break
             position.next_epoch()
-        scores = _scores(learner, Split(task, split, recipe.batch, 0, 1, group.device))
-    return Learned(scores.means, scores.answers, curve, position.updates, spent, parameters, diverged=False)
+        scores = _scores(learner, judged)
+    diverged = not math.isfinite(scores.means["loss"])  # by the last step, after which no other looked
+    return Learned({} if diverged else scores.means, 0 if diverged else scores.answers, curve, position.updates, spent,
+                   parameters, diverged, digests)
 
 
 def _scores(learner: Learner, split: Split) -> loop.Scores:

@@ -129,6 +129,17 @@ def test_a_training_that_diverges_has_no_score():
     assert (run.diverged, run.scores) == (True, {})
 
 
+def test_weights_that_the_last_step_made_worthless_have_no_score_either():
+    """The only step has a finite loss; what it leaves behind answers NaN."""
+    run = learned(lr=1e20, warmup_share=0, clip=0, epochs=1, total_batch=96, batch=96)
+    assert (run.steps, run.diverged, run.scores) == (1, True, {})
+
+
+def test_a_training_says_which_samples_it_saw():
+    task = mqar()
+    assert learned(epochs=1).samples == {split: task.task.open(split).digest() for split in ("train", "val", "test")}
+
+
 def test_a_budget_of_seconds_ends_a_training():
     task = mqar()
     run = learn(task, "linear", {}, task.recipe({"epochs": 9, "total_batch": 32, "batch": 32}), seconds=1e-9)
