@@ -52,7 +52,8 @@ def accuracy(**values: Any) -> Study:
 
 
 def answers(done: Run, quantity: str = "accuracy") -> dict[str, Record]:
-    return {str(r.label): r for r in done.records if r.quantity == quantity and r.coords["part"] in ("answer", "rule")}
+    return {str(r.label): r for r in done.records
+            if r.quantity == quantity and r.coords.get("part") in ("answer", "rule")}
 
 
 def reached(attention: str, base: float = 0.9, other: float = 0.6, noise: float = 0.01) -> Score:
@@ -235,6 +236,69 @@ def test_what_is_inconclusive_gets_more_seeds_and_nothing_else(monkeypatch: pyte
     calls.clear()
     again = run(accuracy(attn="linear,performer", seeds=2, max_seeds=8, lrs="1e-3"), out, resume=True)
     assert (calls, again.new) == ([], [])
+    run(accuracy(attn="linear,performer", seeds=8, lrs="1e-3"), out, resume=True)  # the rule no longer leaves seeds out
+    assert {seed for name, _, seed, _ in calls if name == "linear"} == {3, 4, 5, 6, 7, 8}
+
+
+def test_another_rule_concludes_anew_from_the_same_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    learns(monkeypatch, reached("softmax", 0.9, 0.85, 1e-3))
+    out = tmp_path / "a.jsonl"
+    verdicts = [answers(run(accuracy(**values), out, resume=True))["linear"].detail["verdict"] for values in (
+        {}, {"margin": 0.2}, {"margin": 0.01}, {"baseline": "linear", "attn": "softmax,linear"})]
+    assert verdicts == ["worse", "same", "worse", "baseline"]
+    assert len(calls) == 2 * (2 + 4)
+
+
+def test_other_files_in_the_folder_of_a_task_are_learned_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    reading = helpers.SOUND_TASK.replace("    vocab:", '    data: str = option("", "a file")\n    vocab:').replace(
+        "Samples(tokens,", "Samples((tokens + int(__import__('pathlib').Path(settings.data).read_text())) % 8,")
+    (tmp_path / "data").write_text("1")
+    task = f"{helpers.write_plugin(tmp_path, reading)}:data={tmp_path / 'data'}:train=300:val=50:test=100"
+    learns(monkeypatch, reached("softmax"))
+    run(accuracy(task=task), tmp_path / "a.jsonl")
+    calls.clear()
+    learning.Kept._label = ""  # as in another process
+    assert run(accuracy(task=task), tmp_path / "a.jsonl", resume=True).new == []
+    (tmp_path / "data").write_text("2")
+    learning.Kept._label = ""
+    run(accuracy(task=task), tmp_path / "a.jsonl", resume=True)
+    assert len(calls) == 2 * (2 + 4)
+
+
+def test_m_is_what_there_is_of_landmarks_and_not_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    learns(monkeypatch, reached("softmax"))
+    done = run(accuracy(attn="soft:landmarks=49,soft:landmarks=8,performer:features=64", seeds=2))
+    assert {label: r.coords.get("size") for label, r in answers(done).items() if "(" not in label} == {
+        "softmax": None, "soft:landmarks=49": 24, "soft:landmarks=8": 8, "performer:features=64": 64}
+
+
+def test_one_seed_says_whether_the_baseline_has_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    for base, first, other in ((0.99, "baseline", "inconclusive"), (0.12, "not learned", "not learned")):
+        learns(monkeypatch, reached("softmax", base, 0.6, 1e-3))
+        scored = answers(run(accuracy(seeds=1)))
+        assert [scored[name].detail["verdict"] for name in ("softmax", "linear")] == [first, other]
+
+
+def test_runs_that_left_no_score_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(name: str, rate: float, seed: int, split: str) -> float:
+        if (name, seed) == ("linear", 3) or (name, rate, split) == ("linear", 1e-3, "val"):
+            raise RuntimeError("killed")
+        return 0.9
+    learns(monkeypatch, score)
+    scored = answers(run(accuracy()))
+    assert (scored["softmax"].note, len(scored["linear"].samples)) == ("", 3)
+    assert scored["linear"].note == "1 of 4 runs gave no score; 1 of 2 learning rates were not tried"
+
+
+def test_a_curve_has_the_steps_that_all_runs_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    def learn(task: Any, attention: str, attn_options: Any, recipe: Any, **_: Any) -> Learned:
+        curve = [Reached(steps, 0.1, 1.0, {"accuracy": 0.5}) for steps in (10, 20 + recipe.seed)]
+        return Learned({"accuracy": 0.9}, 40, curve, 30, 0.5, 99, diverged=False)
+    monkeypatch.setattr(learning.samples, "learn", learn)
+    done = run(accuracy(seeds=2))
+    assert {(r.label, r.coords["steps"]) for r in done.records if r.quantity == "curve"} == {
+        ("softmax", 10), ("linear", 10)}
+
 
 
 @pytest.mark.parametrize(("values", "words"), [
@@ -246,6 +310,7 @@ def test_what_is_inconclusive_gets_more_seeds_and_nothing_else(monkeypatch: pyte
     ({"lrs": "fast"}, "--lrs takes learning rates"), ({"lrs": "1e-3,0.001"}, "each once"), ({"lrs": "-1"}, "between 0"),
     ({"seeds": 0}, "seeds must be at least 1, not 0."), ({"epochs": -1}, "epochs must be at least 0"),
     ({"heads": 3}, "--width 64 is not divided by --heads 3."),
+    ({"budget": 9.0, "jobs": 2}, "give --jobs 1."),
 ])
 def test_bad_settings_are_told_before_anything_runs(values: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError) as error:
@@ -287,5 +352,6 @@ def test_one_real_run_of_each_kind_learns_and_leaves_the_generators_alone() -> N
     assert torch.equal(before, torch.get_rng_state())
     assert {record.quantity for record in done.records} >= {"accuracy", "difference", "curve", "train_time"}
     problem = tasks.load("mqar", {"tokens": 12, "pairs": 2, "vocab": 16, "train": 128, "val": 20, "test": 40})
-    digests = {record.detail["samples"]["test"] for record in done.records if record.quantity == "test_accuracy"}
-    assert digests == {problem.open("test").digest()}
+    digests = {split: problem.open(split).digest() for split in ("train", "val", "test")}
+    assert {r.quantity: r.detail["samples"] for r in done.records if "samples" in r.detail} == {
+        "val_accuracy": {split: digests[split] for split in ("train", "val")}, "test_accuracy": digests}

@@ -7,11 +7,12 @@ other weights and another order, and are scored once on test samples that nothin
     budget         the same number of steps for all, or, where it is given, the same seconds of training: every run then
                    tries out first how long its steps take, and makes as many as fit, with a schedule of that length
     accuracy       mean over seeds of the share of right answers on test samples, with its 95 % t interval; a run that
-                   diverged counts as a guess
+                   diverged counts as a guess; where all did, there is neither accuracy nor verdict
     difference     mean over seeds of the accuracy less the baseline's with the same seed, with its interval
     verdict        better, worse, same or inconclusive, by the rule of `softbench compare` with `margin` in accuracy;
                    what is inconclusive gets up to `max_seeds`; none where the baseline has not learned the task: its
-                   interval reaches down to what rules without attention reach, and nothing follows from the others
+                   interval reaches down to what rules without attention reach, and nothing follows from the others; of
+                   one seed, the value itself
     rules          guessing, the most frequent label, one token, a count of tokens: `softbench/models/trivial.py`
     latency, peak_memory    of one forward of the attention at the task's shape, batch 1, on this machine
 

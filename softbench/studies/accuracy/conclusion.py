@@ -2,7 +2,7 @@
 
 Seeds are the units. The difference of an attention is d = its accuracy - the baseline's, seed by seed, and the verdict
 follows from it by the rule of `softbench compare`. Nothing is concluded where the baseline has not learned the task:
-the interval of its mean then reaches down to what the best rule without attention reaches.
+the interval of its mean, of one seed its value, then reaches down to what the best rule without attention reaches.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ class Scored:
         """An entry that all runs agree in; None where no run has one."""
         return next((record.detail[key] for record in self.records if key in record.detail), None)
 
+    def planned(self) -> int:
+        """How many runs there were to be: those of all looks, but for those that the verdict did not need."""
+        settings = self.subject.settings
+        return max(settings.seeds, settings.max_seeds) - sum(r.status == "not_run" for r in self.records)
+
     def failure(self) -> Record | None:
         """A run that says why there is no score."""
         return next((r for r in self.records if r.value is None and r.status != "not_run"), None)
@@ -64,7 +69,7 @@ def conclude(subjects: Sequence[Subject], records: Sequence[Record]) -> list[Fin
     rules = _rules(subjects[0])
     baseline = scored[0]
     floor = max(rules.values())
-    learned = bool(baseline.by_seed) and _interval(list(baseline.by_seed.values()))[0] > floor
+    learned = bool(baseline.by_seed) and _least(list(baseline.by_seed.values())) > floor
     verdicts = _verdicts(scored) if learned else {}
     findings = []
     for one in scored:
@@ -106,7 +111,10 @@ def _answers(one: Scored, baseline: Scored, verdict: str, records: Sequence[Reco
         return [subject.finding("accuracy", None, "answer", status=failure.status if failure else "failed",
                                 note=failure.note if failure else "no run was scored", detail={"verdict": ""})]
     common = {"verdict": verdict}
+    planned = one.planned()
     remarks = [f"{one.diverged} of {len(scores)} runs diverged, and count as a guess" if one.diverged else "",
+               f"{planned - len(scores)} of {planned} runs gave no score" if planned > len(scores) else "",
+               _untried(subject, records),
                _edge(subject, records)]
     note = "; ".join(filter(None, remarks))
     detail = common | _ci95(scores) | {"steps": one.detail("steps")}
@@ -127,6 +135,13 @@ def _answers(one: Scored, baseline: Scored, verdict: str, records: Sequence[Reco
                        if record.coords.get("part") == "cost" and record.label == subject.spec.label]
 
 
+def _untried(subject: Subject, records: Sequence[Record]) -> str:
+    """A remark where a run that was to choose the learning rate left no word of it."""
+    rates = subject.settings.lrs.count(",") + 1
+    lost = rates - sum(r.coords.get("part") == "rate" and r.label == subject.spec.label for r in records)
+    return f"{lost} of {rates} learning rates were not tried" if lost else ""
+
+
 def _edge(subject: Subject, records: Sequence[Record]) -> str:
     """A remark where the best learning rate is the last tried on one side, and another beyond it may be better."""
     reached = sorted((float(record.coords["lr"]), record.value or 0.0) for record in records
@@ -138,13 +153,15 @@ def _edge(subject: Subject, records: Sequence[Record]) -> str:
 
 
 def _curve(one: Scored) -> list[Finding]:
-    """Means over seeds of the accuracy on validation samples, at each step that was looked at."""
+    """Means over seeds of the accuracy on validation samples, at each step at which all runs were looked at."""
     by_step: dict[int, list[float]] = {}
+    seeds = {record.seed for record in one.records if record.coords["part"] == "point"}
     for record in one.records:
         if record.coords["part"] == "point" and record.value is not None:
             by_step.setdefault(int(record.coords["steps"]), []).append(record.value)
     return [one.subject.finding("curve", statistics.fmean(values), "curve", coords={"steps": step}, samples=values,
-                                detail=_ci95(values)) for step, values in sorted(by_step.items())]
+                                detail=_ci95(values)) for step, values in sorted(by_step.items())
+            if len(values) == len(seeds)]
 
 
 def _rules(subject: Subject) -> dict[str, float]:
@@ -162,6 +179,11 @@ def _of_rule(subject: Subject, name: str, value: float) -> Finding:
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:
     return rule.paired(values).interval()
+
+
+def _least(values: Sequence[float]) -> float:
+    """The lower end of the interval of the mean; of one value, which has none, that value."""
+    return _interval(values)[0] if len(values) > 1 else values[0]
 
 
 def _ci95(values: Sequence[float]) -> dict[str, Any]:

@@ -72,9 +72,18 @@ class Subject:
         if self.settings.budget:
             coords["budget"] = f"{self.settings.budget:g} s of training"
         if self.attention.size_option:
-            coords["size"] = getattr(self.attention.options, self.attention.size_option)
+            coords["size"] = self._size()
         return Finding(quantity=quantity, value=value, unit=unit, attention=self.attention.name, label=self.spec.label,
                        options=options.to_dict(self.attention.options), coords=coords, **more)
+
+
+    def _size(self) -> int:
+        """How many landmarks, features or the like there are: the task's grid may hold fewer than asked for."""
+        module, most = self.attention.module, int(getattr(self.attention.options, str(self.attention.size_option)))
+        if not hasattr(module, "rank"):
+            return most
+        grid = self.problem.form(self.problem.open("test")).grid
+        return min(most, int(module.rank(self.shape(grid), self.attention.options)))
 
 
 def choose(subject: Subject, rate: float) -> list[Finding]:
@@ -86,9 +95,10 @@ def choose(subject: Subject, rate: float) -> list[Finding]:
         learned = _learn(subject, rate, subject.settings.seed, "val", points=0)
     except Unsupported as error:
         return finding(None, status="unsupported", note=str(error))
+    detail = {"samples": learned.samples}
     if learned.diverged:
-        return finding(None, status="diverged", note=f"after {learned.steps:,} steps")
-    return finding(_accuracy(subject, learned.scores))
+        return finding(None, detail=detail, status="diverged", note=f"after {learned.steps:,} steps")
+    return finding(_accuracy(subject, learned.scores), detail=detail)
 
 
 def score(subject: Subject, seed: int, choosing: Sequence[Record]) -> list[Finding]:
@@ -99,9 +109,8 @@ def score(subject: Subject, seed: int, choosing: Sequence[Record]) -> list[Findi
         return [subject.finding("test_accuracy", None, "run", seed=seed, status=why.status if why else "failed",
                                 note=why.note if why else "no run chose a learning rate")]
     learned = _learn(subject, rate, seed, "test", subject.settings.points)
-    digests = {split: subject.problem.open(split).digest() for split in ("train", "test")}
     detail = {"lr": rate, "steps": learned.steps, "answers": learned.answers, "parameters": learned.parameters,
-              "samples": digests}
+              "samples": learned.samples}
     if learned.diverged:
         return [subject.finding("test_accuracy", None, "run", seed=seed, detail=detail, status="diverged",
                                 note=f"after {learned.steps:,} steps")]
