@@ -72,15 +72,16 @@ def _in_turn(labels: Array) -> Array:
 def _fresh(rng: Generator, count: int, draw: Draw, taken: set[bytes]) -> tuple[Array, ...]:
     """So many samples with inputs that are not taken, which they are then."""
     parts: list[tuple[Array, ...]] = []
-    missing = count
+    missing, barren = count, 0
     while missing:
-        arrays = draw(rng, min(missing, _AT_ONCE))
-        new = []
+        arrays = draw(rng, size := min(missing << barren, _AT_ONCE))
+        new: list[int] = []
         for i, row in enumerate(arrays[0]):
-            if (key := row.tobytes()) not in taken:
+            if len(new) < missing and (key := row.tobytes()) not in taken:
                 taken.add(key)
                 new.append(i)
-        if not new:
+        barren = 0 if new else barren + 1
+        if barren and size == _AT_ONCE:  # fewer that are all taken may be bad luck
             raise UsageError(f"There are no more than {len(taken):,} different samples with these settings: set train,"
                              " val and test lower, or make the task larger.")
         parts.append(tuple(array[new] for array in arrays))
