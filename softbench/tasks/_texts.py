@@ -18,6 +18,11 @@ PACKAGES = "asyncio,email,importlib,multiprocessing,unittest,xml"
 _SHARES = {"test": (0.0, 0.2), "val": (0.2, 0.3), "train": (0.3, 1.0)}  # of the files of each package
 
 
+def names(packages: str) -> list[str]:
+    """The packages of a setting, joined by commas, or by + where a comma would begin another item of a list."""
+    return [name.strip() for name in packages.replace("+", ",").split(",") if name.strip()]
+
+
 def files(sizes: Sizes, tokens: int, package: str, split: str) -> list[bytes]:
     """The files of a package that a split may show, each of `tokens` bytes or more.
 
@@ -29,7 +34,7 @@ def files(sizes: Sizes, tokens: int, package: str, split: str) -> list[bytes]:
     low, high = (round(share * len(held)) for share in _SHARES[split])
     if low == high:
         raise UsageError(f"The package '{package}' of Python's standard library has {len(held)} files of"
-                         f" {tokens} bytes here: name others with packages=A,B, or set tokens lower.")
+                         f" {tokens} bytes here: name others with packages=A+B, or set tokens lower.")
     order = _splits.generator(sizes, 3).permutation(len(held))
     return [held[i] for i in order[low:high]]
 

@@ -2,9 +2,9 @@
 
 Rule: the files are those of Python's standard library that `text` has, divided as there. A sample is two pieces of
 `tokens` / 2 bytes each, one after the other; with probability 1/2 both are from one file, and do not overlap, otherwise
-from two files of the same package, so that the package gives nothing away. With `data=DIR`, Long Range Arena's task:
-the files new_aan_pairs.train.tsv, .eval.tsv and .test.tsv, a label, two names and two texts a line, each text cut to
-half.
+from two files of the same package. Each package is as probable, and each of its files, long or short, so that neither
+gives anything away. With `data=DIR`, Long Range Arena's task: the files new_aan_pairs.train.tsv, .eval.tsv and
+.test.tsv, a label, two names and two texts a line, each text cut to half.
 Chance: 1 / 2.
 Source: softbench, in place of the paper pairs (ACL Anthology Network) of Tay et al., Long Range Arena, ICLR 2021 (arXiv
 2011.04006), where two towers read the texts; here one model reads both.
@@ -39,7 +39,7 @@ _NAMES = {"train": "train", "val": "eval", "test": "test"}
 class Settings(Sizes):
     train: int = option(10_000, "samples to learn from", low=1)
     tokens: int = option(1_024, "bytes of a sample, half of them of each piece", low=16, high=1 << 16)
-    packages: str = option(_texts.PACKAGES, "packages of the standard library")
+    packages: str = option(_texts.PACKAGES, "packages of the standard library, as in asyncio+email")
     data: str = option("", "folder of the pairs of papers; empty for the standard library")
 
 
@@ -49,11 +49,11 @@ def open(settings: Settings, split: str) -> Samples:
         raise UsageError(f"Two pieces of one length need an even number of tokens, not {settings.tokens}.")
     if settings.data:
         return _papers(settings, split)
-    packages = [held for name in settings.packages.split(",")
-                if len(held := _texts.files(settings, settings.tokens, name.strip(), split)) > 1]
+    packages = [held for name in _texts.names(settings.packages)
+                if len(held := _texts.files(settings, settings.tokens, name, split)) > 1]
     if not packages:
         raise UsageError(f"None of the packages {settings.packages} has two files of {settings.tokens} bytes for"
-                         f" {split}: name others with packages=A,B, or set tokens lower.")
+                         f" {split}: name others with packages=A+B, or set tokens lower.")
     pieces, labels = _splits.drawn(settings, split, lambda rng, count: _draw(settings, packages, rng, count))
     return Samples(pieces, labels, 2)
 
@@ -70,9 +70,9 @@ def _draw(settings: Settings, packages: Sequence[Sequence[bytes]], rng: Generato
     for label in labels:
         held = packages[int(rng.integers(len(packages)))]
         if label:
-            which, start = _texts.place(rng, held, settings.tokens)
-            gap = int(rng.integers(len(held[which]) - start - settings.tokens + 1))
-            pair = [held[which][start:start + half], held[which][start + half + gap:start + gap + settings.tokens]]
+            file = held[int(rng.integers(len(held)))]
+            first, second = sorted(map(int, rng.integers(len(file) - settings.tokens + 1, size=2)))
+            pair = [file[first:first + half], file[second + half:second + settings.tokens]]
         else:
             pair = [held[i][(s := int(rng.integers(len(held[i]) - half + 1))):s + half]
                     for i in rng.choice(len(held), 2, replace=False)]

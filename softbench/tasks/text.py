@@ -38,7 +38,7 @@ QUICK: Mapping[str, Any] = {"tokens": 64, "train": 300, "val": 100, "test": 200}
 class Settings(Sizes):
     train: int = option(10_000, "samples to learn from", low=1)
     tokens: int = option(1_024, "bytes of a sample", low=16, high=1 << 16)
-    packages: str = option(_texts.PACKAGES, "packages of the standard library")
+    packages: str = option(_texts.PACKAGES, "packages of the standard library, as in asyncio+email")
     data: str = option("", "folder of IMDb reviews; empty for the standard library")
 
 
@@ -57,9 +57,9 @@ def chance(settings: Settings) -> float:
 
 
 def _names(settings: Settings) -> list[str]:
-    names = [name.strip() for name in settings.packages.split(",") if name.strip()]
+    names = _texts.names(settings.packages)
     if len(names) < 2 or len(set(names)) < len(names):
-        raise UsageError(f"packages must name two or more, each once, as in asyncio,email; not '{settings.packages}'.")
+        raise UsageError(f"packages must name two or more, each once, as in asyncio+email; not '{settings.packages}'.")
     return names
 
 

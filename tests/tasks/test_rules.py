@@ -8,7 +8,7 @@ import task_contract as contract
 from scipy import stats
 
 from softbench.contracts import task as tasks
-from softbench.tasks import _pictures, _splits, listops
+from softbench.tasks import _pictures, _splits, listops, retrieval
 
 SURE = 1e-6  # a right generator fails one such test in a million seeds
 
@@ -202,6 +202,34 @@ def test_pieces_of_text_are_from_the_files_of_their_split() -> None:
             assert any(row.tobytes() in text for text in files[split][label])
     everything = [text for package in files["train"] for text in package]
     assert not [text for package in files["test"] for text in package if text in everything]
+
+
+def test_long_files_are_shown_as_often_in_one_file_as_in_two() -> None:
+    """The letter of a file says which it is; by places all alike, pairs of one file would be of the long one."""
+    settings = tasks.load("retrieval", {"tokens": 16}).settings
+    files = [b"s" * 20, b"l" * 5000]
+    pieces, labels = retrieval._draw(settings, [files], np.random.default_rng(3), 1000)
+    longs = (pieces[:, [0, 8]] == ord("l"))
+    assert (longs[labels == 0].sum(1) == 1).all()
+    assert np.isin(longs[labels == 1].sum(1), (0, 2)).all()
+    assert stats.binomtest(int(longs[labels == 1, 0].sum()), int(labels.sum()), 0.5).pvalue > SURE
+
+
+def test_pieces_of_one_file_do_not_overlap() -> None:
+    settings = tasks.load("retrieval", {"tokens": 16}).settings
+    pieces, labels = retrieval._draw(settings, [[bytes(range(1, 25)), b"x" * 16]], np.random.default_rng(3), 400)
+    own = pieces[(labels == 1) & (pieces[:, 0] < ord("x"))].astype(int)
+    first = np.sort(own[:, [0, 8]], 1)
+    assert (first[:, 1] - first[:, 0] >= 8).all()
+    assert (first.min(), first.max()) == (1, 17)  # from the first byte to the last
+
+
+def test_one_sample_that_is_missing_is_drawn_until_it_is_there() -> None:
+    for seed in range(9):
+        sizes = tasks.Sizes(train=1, val=1, test=6, data_seed=seed)
+        parts = [_splits.drawn(sizes, split, lambda rng, count: (rng.integers(0, 8, (count, 1)),))[0]
+                 for split in _splits.ORDER]
+        assert sorted(np.concatenate(parts)[:, 0]) == list(range(8))
 
 
 def test_two_pieces_are_of_one_file_where_the_label_says_so() -> None:
