@@ -155,7 +155,8 @@ def run(arch: str, task: Task, recipe: recipes.Recipe, attention: dict[str, Any]
 
     form, dry_run, device = flags.pop("form"), flags.pop("dry_run"), find(flags.pop("device"))
     arithmetic = Arithmetic(amp(flags.pop("amp"), device), *(flags.pop(key) for key in ("compile", "sync_bn", "fsdp")))
-    out = flags.pop("out") or Path("results") / "train" / f"{slug(arch)}-{slug(Path(task.data).name or task.data)}"
+    of = task.data if "=" in task.data else Path(task.data).name or task.data  # a task with settings, or a folder
+    out = flags.pop("out") or Path("results") / "train" / f"{slug(arch)}-{slug(of)}"
     training = Job(
         arch=arch, task=task, out=out, recipe=recipe, options=attention, arithmetic=arithmetic, device=device,
         given_batch=given_batch, workers=workers(flags.pop("workers"), device), minutes=flags.pop("checkpoint_minutes"),

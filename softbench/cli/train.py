@@ -31,8 +31,11 @@ def train_command(task: str, attn: str, data: str, assignments: Sequence[str], *
         raise UsageError(f"--attn: one attention learns at a time, and '{attn}' names {1 + len(others)}.")
     module = plugins.load("tasks", name, ["Settings"])
 
+    from softbench.contracts import task as contract
     from softbench.training import samples
 
+    if not hasattr(module, "whole"):
+        contract.load(name)  # which says what is wrong with it before its settings are looked at
     way = module if hasattr(module, "whole") else samples  # by a model and a recipe of its own, or as most tasks
     kinds = {"recipe": _training.keys(way.Recipe), "task": _training.keys(module.Settings),
              "model": _training.keys(way.Model), "attention": _training.attention_keys(spec.name)}

@@ -26,7 +26,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,14 +169,22 @@ def load(name: str, values: Mapping[str, Any] | None = None) -> Task:
     Raises:
         UsageError: unknown name or setting, value of a wrong type. PluginError: the file breaks the contract.
     """
-    module, called = plugins.load("tasks", name, REQUIRED), plugins.display_name(name)
+    called = plugins.display_name(name)
+    if hasattr(plugins.load("tasks", name), "whole"):
+        raise UsageError(f"Task '{called}' has models of its own: softbench train --task {name} learns it.")
+    module = plugins.load("tasks", name, REQUIRED)
     for constant, known in (("INPUT", INPUTS), ("READOUT", READOUTS)):
         if getattr(module, constant) not in known:
             raise PluginError(f"Task '{called}': {constant} {getattr(module, constant)!r} is none of"
                               f" {', '.join(known)}.")
-    if not isinstance(module.SCORES, tuple) or not module.SCORES or not set(module.SCORES) <= set(KNOWN_SCORES):
+    if not isinstance(module.SCORES, tuple) or not module.SCORES or any(
+            score not in KNOWN_SCORES for score in module.SCORES):
         raise PluginError(f"Task '{called}': SCORES must be a tuple of {', '.join(KNOWN_SCORES)}.")
-    if not isinstance(module.Settings, type) or not issubclass(module.Settings, Sizes):
+    recipe = getattr(module, "RECIPE", {})
+    if not isinstance(recipe, Mapping) or not all(isinstance(key, str) for key in recipe):
+        raise PluginError(f"Task '{called}': RECIPE must be a dict of keys of the recipe and their values.")
+    if not isinstance(module.Settings, type) or not issubclass(module.Settings, Sizes) or (
+            "__dataclass_fields__" not in vars(module.Settings)):  # it has those of Sizes in any case
         raise PluginError(f"Task '{called}': Settings must be a frozen dataclass that extends"
                           " softbench.contracts.task.Sizes.")
     settings = options.parse(module.Settings, values or {}, f"task '{called}'")
@@ -189,21 +197,28 @@ def _fault(module: ModuleType, samples: Any) -> str:
     """Why these are no samples of the task; "" where they are."""
     if not isinstance(samples, Samples):
         return f"open() must return Samples, not a {type(samples).__name__}"
-    inputs, labels, queries = samples.inputs, samples.labels, samples.queries
+    inputs, labels, queries = samples.inputs, samples.labels, cast(Any, samples.queries)
     if not all(isinstance(array, np.ndarray) for array in (inputs, labels)):
         return "inputs and labels must be numpy arrays"
+    for what, number in (("classes", samples.classes), ("vocab", samples.vocab), ("patch", samples.patch)):
+        if not isinstance(number, int | np.integer) or number < 1:
+            return f"{what} must be a whole number of 1 or more, not {number!r}"
     at_queries = module.READOUT == "queries"
     dims = _DIMS[module.INPUT], 1 + at_queries
-    if (inputs.ndim, labels.ndim) != dims or len(inputs) != len(labels) or not labels.size:
+    if (inputs.ndim, labels.ndim) != dims or len(inputs) != len(labels) or not (inputs.size and labels.size):
         return (f"inputs {inputs.shape} and labels {labels.shape} are not those of {module.INPUT} read by"
                 f" {module.READOUT}")
-    if at_queries != isinstance(queries, np.ndarray) or (queries is not None and queries.shape != labels.shape):
+    if queries is not None and not isinstance(queries, np.ndarray):
+        return f"queries must be a numpy array, not a {type(queries).__name__}"
+    if at_queries == (queries is None) or (queries is not None and queries.shape != labels.shape):
         return "each label of a query needs its position, and no other has one"
     for what, array, end in (("labels", labels, samples.classes), ("tokens", inputs, samples.vocab),
                              ("query positions", queries, inputs.shape[1])):
         if (what == "tokens" and module.INPUT != "tokens") or array is None:
             continue
-        if array.dtype.kind not in "iu" or int(array.min()) < 0 or int(array.max()) >= end:
+        if array.dtype.kind not in "iu":
+            return f"{what} must be whole numbers, not {array.dtype}"
+        if int(array.min()) < 0 or int(array.max()) >= end:
             return f"{what} must be whole numbers from 0 to {end - 1}, and go from {array.min()} to {array.max()}"
     if module.INPUT in ("bytes", "image") and inputs.dtype != np.uint8:
         return f"{module.INPUT} must be uint8, not {inputs.dtype}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import helpers
 import pytest
 
 from softbench import records
@@ -62,12 +63,23 @@ def test_images_are_a_task_as_train_imagenet_has_it(run, monkeypatch):
     (["--task", "images", "--attn", "softmax:impl=math"], "leave out impl=math"),
     (["--task", "images", "--set", "variant=teeny"], "soft-tiny"),
     (["--task", "mine.py"], "Settings"),
+    (["--task", "bare.py"], "Settings must be a frozen dataclass"),
     ([], "Missing option '--task'"),
 ])
 def test_mistakes_are_one_line(run, arguments, said):
+    Path("bare.py").write_text(helpers.SOUND_TASK.replace("@dataclass(frozen=True)\n", "").replace("(Sizes)", ""))
     Path("mine.py").write_text('"""A task without settings."""\n')
     attn = [] if "--attn" in arguments else ["--attn", "soft"]
     code, out, err = run("train", *arguments, *attn, "--device", "cpu", "--dry-run")
     assert (code, out) == (2, "")
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_tasks_that_read_folders_of_one_name_have_folders_of_their_own(run, monkeypatch):
+    jobs = []
+    monkeypatch.setattr(job, "train", lambda asked, watch: jobs.append(asked.out.name) or [])
+    for task in ("text", "listops", "mqar"):
+        data = [] if task == "mqar" else ["--data", "/x/lra"]
+        assert run("train", "--task", task, *data, "--attn", "soft", "--device", "cpu")[0] == 0
+    assert jobs == ["soft-encoder-text-data--x-lra", "soft-encoder-listops-data--x-lra", "soft-encoder-mqar"]

@@ -59,6 +59,15 @@ def opened(path: str) -> float:
     ('"tokens"\n', '"words"\n', "Task 'broken': INPUT 'words' is none of tokens, bytes, numbers, patches, image."),
     ('("accuracy",)', '("luck",)', "Task 'broken': SCORES must be a tuple of accuracy, top1, top5."),
     ("class Settings(Sizes)", "class Settings", "Task 'broken': Settings must be a frozen dataclass that extends"),
+    ("return Samples(tokens, labels", "return Samples(tokens[:, :0], labels", "inputs (200, 0) and labels"),
+    ("vocab=settings.vocab)", "vocab=8, queries=[1])", "queries must be a numpy array, not a list."),
+    ("vocab=settings.vocab)", "vocab=8, queries=labels)", "each label of a query needs its position"),
+    ("vocab=settings.vocab)", "vocab=8, patch=0)", "patch must be a whole number of 1 or more, not 0."),
+    ("labels, settings.vocab", "labels, '8'", "classes must be a whole number of 1 or more, not '8'."),
+    ("labels, settings", "labels.astype(str), settings", "labels must be whole numbers, not <U"),
+    ('TITLE = "Sound"\n', 'TITLE = "Sound"\nRECIPE = ["epochs"]\n', "RECIPE must be a dict of keys of the recipe"),
+    ('("accuracy",)', '([],)', "Task 'broken': SCORES must be a tuple of accuracy, top1, top5."),
+    ("@dataclass(frozen=True)\n", "", "Task 'broken': Settings must be a frozen dataclass that extends"),
     ('TITLE = "Sound"\n', "", "Task 'broken' lacks TITLE"),
     ("0.125", "1 / 0", "Task 'broken': chance() raised ZeroDivisionError: division by zero."),
 ])
@@ -72,6 +81,7 @@ def test_broken_task_is_one_clear_line(tmp_path: Path, sound: str, broken: str, 
 
 
 @pytest.mark.parametrize(("name", "values", "words"), [
+    ("images", {}, "Task 'images' has models of its own: softbench train --task images learns it."),
     ("mqr", {}, "No task named 'mqr'. Did you mean 'mqar'?"),
     ("mqar", {"pair": 3}, "No option of task 'mqar' named 'pair'. Did you mean 'pairs'?"),
     ("mqar", {"pairs": 17}, "17 pairs and as many queries take 68 tokens: set tokens to as many, not 64"),
@@ -93,6 +103,13 @@ def test_settings_that_allow_nothing_are_refused(name: str, values: dict[str, ob
     with pytest.raises(UsageError) as error:
         tasks.load(name, values).open("train")
     assert words in str(error.value)
+
+
+def test_packages_are_joined_by_a_plus_where_commas_part_tasks() -> None:
+    plus, comma = (contract.small(name, packages=f"asyncio{joint}email", train=20, val=2, test=2).open("train").digest()
+                   for name, joint in (("text", "+"), ("text", ",")))
+    assert plus == comma
+    assert tasks.load("text", {"packages": "asyncio+email+xml"}).chance() == 1 / 3
 
 
 def test_trivial_rules_read_what_they_can() -> None:
