@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import importlib.util
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,17 +63,30 @@ def folder(path: Path) -> tuple[Array, Array]:
     Raises:
         UsageError: there are none such.
     """
-    for stem in (path.with_suffix(".npz"), path / "images.npy"):
-        if stem.is_file():
-            return _arrays(stem)
-    classes = sorted(child for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
-    files = [(file, label) for label, child in enumerate(classes) for file in sorted(child.iterdir())
+    if stem := _stem(path):
+        return _arrays(stem)
+    files = [(file, label) for label, child in enumerate(_children(path)) for file in sorted(child.iterdir())
              if file.suffix.lower() in _SUFFIXES]
     if not files:
         raise UsageError(f"'{path}' holds no pictures: give a folder with a folder of pictures for each class, or"
                          f" {path.name}.npz with images and labels. Pickled batches are not read: save them as arrays.")
     return (np.stack([picture(file) for file, _ in files]) if _alike(files) else np.empty(0),
             np.array([label for _, label in files], np.int64))
+
+
+def classes(paths: Sequence[Path]) -> int:
+    """The number of classes of several such, of which folders have the same ones.
+
+    Raises:
+        UsageError: a class is missing in one, so that labels would not mean the same.
+    """
+    named = {path: [child.name for child in _children(path)] for path in paths if not _stem(path)}
+    for (one, here), (other, there) in itertools.pairwise(named.items()):
+        if lone := sorted(set(here) ^ set(there)):
+            raise UsageError(f"'{one}' and '{other}' must have the same class folders, and '{lone[0]}' is in"
+                             f" '{one if lone[0] in here else other}' alone.")
+    highest = [int(_arrays(stem)[1].max()) for path in paths if (stem := _stem(path))]
+    return max([*map(len, named.values()), *(label + 1 for label in highest)])
 
 
 def picture(file: Path) -> Array:
@@ -93,6 +107,16 @@ def grey(images: Array) -> Array:
         return images
     weights = np.array([0.299, 0.587, 0.114])
     return np.round(np.einsum("scij,c->sij", images, weights))[:, None].astype(np.uint8)
+
+
+def _stem(path: Path) -> Path | None:
+    """The file of arrays that stands for a folder, if there is one."""
+    return next((stem for stem in (path.with_suffix(".npz"), path / "images.npy") if stem.is_file()), None)
+
+
+def _children(path: Path) -> list[Path]:
+    """The folders of a folder's classes, by name."""
+    return sorted(child for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
 
 
 def _alike(files: Sequence[tuple[Path, int]]) -> bool:
@@ -119,7 +143,7 @@ def _arrays(file: Path) -> tuple[Array, Array]:
     if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = images.transpose(0, 3, 1, 2)
     sound = images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] in (1, 3)
-    if not sound or labels.shape != images.shape[:1]:
+    if not sound or labels.shape != images.shape[:1] or not labels.size:
         raise UsageError(f"'{file}' must hold images of uint8 [S, rows, cols], [S, rows, cols, 3] or [S, 3, rows, cols]"
                          f" and as many labels, not {images.dtype} {images.shape} and {labels.shape}.")
     return images, labels.astype(np.int64)

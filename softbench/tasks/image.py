@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from softbench.contracts.task import Array, Samples, Sizes
+from softbench.contracts.task import SPLITS, Array, Samples, Sizes
 from softbench.errors import UsageError
 from softbench.options import option
 from softbench.tasks import _pictures, _splits
@@ -42,32 +42,42 @@ class Settings(Sizes):
 
 def open(settings: Settings, split: str) -> Samples:
     """A split as sequences of one number a token, 0 to 255 as -1 to 1."""
+    classes = 10
     if settings.data:
-        images, labels = _theirs(settings, split)
+        images, labels, classes = _theirs(settings, split)
     else:
         images, labels = _pictures.mnist()
         which = _splits.divided(settings, split, labels, images)
         images, labels = images[which], labels[which]
     small = _smaller(_pictures.grey(images)[:, 0], settings.side)
-    return Samples((small.reshape(len(small), -1, 1) / 127.5 - 1).astype(np.float32), labels, int(labels.max()) + 1)
+    return Samples((small.reshape(len(small), -1, 1) / 127.5 - 1).astype(np.float32), labels, classes)
 
 
 def chance(settings: Settings) -> float:
     """One of the classes."""
-    return 1 / (len(set(_pictures.folder(Path(settings.data) / "test")[1])) if settings.data else 10)
+    return 1 / (_pictures.classes(_folders(settings)) if settings.data else 10)
 
 
-def _theirs(settings: Settings, split: str) -> tuple[Array, Array]:
-    folder = Path(settings.data)
-    own = any((folder / f"val{end}").exists() for end in ("", ".npz"))
+def _theirs(settings: Settings, split: str) -> tuple[Array, Array, int]:
+    """Pictures, labels and the number of classes; fewer than all pictures are drawn, as they lie sorted by class."""
+    folder, there = Path(settings.data), _folders(settings)
+    own = folder / "val" in there
     images, labels = _pictures.folder(folder / ("train" if split == "val" and not own else split))
-    if split == "test" or own:
-        return images[:getattr(settings, split)], labels[:getattr(settings, split)]
+    classes = _pictures.classes(there)
     order = _splits.generator(settings, 3).permutation(len(labels))
-    which = order[:settings.val] if split == "val" else order[settings.val:settings.val + settings.train]
+    if split == "test" or own:
+        which = np.sort(order[:getattr(settings, split)])
+    else:
+        which = order[:settings.val] if split == "val" else order[settings.val:settings.val + settings.train]
     if not len(which):
         raise UsageError(f"'{folder}' has {len(labels):,} pictures in train, and val={settings.val} leaves none.")
-    return images[which], labels[which]
+    return images[which], labels[which], classes
+
+
+def _folders(settings: Settings) -> list[Path]:
+    """The splits that a folder has, as folders or as arrays."""
+    places = [Path(settings.data) / split for split in SPLITS]
+    return [place for place in places if place.exists() or place.with_suffix(".npz").exists()]
 
 
 def _smaller(images: Array, side: int) -> Array:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from softbench.case import AttentionSpec
 from softbench.contracts import task as tasks
 from softbench.contracts.task import Samples
 from softbench.errors import UsageError
+from softbench.studies.accuracy import learning
 from softbench.tasks import listops
 
 
@@ -25,6 +27,21 @@ def test_listops(tmp_path: Path) -> None:
     words = [[listops.VOCABULARY[token] for token in row if token] for row in samples.inputs]
     assert words == [["[MAX", "2", "9", "]"], ["[SM", "7", "8", "[MED", "1", "4", "]", "]"], ["5"]]
     assert samples.labels.tolist() == [9, 7, 5]
+
+
+def test_list_operations_are_not_cut(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / f"basic_{split}.tsv").write_text(f"Source\tTarget\n5\t5\n[MAX {'1 ' * 150}]\t1\n")
+    with pytest.raises(UsageError, match=r"has a sample of 152 tokens, and max_length=128 .* set max_length=2000\."):
+        opened("listops", tmp_path, "train")
+    assert (opened("listops", tmp_path, "train", max_length=2000).inputs > 0).sum() == 153
+
+
+def test_all_splits_are_looked_for_before_anything_is_learned(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / f"basic_{split}.tsv").write_text("Source\tTarget\n5\t5\n")
+    with pytest.raises(UsageError, match=r"Cannot read .*basic_test\.tsv"):
+        learning.kept(AttentionSpec("listops", {"data": str(tmp_path)}))
 
 
 def test_reviews(tmp_path: Path) -> None:
@@ -91,6 +108,24 @@ def test_images_of_a_folder_and_of_arrays_are_the_same(tmp_path: Path) -> None:
     for split, samples in by_folder.items():
         assert opened("image", arrays, split, val=3).digest() == samples.digest()
     assert tasks.load("image", {"data": str(tmp_path)}).chance() == 0.5
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_fewer_images_than_there_are_are_of_all_classes(tmp_path: Path, own: bool) -> None:
+    labels = np.repeat(np.arange(4), 50)
+    for split in ("train", "test", *(["val"] if own else [])):
+        np.savez(tmp_path / f"{split}.npz", images=np.zeros((200, 2, 2), np.uint8), labels=labels)
+    for split in ("train", "val", "test"):
+        samples = opened("image", tmp_path, split, train=30, val=30, test=30)
+        assert (len(samples), samples.classes, set(samples.labels.tolist())) == (30, 4, {0, 1, 2, 3})
+    assert opened("image", tmp_path, test=1).classes == 4
+
+
+def test_images_whose_splits_have_other_classes_are_refused(tmp_path: Path) -> None:
+    colours(tmp_path)
+    (tmp_path / "test" / "cat").rename(tmp_path / "test" / "eel")
+    with pytest.raises(UsageError, match=r"must have the same class folders, and 'cat' is in '.*train' alone\."):
+        opened("image", tmp_path, "train")
 
 
 def test_pickles_are_not_read(tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ class Kept(contract.Task):
 def kept(spec: AttentionSpec) -> contract.Task:
     """The task that one item of `--task` names. Raises UsageError where its settings allow no sample."""
     task = contract.load(spec.name, spec.options)
-    replace(task, settings=replace(task.settings, train=1, val=1, test=1)).open("train")
+    few = replace(task, settings=replace(task.settings, train=1, val=1, test=1))
+    for split in contract.SPLITS:
+        few.open(split)
     return Kept(task.name, task.module, task.settings, task.changed)
 
 
