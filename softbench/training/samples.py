@@ -67,7 +67,7 @@ class SampleTask:
     def identity(self) -> dict[str, Any]:
         """Plain values that decide the result."""
         settings = {"task": options.to_dict(self.task.settings), "model": options.to_dict(self.size)}
-        return {"data": self.task.name,
+        return {"data": self.task.name, "impl": self.impl,
                 **{f"{kind}.{key}": value for kind, table in settings.items() for key, value in table.items()}}
 
     def recipe(self, values: Mapping[str, Any]) -> SmallRecipe:

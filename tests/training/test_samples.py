@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,10 @@ def test_another_task_in_the_same_folder_is_refused(tmp_path):
         jobs.train(Job(changed.arch, mqar(pairs=3), tmp_path, changed.recipe, changed.options, threads=1))
     with pytest.raises(UsageError, match=r"another recipe \(data: mqar -> digits"):
         jobs.train(jobs.job(tmp_path, arch=changed.arch, options=changed.options))
+
+
+def test_another_implementation_is_another_run():
+    assert mqar().identity != replace(mqar(), impl="reference").identity
 
 
 def test_learning_leaves_no_trace_and_follows_its_seed():
