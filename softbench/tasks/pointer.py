@@ -1,7 +1,7 @@
 """Pointer: a grid of handwritten digits, of which the first names the one to read. Recall for vision, on real pixels.
 
 Rule: `grid` x `grid` of scikit-learn's digits, 8 x 8 pixels each, drawn with replacement. The digit in the first cell,
-d, names the cell to read: the d-th after it in row-major order, counted from 1; where there are fewer cells than ten,
+d, names the cell to read: the d-th of those after it in row-major order, from 0; where there are fewer cells than ten,
 only digits that name one are drawn there. The label is the digit that is read, drawn with equal probability. The splits
 share no sample, nor any picture of a digit. `patch` pixels a side are a token: 4 of them make 2 x 2 tokens of a digit.
 Chance: 1 / 10.
