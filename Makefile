@@ -62,11 +62,11 @@ TASKS ?= mqar:pairs=8,mqar:pairs=32:tokens=256,forgetting
 LEARNERS ?= soft,soft_norm,performer,linear,nystromformer,linformer,skyformer,cosformer,agent,window,gaussian
 ACCURACY = $(BIN)/softbench accuracy --jobs $(JOBS) --resume
 JOBS ?= 2
-accuracy: $(STAMP)  ## what a dozen attentions cost in accuracy, with five seeds: hours on two cores; goes on where it was left
+accuracy: $(STAMP)  ## what a dozen attentions cost in accuracy, with five seeds; goes on where it was left
 	@mkdir -p $(OUT)
 	$(ACCURACY) --task $(TASKS) --attn $(LEARNERS) --out $(OUT)/accuracy.jsonl --plot $(OUT)/accuracy.svg $(SOME_FAILED)
 
-accuracy-quick: $(STAMP)  ## the same of recall with four attentions and three seeds, under 20 minutes on two cores
+accuracy-quick: $(STAMP)  ## the same of recall with four attentions and three seeds
 	@mkdir -p $(OUT)
 	$(ACCURACY) --task mqar --attn soft,performer,linear --seeds 3 --epochs 1 --out $(OUT)/accuracy-quick.jsonl \
 	  --plot $(OUT)/accuracy-quick.svg $(SOME_FAILED)
