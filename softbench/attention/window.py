@@ -173,8 +173,8 @@ def avoidable(shape: Shape, options: Options) -> float:
     if not shape.causal:
         return 0.0
     tokens, size = shape.tokens, min(shape.tokens, options.size)
-    seen = tokens * size - size * (size - 1) // 2
-    return 4.0 * shape.batch * shape.heads * (_counted(tokens, options.size) - seen) * shape.head_dim
+    visible = tokens * size - size * (size - 1) // 2
+    return 4.0 * shape.batch * shape.heads * (_counted(tokens, options.size) - visible) * shape.head_dim
 
 
 def note(shape: Shape, options: Options) -> str:
