@@ -88,8 +88,8 @@ class Recurrence(nn.Module):
 def check_state(state: object, size: tuple[int, ...], dims: str) -> None:
     """Raise UsageError unless it is a tensor of that size, which `dims` spells."""
     if not isinstance(state, Tensor) or tuple(state.shape) != size:
-        given = tuple(state.shape) if isinstance(state, Tensor) else f"a {type(state).__name__}"
-        raise UsageError(f"The state must be {dims} = {size}, not {given}.")
+        actual = tuple(state.shape) if isinstance(state, Tensor) else f"a {type(state).__name__}"
+        raise UsageError(f"The state must be {dims} = {size}, not {actual}.")
 
 
 def recurrent(q: Tensor, k: Tensor, v: Tensor, state: Tensor, g: Optional = None,
