@@ -151,8 +151,8 @@ class Sweep(Programme):
         remark = self._unconverged.get(job.case, "")
         settings = options.to_dict(self.settings)
         marked = [_diverged(r, remark) if remark else r for r in results]
-        return [make_record(self.name, job, replace(r, detail={**r.detail, "settings": settings}),
-                            self.environment) for r in marked]
+        return [make_record(self.name, job, replace(r, detail={**r.detail, "settings": settings}), self.environment)
+                for r in marked]
 
     def unread(self, status: str, note: str) -> Reading:
         return unread(self.module, status, note)

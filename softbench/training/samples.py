@@ -225,7 +225,7 @@ def learn(task: SampleTask, attention: str, attn_options: Mapping[str, Any], rec
     with seeding.kept():
         lesson = task.open(recipe, rank=0, world=1, accumulate=learners.accumulation(recipe, 1), workers=0,
                            device=group.device)
-        judged = Split(task, split, recipe.batch, 0, 1, group.device)
+        judged = lesson if split == "val" else Split(task, split, recipe.batch, 0, 1, group.device)
         digests = lesson.fingerprint | judged.fingerprint
         seeding.reseed(recipe.seed, seeding.WEIGHTS)
         learner = Learner(lesson.build(attention, attn_options), lesson.loss, recipe, Arithmetic(),
